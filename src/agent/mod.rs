@@ -1,0 +1,1 @@
+//! The device agent: observe, plan, act, report. Owns the port `ContainerRuntime`.

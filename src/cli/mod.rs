@@ -1,0 +1,1 @@
+//! The command line: a plain NATS client of the coordinator.

@@ -1,0 +1,1 @@
+//! `lab/*.toml` and scenario files: raw, then checked; errors name file, key and line.

@@ -1,0 +1,1 @@
+//! The lab coordinator: runs, steps, requests, credentials.

@@ -1,0 +1,148 @@
+//! What a device is: how it exists, which model it is, what it can do.
+
+use super::id::DeviceId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// How a device exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// A real Raspberry Pi.
+    Pi,
+    /// A libvirt virtual machine.
+    Vm,
+    /// The agent in a container on the coordinator's host.
+    Container,
+}
+
+/// The processor architecture of a device, as Rust and QEMU name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arch {
+    /// 64-bit ARM: every Raspberry Pi that netboots.
+    Aarch64,
+    /// 64-bit PC: virtual machines only.
+    X86_64,
+}
+
+impl Arch {
+    /// The name Debian gives it.
+    pub fn debian(self) -> &'static str {
+        match self {
+            Self::Aarch64 => "arm64",
+            Self::X86_64 => "amd64",
+        }
+    }
+
+    /// The architecture this program runs on, when it is one that devices have.
+    pub fn host() -> Option<Self> {
+        match std::env::consts::ARCH {
+            "aarch64" => Some(Self::Aarch64),
+            "x86_64" => Some(Self::X86_64),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aarch64 => "aarch64",
+            Self::X86_64 => "x86_64",
+        })
+    }
+}
+
+impl std::str::FromStr for Arch {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "aarch64" | "arm64" => Ok(Self::Aarch64),
+            "x86_64" | "amd64" => Ok(Self::X86_64),
+            _ => Err(format!("unknown architecture {text:?}: use aarch64 or x86_64")),
+        }
+    }
+}
+
+/// The model of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Model {
+    /// Virtual machine, 64-bit ARM.
+    #[serde(rename = "vm-aarch64")]
+    VmAarch64,
+    /// Virtual machine, 64-bit PC.
+    #[serde(rename = "vm-x86_64")]
+    VmX86_64,
+}
+
+impl Model {
+    /// The architecture of the model.
+    pub fn arch(self) -> Arch {
+        match self {
+            Self::VmAarch64 => Arch::Aarch64,
+            Self::VmX86_64 => Arch::X86_64,
+        }
+    }
+
+    /// The virtual machine of an architecture.
+    pub fn vm(arch: Arch) -> Self {
+        match arch {
+            Arch::Aarch64 => Self::VmAarch64,
+            Arch::X86_64 => Self::VmX86_64,
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VmAarch64 => "vm-aarch64",
+            Self::VmX86_64 => "vm-x86_64",
+        })
+    }
+}
+
+/// Something a device can do that not every device can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// Its power can be switched.
+    Power,
+    /// Its console is captured from before power-on.
+    Console,
+    /// Commands can be run on it without going through the agent.
+    Ssh,
+    /// It can restart by itself and come back.
+    Reboot,
+    /// State survives a reboot.
+    PersistentState,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Power => "power",
+            Self::Console => "console",
+            Self::Ssh => "ssh",
+            Self::Reboot => "reboot",
+            Self::PersistentState => "persistent-state",
+        })
+    }
+}
+
+/// A device as the inventory describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its id on the wire.
+    pub id: DeviceId,
+    /// How it exists.
+    pub backend: Backend,
+    /// Its model.
+    pub model: Model,
+    /// Free labels, for scenarios to choose by.
+    pub labels: BTreeMap<String, String>,
+    /// What it can do.
+    pub capabilities: BTreeSet<Capability>,
+}

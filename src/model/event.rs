@@ -1,0 +1,97 @@
+//! Every fact a device's journal holds beside console bytes. One enum; each change of it must stay
+//! readable by older and newer readers, so variants are added, never renamed.
+
+use super::boot::{BootAttempt, BootStage};
+use super::lease::FencingToken;
+use super::power::{PowerReading, PowerState};
+use serde::{Deserialize, Serialize};
+
+/// Something that happened to a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Power is about to be switched; fsynced before the switch is touched.
+    PowerIntent {
+        /// Wanted.
+        state: PowerState,
+        /// Under which lease.
+        token: FencingToken,
+    },
+    /// Power was switched.
+    PowerDone {
+        /// Wanted.
+        state: PowerState,
+        /// Read back.
+        reading: PowerReading,
+    },
+    /// Power could not be switched.
+    PowerFailed {
+        /// Wanted.
+        state: PowerState,
+        /// Why.
+        cause: String,
+    },
+    /// A boot attempt begins; what follows belongs to it.
+    BootOffered {
+        /// The attempt.
+        attempt: BootAttempt,
+        /// The image's manifest hash.
+        image: String,
+    },
+    /// The console showed a boot stage.
+    Stage {
+        /// The stage.
+        stage: BootStage,
+        /// The line that showed it, cut to 200 characters.
+        line: String,
+        /// The absolute console offset at which it was recognised.
+        offset: u64,
+    },
+    /// The device exchanged its boot ticket.
+    TicketRedeemed {
+        /// From where.
+        address: String,
+    },
+    /// A ticket was refused: used before, wrong address, expired or unknown.
+    TicketRefused {
+        /// From where.
+        address: String,
+        /// Why.
+        cause: String,
+    },
+    /// The console's line is open.
+    ConsoleOpened {},
+    /// The console's line is gone; bytes may be missing from here to the next `ConsoleOpened`.
+    ConsoleGap {
+        /// Why.
+        cause: String,
+        /// The absolute console offset of the hole.
+        offset: u64,
+    },
+    /// Somebody wrote to the console.
+    ConsoleWritten {
+        /// Under which lease.
+        token: FencingToken,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// The agent answered for the first time in this attempt.
+    AgentAnswered {
+        /// Its version.
+        version: String,
+        /// SHA-256 of its executable, hex.
+        sha256: String,
+    },
+    /// A run used the device.
+    RunStarted {
+        /// The run.
+        run: String,
+    },
+    /// The run ended.
+    RunEnded {
+        /// The run.
+        run: String,
+        /// The verdict's name.
+        verdict: String,
+    },
+}

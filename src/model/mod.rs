@@ -1,0 +1,13 @@
+//! Plain data of the lab: ids, devices, leases, scenarios, runs, workloads, events. serde, no I/O.
+
+pub mod boot;
+pub mod device;
+pub mod event;
+pub mod id;
+pub mod identity;
+pub mod lease;
+pub mod power;
+pub mod run;
+pub mod scenario;
+pub mod time;
+pub mod workload;

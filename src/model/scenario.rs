@@ -1,0 +1,175 @@
+//! A scenario: what devices it needs and what is done on them. Checked by `config`, carried on the wire.
+
+use super::boot::BootStage;
+use super::device::Model;
+use super::id::{ContainerName, DeploymentName, ScenarioName};
+use super::workload::{Phase, Score};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a fault is blamed on when an expectation does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnderTest {
+    /// The device agent.
+    Agent,
+    /// The boot image.
+    Image,
+    /// The kernel.
+    Kernel,
+    /// The containers.
+    Workload,
+}
+
+/// A scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Its name: that of its file.
+    pub name: ScenarioName,
+    /// What it shows, one line.
+    pub summary: String,
+    /// What is judged.
+    pub under_test: UnderTest,
+    /// The bound of a device's way from power-on to the agent's first answer.
+    pub boot_timeout: Duration,
+    /// The devices, by role.
+    pub needs: Vec<Need>,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// What is done in the end, whatever happened.
+    pub cleanup: Vec<Step>,
+}
+
+/// A device that a scenario needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// The scenario's name for it.
+    pub role: String,
+    /// Which model; any when missing.
+    pub model: Option<Model>,
+    /// Labels it must have.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// Its bound.
+    pub timeout: Duration,
+    /// What is done.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Action {
+    /// The agent answers, and is the one in the image.
+    Ping {
+        /// The device's role.
+        on: String,
+    },
+    /// Put a deployment's desired state.
+    Deploy {
+        /// The device's role.
+        on: String,
+        /// The deployment.
+        deployment: DeploymentName,
+        /// What to run.
+        score: Score,
+    },
+    /// Delete a deployment's desired state.
+    Delete {
+        /// The device's role.
+        on: String,
+        /// The deployment.
+        deployment: DeploymentName,
+    },
+    /// Wait until the status says this phase at the generation that was put last, or, without a phase,
+    /// until there is no status: the deployment is gone.
+    WaitPhase {
+        /// The device's role.
+        on: String,
+        /// The deployment.
+        deployment: DeploymentName,
+        /// The phase; none means gone.
+        phase: Option<Phase>,
+        /// What the status' `reason` must be.
+        reason: Option<String>,
+    },
+    /// The device's own `podman ps`, over SSH, shows exactly these containers of the deployment.
+    Containers {
+        /// The device's role.
+        on: String,
+        /// The deployment.
+        deployment: DeploymentName,
+        /// Running containers: image by name. Empty means none at all.
+        running: BTreeMap<ContainerName, String>,
+        /// It must stay so for this long.
+        hold: Duration,
+    },
+    /// No status key and no container of the deployment on the device, for a stated time.
+    Absent {
+        /// The device's role.
+        on: String,
+        /// The deployment.
+        deployment: DeploymentName,
+        /// For how long.
+        hold: Duration,
+    },
+    /// Put these bytes, whatever they are, on a deployment's desired key.
+    PutRaw {
+        /// The device's role.
+        on: String,
+        /// The deployment.
+        deployment: DeploymentName,
+        /// The bytes, UTF-8.
+        payload: String,
+    },
+    /// Run a command over SSH.
+    Exec {
+        /// The device's role.
+        on: String,
+        /// Program and arguments; no shell.
+        command: Vec<String>,
+        /// The exit code it must have.
+        exit_code: i32,
+        /// A pattern its output must match.
+        matches: Option<String>,
+    },
+    /// Wait until the console shows a stage or a pattern, in this boot attempt.
+    Console {
+        /// The device's role.
+        on: String,
+        /// The stage.
+        stage: Option<BootStage>,
+        /// A regular expression over bytes.
+        pattern: Option<String>,
+    },
+    /// Switch the device off and on again, and wait for its agent.
+    PowerCycle {
+        /// The device's role.
+        on: String,
+    },
+}
+
+impl Action {
+    /// The role of the device it acts on.
+    pub fn role(&self) -> &str {
+        match self {
+            Self::Ping { on }
+            | Self::Deploy { on, .. }
+            | Self::Delete { on, .. }
+            | Self::WaitPhase { on, .. }
+            | Self::Containers { on, .. }
+            | Self::Absent { on, .. }
+            | Self::PutRaw { on, .. }
+            | Self::Exec { on, .. }
+            | Self::Console { on, .. }
+            | Self::PowerCycle { on } => on,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! How a device gets what it boots: boot tickets and layers over HTTP.

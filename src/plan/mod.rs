@@ -1,0 +1,1 @@
+//! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.

@@ -1,0 +1,1 @@
+//! Adapter of the port `ContainerRuntime` over podman's libpod socket.

@@ -1,0 +1,1 @@
+//! Adapter of the port `Reach` over SSH.

@@ -1,0 +1,130 @@
+//! Child processes: always with a bound on time, and with program, arguments and stderr in the error.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+/// A child process that did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// There is no such program.
+    #[error("{program} is not installed (tried: {line})")]
+    Missing {
+        /// The program.
+        program: String,
+        /// The command line.
+        line: String,
+    },
+    /// It could not be started or waited for.
+    #[error("cannot run {line}")]
+    Io {
+        /// The command line.
+        line: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended with a failure.
+    #[error("{line} ended with {status}: {stderr}")]
+    Failed {
+        /// The command line.
+        line: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its standard error.
+        stderr: String,
+    },
+    /// It did not end in time.
+    #[error("{line} did not end within {} s", timeout.as_secs())]
+    TimedOut {
+        /// The command line.
+        line: String,
+        /// The bound.
+        timeout: Duration,
+    },
+}
+
+/// A command to run.
+#[derive(Debug, Clone)]
+pub struct Command {
+    program: String,
+    args: Vec<OsString>,
+    env: Vec<(String, String)>,
+    timeout: Duration,
+}
+
+/// How much of a failed child's standard error is kept, in bytes.
+const STDERR_TAIL: usize = 2000;
+
+impl Command {
+    /// A command that may take a minute.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self { program: program.into(), args: Vec::new(), env: Vec::new(), timeout: Duration::from_secs(60) }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = T>, T: Into<OsString>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable of the child.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets the bound.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The command line, for people.
+    pub fn line(&self) -> String {
+        let args = self.args.iter().map(|a| a.to_string_lossy().into_owned());
+        std::iter::once(self.program.clone()).chain(args).collect::<Vec<_>>().join(" ")
+    }
+
+    /// A child process to be driven by the caller; killed when dropped.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that makes child processes")]
+    pub fn build(&self) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(&self.args).envs(self.env.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// Turns the failure to start this command into an error that says what is missing.
+    pub fn start_error(&self, source: io::Error) -> CommandError {
+        if source.kind() == io::ErrorKind::NotFound {
+            CommandError::Missing { program: self.program.clone(), line: self.line() }
+        } else {
+            CommandError::Io { line: self.line(), source }
+        }
+    }
+
+    /// Runs it to the end and answers its standard output.
+    pub async fn output(&self) -> Result<Vec<u8>, CommandError> {
+        let child = self.build().output();
+        let output = tokio::time::timeout(self.timeout, child)
+            .await
+            .map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })?
+            .map_err(|source| self.start_error(source))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let from = output.stderr.len().saturating_sub(STDERR_TAIL);
+        let stderr = String::from_utf8_lossy(output.stderr.get(from..).unwrap_or_default()).trim().to_owned();
+        Err(CommandError::Failed { line: self.line(), status: output.status, stderr })
+    }
+}

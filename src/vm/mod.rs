@@ -1,0 +1,1 @@
+//! Adapter of the ports `Power`, `Boot` and `ByteStream` over libvirt.

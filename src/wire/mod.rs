@@ -1,0 +1,5 @@
+//! What crosses NATS: subjects, buckets, envelopes, requests.
+
+pub mod fleet;
+pub mod request;
+pub mod subject;

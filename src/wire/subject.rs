@@ -1,0 +1,105 @@
+//! All subject, bucket and consumer names. Nothing else in the tree spells one.
+
+use crate::model::id::{DeploymentName, DeviceId, LabName, RunId, UserName};
+
+/// Bucket of desired state.
+pub const DESIRED: &str = "desired";
+/// Bucket of what the agents report.
+pub const STATUS: &str = "status";
+/// Bucket of agents' heartbeats.
+pub const PRESENCE: &str = "presence";
+/// The key, beside the deployments, that names them all.
+pub const INDEX: &str = "_index";
+
+/// The stream behind a bucket.
+pub fn stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+/// The subject of a key.
+pub fn key(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+/// Key of one deployment of a device, in `desired` and `status`.
+pub fn deployment_key(device: &DeviceId, deployment: &DeploymentName) -> String {
+    format!("{device}.{deployment}")
+}
+
+/// Key of a device's index, in `desired`.
+pub fn index_key(device: &DeviceId) -> String {
+    format!("{device}.{INDEX}")
+}
+
+/// All keys of a device.
+pub fn device_keys(device: &DeviceId) -> String {
+    format!("{device}.>")
+}
+
+/// The durable consumer on `desired` that the coordinator makes for a device.
+pub fn durable(device: &DeviceId) -> &str {
+    device.as_str()
+}
+
+/// Inbox prefix of a device or user. The name is a whole token: nats-server replaces `{{name()}}` in a
+/// permission template only there.
+pub fn inbox(name: &str) -> String {
+    format!("_INBOX.{name}")
+}
+
+/// Where an agent takes a request.
+pub fn fleet(device: &DeviceId, verb: &str) -> String {
+    format!("fleet.{device}.{verb}")
+}
+
+/// Where a coordinator takes requests; the caller is read from the subject.
+pub fn request(lab: &LabName, user: &UserName, verb: &str) -> String {
+    format!("lab.{lab}.req.{user}.{verb}")
+}
+
+/// What a coordinator subscribes to for requests.
+pub fn requests(lab: &LabName) -> String {
+    format!("lab.{lab}.req.*.*")
+}
+
+/// Caller and verb of a request's subject.
+pub fn parse_request(subject: &str) -> Option<(UserName, &str)> {
+    let mut tokens = subject.split('.');
+    let (lab, _, req, user, verb) =
+        (tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()?, tokens.next()?);
+    if lab != "lab" || req != "req" || tokens.next().is_some() {
+        return None;
+    }
+    Some((UserName::new(user).ok()?, verb))
+}
+
+/// Where a run's events are published.
+pub fn run(lab: &LabName, run: &RunId) -> String {
+    format!("lab.{lab}.run.{run}")
+}
+
+/// Where a device's journal events are published.
+pub fn event(lab: &LabName, device: &DeviceId) -> String {
+    format!("lab.{lab}.event.{device}")
+}
+
+/// Where a device's console is published.
+pub fn console(lab: &LabName, device: &DeviceId) -> String {
+    format!("lab.{lab}.console.{device}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_read_from_the_subject() {
+        let lab = LabName::new("l").unwrap();
+        let user = UserName::new("ann").unwrap();
+        let subject = request(&lab, &user, "run");
+        assert_eq!(parse_request(&subject), Some((user, "run")));
+        for bad in ["lab.l.req.ann", "lab.l.req.ann.run.x", "lab.l.run.ann.x", "lab.l.req.A.run", ""] {
+            assert_eq!(parse_request(bad), None, "{bad}");
+        }
+    }
+}
