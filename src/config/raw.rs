@@ -1,0 +1,70 @@
+//! Reading a file into raw types, with the place of what is wrong.
+
+use super::error::ConfigError;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The largest file that is read: a hand-written TOML of this size is a mistake.
+const LIMIT: u64 = 1024 * 1024;
+
+/// A file's text, to find lines in.
+pub(super) struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let error = |source| ConfigError::Read { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(error)?.len();
+        if size > LIMIT {
+            return Err(ConfigError::TooLarge { path: path.to_owned(), size, limit: LIMIT });
+        }
+        Ok(Self { path: path.to_owned(), text: std::fs::read_to_string(path).map_err(error)? })
+    }
+
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        toml::from_str(&self.text).map_err(|error| {
+            let at = error.span().unwrap_or_default().start;
+            let (line, column) = self.position(at);
+            let message = error.message().to_owned();
+            ConfigError::Syntax { path: self.path.clone(), line, column, message }
+        })
+    }
+
+    /// An error about the value of `key`, which stands at `span`.
+    pub(super) fn value(
+        &self,
+        span: &Range<usize>,
+        key: impl Into<String>,
+        cause: impl Into<String>,
+    ) -> ConfigError {
+        let (line, _) = self.position(span.start);
+        ConfigError::Value { path: self.path.clone(), line, key: key.into(), cause: cause.into() }
+    }
+
+    fn position(&self, at: usize) -> (usize, usize) {
+        let before = self.text.get(..at.min(self.text.len())).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.len() - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
+        (line, column)
+    }
+}
+
+/// A length of time as people write it: `90s`, `2m`, `500ms`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawDuration(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for RawDuration {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text).map(Self).map_err(|error| {
+            serde::de::Error::custom(format!(
+                "{text:?} is not a length of time such as \"90s\" or \"2m\": {error}"
+            ))
+        })
+    }
+}

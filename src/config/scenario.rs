@@ -1,0 +1,391 @@
+//! Scenario files: what devices are needed, what is done, what is expected.
+
+use super::error::ConfigError;
+use super::raw::{RawDuration, Source};
+use crate::model::boot::BootStage;
+use crate::model::device::Model;
+use crate::model::id::{ContainerName, DeploymentName, ScenarioName};
+use crate::model::scenario::{Action, Need, Scenario, Step, UnderTest};
+use crate::model::workload::{Phase, Score};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Spanned;
+
+/// Where scenarios named on the command line are looked for.
+pub const SCENARIO_DIR: &str = "lab/scenarios";
+/// Bound of a step that does not state one.
+const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bound of a boot when the scenario does not state one: ten times what an emulated device needs on a
+/// busy host.
+const DEFAULT_BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// No step or boot may be given longer than a night.
+const MAX_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawScenario {
+    summary: String,
+    under_test: UnderTest,
+    boot_timeout: Option<Spanned<RawDuration>>,
+    needs: BTreeMap<String, Spanned<RawNeed>>,
+    steps: Vec<Spanned<RawStep>>,
+    #[serde(default)]
+    cleanup: Vec<Spanned<RawStep>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNeed {
+    model: Option<Model>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Exactly one of the verbs must be there. A table with optional verbs, instead of an enum, so that
+/// the parser knows the place of every mistake.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStep {
+    name: Option<String>,
+    timeout: Option<RawDuration>,
+    ping: Option<RawOn>,
+    deploy: Option<RawDeploy>,
+    upgrade: Option<RawDeploy>,
+    delete: Option<RawDelete>,
+    wait_phase: Option<RawWaitPhase>,
+    containers: Option<RawContainers>,
+    absent: Option<RawAbsent>,
+    put_raw: Option<RawPutRaw>,
+    exec: Option<RawExec>,
+    console: Option<RawConsole>,
+    power_cycle: Option<RawOn>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOn {
+    on: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDeploy {
+    on: String,
+    deployment: DeploymentName,
+    score: Score,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDelete {
+    on: String,
+    deployment: DeploymentName,
+}
+
+/// A phase of the agent's report, or that there is no report any more.
+#[derive(Deserialize)]
+enum RawPhase {
+    Pending,
+    Running,
+    Failed,
+    #[serde(rename = "gone")]
+    Gone,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWaitPhase {
+    on: String,
+    deployment: DeploymentName,
+    phase: RawPhase,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawContainers {
+    on: String,
+    deployment: DeploymentName,
+    running: BTreeMap<ContainerName, String>,
+    hold: Option<RawDuration>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAbsent {
+    on: String,
+    deployment: DeploymentName,
+    hold: RawDuration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPutRaw {
+    on: String,
+    deployment: DeploymentName,
+    payload: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExec {
+    on: String,
+    command: Vec<String>,
+    #[serde(default)]
+    exit_code: i32,
+    matches: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConsole {
+    on: String,
+    stage: Option<BootStage>,
+    pattern: Option<String>,
+}
+
+/// Finds a scenario by its name, below [`SCENARIO_DIR`], or by its path.
+pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
+    let given = PathBuf::from(name);
+    let named = Path::new(SCENARIO_DIR).join(format!("{name}.toml"));
+    let looked = if name.contains('/') || name.ends_with(".toml") { vec![given] } else { vec![named] };
+    match looked.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(ConfigError::NoSuchScenario { name: name.to_owned(), looked }),
+    }
+}
+
+/// Reads and checks a scenario file. Its name is that of the file.
+pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
+    let source = Source::read(path)?;
+    let raw: RawScenario = source.parse()?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = ScenarioName::new(stem).map_err(|e| source.value(&(0..0), "file name", e.to_string()))?;
+    if raw.needs.is_empty() {
+        return Err(source.value(&(0..0), "needs", "a scenario needs at least one device"));
+    }
+    if raw.steps.is_empty() {
+        return Err(source.value(&(0..0), "steps", "a scenario has at least one step"));
+    }
+    let boot_timeout = match &raw.boot_timeout {
+        Some(timeout) => bounded(timeout.get_ref().0)
+            .map_err(|cause| source.value(&timeout.span(), "boot_timeout", cause))?,
+        None => DEFAULT_BOOT_TIMEOUT,
+    };
+    let roles: BTreeSet<&str> = raw.needs.keys().map(String::as_str).collect();
+    let check = |list: &[Spanned<RawStep>], key: &str| -> Result<Vec<Step>, ConfigError> {
+        list.iter()
+            .enumerate()
+            .map(|(index, step)| {
+                checked_step(step.get_ref(), &roles).map_err(|(field, cause)| {
+                    let span: Range<usize> = step.span();
+                    source.value(&span, format!("{key}[{index}]{field}"), cause)
+                })
+            })
+            .collect()
+    };
+    let steps = check(&raw.steps, "steps")?;
+    let cleanup = check(&raw.cleanup, "cleanup")?;
+    let needs = raw
+        .needs
+        .into_iter()
+        .map(|(role, need)| {
+            let RawNeed { model, labels } = need.into_inner();
+            Need { role, model, labels }
+        })
+        .collect();
+    Ok(Scenario {
+        name,
+        summary: raw.summary,
+        under_test: raw.under_test,
+        boot_timeout,
+        needs,
+        steps,
+        cleanup,
+    })
+}
+
+fn bounded(timeout: Duration) -> Result<Duration, String> {
+    if timeout.is_zero() || timeout > MAX_TIMEOUT {
+        return Err(format!("{timeout:?} is not between 1 ms and 12 h"));
+    }
+    Ok(timeout)
+}
+
+/// The key below the step, and what is wrong with it.
+type StepError = (&'static str, String);
+
+fn checked_step(raw: &RawStep, roles: &BTreeSet<&str>) -> Result<Step, StepError> {
+    let (verb, action) = action(raw)?;
+    if !roles.contains(action.role()) {
+        let known = roles.iter().copied().collect::<Vec<_>>().join(", ");
+        return Err((".on", format!("{:?} is not one of the needs ({known})", action.role())));
+    }
+    let timeout = bounded(raw.timeout.map_or(DEFAULT_STEP_TIMEOUT, |t| t.0)).map_err(|e| (".timeout", e))?;
+    let hold = match &action {
+        Action::Containers { hold, .. } | Action::Absent { hold, .. } => *hold,
+        _ => Duration::ZERO,
+    };
+    if hold >= timeout {
+        return Err((".hold", format!("{hold:?} does not fit into the step's timeout of {timeout:?}")));
+    }
+    let name = raw.name.clone().unwrap_or_else(|| format!("{verb} {}", action.role()));
+    Ok(Step { name, timeout, action })
+}
+
+fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
+    let mut found: Vec<(&'static str, Action)> = Vec::new();
+    if let Some(RawOn { on }) = &raw.ping {
+        found.push(("ping", Action::Ping { on: on.clone() }));
+    }
+    for (verb, deploy) in [("deploy", &raw.deploy), ("upgrade", &raw.upgrade)] {
+        if let Some(RawDeploy { on, deployment, score }) = deploy {
+            let (on, deployment, score) = (on.clone(), deployment.clone(), score.clone());
+            found.push((verb, Action::Deploy { on, deployment, score }));
+        }
+    }
+    if let Some(RawDelete { on, deployment }) = &raw.delete {
+        found.push(("delete", Action::Delete { on: on.clone(), deployment: deployment.clone() }));
+    }
+    if let Some(RawWaitPhase { on, deployment, phase, reason }) = &raw.wait_phase {
+        let phase = match phase {
+            RawPhase::Pending => Some(Phase::Pending),
+            RawPhase::Running => Some(Phase::Running),
+            RawPhase::Failed => Some(Phase::Failed),
+            RawPhase::Gone => None,
+        };
+        let (on, deployment, reason) = (on.clone(), deployment.clone(), reason.clone());
+        found.push(("wait_phase", Action::WaitPhase { on, deployment, phase, reason }));
+    }
+    if let Some(RawContainers { on, deployment, running, hold }) = &raw.containers {
+        let (on, deployment, running) = (on.clone(), deployment.clone(), running.clone());
+        let hold = hold.map_or(Duration::ZERO, |h| h.0);
+        found.push(("containers", Action::Containers { on, deployment, running, hold }));
+    }
+    if let Some(RawAbsent { on, deployment, hold }) = &raw.absent {
+        let (on, deployment) = (on.clone(), deployment.clone());
+        found.push(("absent", Action::Absent { on, deployment, hold: hold.0 }));
+    }
+    if let Some(RawPutRaw { on, deployment, payload }) = &raw.put_raw {
+        let (on, deployment, payload) = (on.clone(), deployment.clone(), payload.clone());
+        found.push(("put_raw", Action::PutRaw { on, deployment, payload }));
+    }
+    if let Some(RawExec { on, command, exit_code, matches }) = &raw.exec {
+        if command.is_empty() {
+            return Err((".exec.command", "needs a program".to_owned()));
+        }
+        pattern(".exec.matches", matches.as_deref())?;
+        let (on, command, matches) = (on.clone(), command.clone(), matches.clone());
+        found.push(("exec", Action::Exec { on, command, exit_code: *exit_code, matches }));
+    }
+    if let Some(RawConsole { on, stage, pattern: wanted }) = &raw.console {
+        if stage.is_some() == wanted.is_some() {
+            return Err((".console", "needs either stage or pattern".to_owned()));
+        }
+        pattern(".console.pattern", wanted.as_deref())?;
+        found.push(("console", Action::Console { on: on.clone(), stage: *stage, pattern: wanted.clone() }));
+    }
+    if let Some(RawOn { on }) = &raw.power_cycle {
+        found.push(("power_cycle", Action::PowerCycle { on: on.clone() }));
+    }
+    let verbs = found.iter().map(|(verb, _)| *verb).collect::<Vec<_>>().join(" and ");
+    match (found.pop(), found.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, absent, put_raw, exec, console, power_cycle".to_owned())),
+        _ => Err(("", format!("has more than one action: {verbs}"))),
+    }
+}
+
+fn pattern(key: &'static str, pattern: Option<&str>) -> Result<(), StepError> {
+    match pattern.map(regex::bytes::Regex::new) {
+        Some(Err(error)) => Err((key, error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Scenario, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("try.toml");
+        std::fs::write(&path, text).unwrap();
+        load(&path).map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), ""))
+    }
+
+    const HEAD: &str = "summary = \"s\"\nunder_test = \"agent\"\n[needs.dut]\n";
+
+    #[test]
+    fn a_step_has_a_name_a_bound_and_one_action() {
+        let text = format!("{HEAD}[[steps]]\nping = {{ on = \"dut\" }}\ntimeout = \"5s\"\n");
+        let scenario = load_text(&text).unwrap();
+        assert_eq!(scenario.name.as_str(), "try");
+        assert_eq!(scenario.steps.len(), 1);
+        assert_eq!(scenario.steps[0].name, "ping dut");
+        assert_eq!(scenario.steps[0].timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let table = [
+            ("[[steps]]\npnig = { on = \"dut\" }\n", "/try.toml:5:1: unknown field `pnig`"),
+            (
+                "[[steps]]\nping = { on = \"duT\" }\n",
+                "/try.toml:4: steps[0].on: \"duT\" is not one of the needs (dut)",
+            ),
+            ("[[steps]]\nname = \"x\"\n", "/try.toml:4: steps[0]: has no action"),
+            (
+                "[[steps]]\nping = { on = \"dut\" }\npower_cycle = { on = \"dut\" }\n",
+                "/try.toml:4: steps[0]: has more than one action: ping and power_cycle",
+            ),
+            (
+                "[[steps]]\nping = { on = \"dut\" }\ntimeout = \"0s\"\n",
+                "/try.toml:4: steps[0].timeout: 0ns is not between",
+            ),
+            (
+                "[[steps]]\nping = { on = \"dut\" }\ntimeout = \"soon\"\n",
+                "/try.toml:6:11: \"soon\" is not a length of time",
+            ),
+            (
+                "[[steps]]\nconsole = { on = \"dut\", pattern = \"(\" }\n",
+                "/try.toml:4: steps[0].console.pattern: regex parse error",
+            ),
+            (
+                "[[steps]]\nabsent = { on = \"dut\", deployment = \"web\", hold = \"90s\" }\n",
+                "/try.toml:4: steps[0].hold: 90s does not fit",
+            ),
+        ];
+        for (text, expected) in table {
+            let error = load_text(&format!("{HEAD}{text}")).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?} gave {error:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_score_is_refused_with_its_place() {
+        let step = "[[steps]]\ndeploy = { on = \"dut\", deployment = \"web\", score = { type = \"PodmanV9\", data = {} } }\n";
+        let error = load_text(&format!("{HEAD}{step}")).unwrap_err();
+        assert!(error.contains("/try.toml:5:") && error.contains("PodmanV9"), "{error}");
+    }
+
+    #[test]
+    fn the_shipped_scenarios_are_right() {
+        let mut seen = 0;
+        for entry in std::fs::read_dir(SCENARIO_DIR).unwrap() {
+            load(&entry.unwrap().path()).unwrap();
+            seen += 1;
+        }
+        assert!(seen >= 3, "{seen}");
+    }
+
+    #[test]
+    fn a_name_finds_the_shipped_file() {
+        assert_eq!(find("ping").unwrap(), Path::new("lab/scenarios/ping.toml"));
+        let error = find("pong").unwrap_err().to_string();
+        assert_eq!(error, "there is no scenario \"pong\": looked for lab/scenarios/pong.toml");
+    }
+}
