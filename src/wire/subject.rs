@@ -78,6 +78,11 @@ pub fn run(lab: &LabName, run: &RunId) -> String {
     format!("lab.{lab}.run.{run}")
 }
 
+/// Where the events of all runs are published.
+pub fn runs(lab: &LabName) -> String {
+    format!("lab.{lab}.run.*")
+}
+
 /// Where a device's journal events are published.
 pub fn event(lab: &LabName, device: &DeviceId) -> String {
     format!("lab.{lab}.event.{device}")

@@ -1,0 +1,155 @@
+//! What the command line needs of the machine it runs on. `compose` implements it; nothing here
+//! knows how.
+
+use super::error::CliError;
+use crate::model::device::Arch;
+use crate::model::id::{LabName, UserName};
+use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A future of this trait's methods.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Local verbs. Each ends soon after `stop` is cancelled, with [`CliError::Cancelled`], and has then
+/// undone what it began; dropping the future leaves at once and may leave that to the next start.
+pub trait Local: Send + Sync {
+    /// Starts an embedded lab: its NATS server, its coordinator, the image it boots if that is not there yet.
+    fn start_lab<'a>(
+        &'a self,
+        options: LabOptions,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> LocalFuture<'a, Result<Box<dyn RunningLab>, CliError>>;
+
+    /// Builds an image, or finds it built.
+    fn image_build<'a>(
+        &'a self,
+        options: ImageOptions,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> LocalFuture<'a, Result<ImageInfo, CliError>>;
+
+    /// The images of this machine, newest first.
+    fn image_ls(&self) -> LocalFuture<'_, Result<Vec<ImageInfo>, CliError>>;
+
+    /// Removes an image by its id or an unambiguous beginning of it.
+    fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>>;
+
+    /// Reads an image again and compares every file with the manifest; an error names what differs.
+    fn image_verify<'a>(&'a self, id: &'a str, progress: Progress)
+    -> LocalFuture<'a, Result<ImageInfo, CliError>>;
+}
+
+/// A lab that runs in this process.
+pub trait RunningLab: Send + Sync {
+    /// Where its NATS server is.
+    fn url(&self) -> &str;
+    /// The file with this user's NATS credentials.
+    fn creds(&self) -> &Path;
+    /// Its name.
+    fn lab(&self) -> &LabName;
+    /// Who the caller is in it.
+    fn user(&self) -> &UserName;
+    /// What its start consisted of, in order.
+    fn preparation(&self) -> &[Preparation];
+    /// Ends it and removes what it made, except devices that a run was told to keep.
+    fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>>;
+}
+
+/// Which lab to start.
+#[derive(Debug, Clone)]
+pub struct LabOptions {
+    /// Its file.
+    pub lab: PathBuf,
+    /// The architecture of its virtual machines, when not that of the file.
+    pub arch: Option<Arch>,
+    /// The image recipe, when not that of the file.
+    pub image: Option<String>,
+}
+
+/// Which image to build.
+#[derive(Debug, Clone)]
+pub struct ImageOptions {
+    /// The recipe's name: a file in `firmware/` without `.toml`.
+    pub recipe: String,
+    /// For which architecture.
+    pub arch: Arch,
+    /// The agent's executable; none means where `lab/agent` puts it.
+    pub agent: Option<PathBuf>,
+}
+
+/// An image of this machine.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageInfo {
+    /// SHA-256 of its manifest, hex.
+    pub id: String,
+    /// The recipe's name.
+    pub recipe: String,
+    /// Its architecture.
+    pub arch: Arch,
+    /// Bytes of all its layers.
+    pub size: u64,
+    /// When it was made: milliseconds since 1970-01-01 UTC.
+    pub made_ms: u64,
+    /// Where its manifest lies.
+    pub path: PathBuf,
+}
+
+/// A part of a lab's start.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Preparation {
+    /// What, for example `image`.
+    pub what: String,
+    /// How long it took, in seconds.
+    pub took: f64,
+    /// What to know of it, for example `cached`; may be empty.
+    pub note: String,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Something new begins, for example `building the base layer`.
+    Begin {
+        /// What.
+        what: String,
+    },
+    /// How far it is.
+    At {
+        /// Done so far, in any unit.
+        done: u64,
+        /// All there is, in the same unit; 0 when nobody knows.
+        total: u64,
+    },
+}
+
+/// Where a local verb tells what is going on. Cheap to clone, never blocks for long.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(Step) + Send + Sync>);
+
+impl Progress {
+    /// Calls `show` with each step.
+    pub fn new(show: impl Fn(Step) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(show))
+    }
+
+    /// Something new begins.
+    pub fn begin(&self, what: impl Into<String>) {
+        (self.0)(Step::Begin { what: what.into() });
+    }
+
+    /// It is `done` of `total` far.
+    pub fn at(&self, done: u64, total: u64) {
+        (self.0)(Step::At { done, total });
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
