@@ -5,6 +5,7 @@ use super::log::RunLog;
 use super::parts::Parts;
 use super::pool::{Grant, Pool};
 use super::runner::{Runner, bundle_dir};
+use crate::bus::connect::Message;
 use crate::bus::error::BusError;
 use crate::model::id::{RunId, UserName};
 use crate::support::chain::Chain;
@@ -14,8 +15,6 @@ use crate::wire::request::{
     REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
 };
 use crate::wire::subject;
-use async_nats::Message;
-use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -120,7 +119,7 @@ impl Shared {
             Ok(bytes) => bytes,
             Err(Refusal { error, hint }) => json(&Reply::<()>::Refused { error, hint }),
         };
-        if let Err(error) = self.parts.bus.publish(reply.to_string(), answer).await {
+        if let Err(error) = self.parts.bus.publish(reply, answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
         }
     }
