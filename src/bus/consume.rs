@@ -1,0 +1,118 @@
+//! Takes messages from a durable pull consumer that somebody else made, with two rights only:
+//! `$JS.API.CONSUMER.MSG.NEXT.<stream>.<durable>` and `$JS.ACK.<stream>.<durable>.>`.
+
+use super::connect::Bus;
+use super::error::BusError;
+use super::kv::{Entry, is_deletion};
+use crate::wire::subject;
+use async_nats::header::HeaderMap;
+use bytes::Bytes;
+use std::time::Duration;
+
+/// How long the server holds a pull that has nothing to deliver.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How much longer than [`PULL_EXPIRES`] an answer may take: the way there and back on a slow device.
+const PULL_GRACE: Duration = Duration::from_secs(5);
+
+/// A durable pull consumer on a bucket.
+#[derive(Debug, Clone)]
+pub struct Durable {
+    bus: Bus,
+    bucket: String,
+    name: String,
+}
+
+/// A key's entry as the consumer delivers it. Not acknowledged, it is delivered again.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The key.
+    pub key: String,
+    /// The entry.
+    pub entry: Entry,
+    ack: String,
+}
+
+/// What a pull ended with.
+#[derive(Debug, Clone)]
+pub enum Pulled {
+    /// An entry.
+    Delivery(Delivery),
+    /// Nothing new.
+    Nothing,
+}
+
+impl Durable {
+    /// The consumer `name` on `bucket`.
+    pub fn new(bus: Bus, bucket: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { bus, bucket: bucket.into(), name: name.into() }
+    }
+
+    /// Waits for the next entry, at most half a minute. [`BusError::NoResponders`] and
+    /// [`BusError::Refused`] tell that there is no such consumer (any more).
+    ///
+    /// Dropped before it ends, or cut off by a lost connection, an entry under way to it comes again only
+    /// after the consumer's acknowledgement wait: read the keys once after a reconnect.
+    pub async fn pull(&self) -> Result<Pulled, BusError> {
+        let stream = subject::stream(&self.bucket);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", self.name);
+        let body = format!(r#"{{"batch":1,"expires":{}}}"#, PULL_EXPIRES.as_nanos());
+        let pull =
+            self.bus.exchange(subject.clone(), HeaderMap::new(), body.into(), PULL_EXPIRES + PULL_GRACE);
+        let message = pull.await?;
+        if let Some(status) = message.status {
+            // 404: no messages; 408: the pull expired (ADR-13).
+            return match status.as_u16() {
+                404 | 408 => Ok(Pulled::Nothing),
+                code => Err(BusError::Refused {
+                    subject,
+                    code: u64::from(code),
+                    err_code: 0,
+                    description: message.description.unwrap_or_default(),
+                }),
+            };
+        }
+        let malformed = |problem: &str| BusError::Malformed { subject, problem: problem.to_owned() };
+        let Some(ack) = message.reply else { return Err(malformed("no reply subject")) };
+        let prefix = subject::key(&self.bucket, "");
+        let Some(key) = message.subject.strip_prefix(&prefix) else {
+            return Err(malformed("not of this bucket"));
+        };
+        let Some(revision) = stream_sequence(&ack) else { return Err(malformed("no stream sequence")) };
+        let deleted = message.headers.as_ref().is_some_and(is_deletion);
+        let entry = Entry { revision, value: message.payload, deleted };
+        Ok(Pulled::Delivery(Delivery { key: key.to_owned(), entry, ack: ack.into_string() }))
+    }
+
+    /// Tells the server that the entry is safe here: its acknowledgement floor is the receipt.
+    pub async fn ack(&self, delivery: &Delivery) -> Result<(), BusError> {
+        self.bus.send(delivery.ack.clone(), None, Bytes::from_static(b"+ACK")).await
+    }
+}
+
+/// The stream sequence in an acknowledgement subject (ADR-15):
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, and since
+/// nats-server 2.11 perhaps `$JS.ACK.<domain>.<account hash>.<stream>. …  .<random>`.
+fn stream_sequence(ack: &str) -> Option<u64> {
+    let tokens: Vec<&str> = ack.split('.').collect();
+    let at = match tokens.len() {
+        9 => 5,
+        11.. => 7,
+        _ => return None,
+    };
+    tokens.get(at)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_revision_is_in_the_acknowledgement_subject() {
+        assert_eq!(stream_sequence("$JS.ACK.KV_desired.d1.1.42.7.1700000000.0"), Some(42));
+        assert_eq!(stream_sequence("$JS.ACK.dom.hash.KV_desired.d1.1.42.7.1700000000.0"), Some(42));
+        assert_eq!(stream_sequence("$JS.ACK.dom.hash.KV_desired.d1.1.42.7.1700000000.0.rnd"), Some(42));
+        for bad in ["", "$JS.ACK", "$JS.ACK.KV_desired.d1.1.x.7.1700000000.0"] {
+            assert_eq!(stream_sequence(bad), None, "{bad}");
+        }
+    }
+}
