@@ -121,11 +121,15 @@ impl CliError {
     /// What to try, if anything is known to help.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Usage { hint, .. } | Self::Local { hint, .. } | Self::Refused { hint, .. } => hint.as_deref(),
+            Self::Usage { hint, .. } | Self::Local { hint, .. } | Self::Refused { hint, .. } => {
+                hint.as_deref()
+            }
             Self::Config(ConfigError::NoSuchScenario { .. }) => {
                 Some("give the name of a file in lab/scenarios without .toml, or a path to a file")
             }
-            Self::Panicked { .. } => Some("please report it, with the output of the same command and --verbose"),
+            Self::Panicked { .. } => {
+                Some("please report it, with the output of the same command and --verbose")
+            }
             _ => None,
         }
     }

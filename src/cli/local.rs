@@ -6,7 +6,7 @@ use crate::model::device::Arch;
 use crate::model::id::{LabName, UserName};
 use serde::Serialize;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -40,16 +40,19 @@ pub trait Local: Send + Sync {
     fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>>;
 
     /// Reads an image again and compares every file with the manifest; an error names what differs.
-    fn image_verify<'a>(&'a self, id: &'a str, progress: Progress)
-    -> LocalFuture<'a, Result<ImageInfo, CliError>>;
+    fn image_verify<'a>(
+        &'a self,
+        id: &'a str,
+        progress: Progress,
+    ) -> LocalFuture<'a, Result<ImageInfo, CliError>>;
 }
 
 /// A lab that runs in this process.
 pub trait RunningLab: Send + Sync {
     /// Where its NATS server is.
     fn url(&self) -> &str;
-    /// The file with this user's NATS credentials.
-    fn creds(&self) -> &Path;
+    /// This user's NATS credentials: a creds file's text.
+    fn creds(&self) -> &str;
     /// Its name.
     fn lab(&self) -> &LabName;
     /// Who the caller is in it.

@@ -1,1 +1,30 @@
-//! The command line: a plain NATS client of the coordinator.
+//! The command line: a NATS client of a coordinator. It reaches what only this machine can do (the
+//! embedded lab, images) through the trait in [`local`], and has no other private path.
+//!
+//! ```text
+//! args ─► dispatch ─► run ─► client (requests) ─► coordinator
+//!                      │ ◄── events (live, replayed: follow puts them in order)
+//!                      ├─► progress (screen)          while it runs
+//!                      └─► summary, timings, junit, bundle, exit   when it ends
+//! ```
+
+pub mod args;
+pub mod bundle;
+pub mod client;
+pub mod dispatch;
+pub mod error;
+pub mod exit;
+pub mod follow;
+pub mod image;
+pub mod junit;
+pub mod local;
+pub mod progress;
+pub mod run;
+pub mod summary;
+pub mod table;
+pub mod timings;
+pub mod ui;
+pub mod view;
+pub mod watch;
+
+pub use dispatch::main;

@@ -17,6 +17,16 @@ pub enum Backend {
     Container,
 }
 
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pi => "pi",
+            Self::Vm => "vm",
+            Self::Container => "container",
+        })
+    }
+}
+
 /// The processor architecture of a device, as Rust and QEMU name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

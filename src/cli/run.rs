@@ -1,0 +1,182 @@
+//! `pilab run`: reads the files, starts the lab, watches the runs, writes what they came to, ends the lab.
+
+use super::args::RunArgs;
+use super::bundle;
+use super::client::Client;
+use super::error::CliError;
+use super::exit::Exit;
+use super::junit;
+use super::local::{LabOptions, Local, RunningLab};
+use super::progress::Screen;
+use super::summary;
+use super::timings;
+use super::ui::Ui;
+use super::view::RunView;
+use super::watch::{Observer, watch};
+use crate::config;
+use crate::model::run::RunEvent;
+use crate::model::scenario::Scenario;
+use crate::support::atomic_file;
+use crate::support::shutdown::on_signal;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Runs scenarios. Nothing is started when a file is wrong; whatever was started is ended, whatever happens.
+pub async fn run(local: &dyn Local, args: RunArgs, ui: Ui) -> Result<Exit, CliError> {
+    let scenarios = load(&args.scenarios)?;
+    config::lab::load(&args.lab, args.arch, args.image.as_deref())?;
+    let interrupts = Interrupts::listen();
+    tokio::select! {
+        // Dropping the work is what "leave at once" means: the next start removes what it leaves.
+        done = with_lab(local, &args, scenarios, ui, &interrupts.stop) => done,
+        () = interrupts.leave() => Err(CliError::Cancelled),
+    }
+}
+
+fn load(names: &[String]) -> Result<Vec<Scenario>, CliError> {
+    let load = |name: &String| Ok(config::scenario::load(&config::scenario::find(name)?)?);
+    names.iter().map(load).collect()
+}
+
+/// The first signal asks to stop, the second to leave.
+pub(super) struct Interrupts {
+    /// Cancelled by the first.
+    pub(super) stop: CancellationToken,
+    leave: CancellationToken,
+    _listener: JoinSet<()>,
+}
+
+impl Interrupts {
+    pub(super) fn listen() -> Self {
+        let (stop, leave) = (CancellationToken::new(), CancellationToken::new());
+        let mut listener = JoinSet::new();
+        let tokens = [stop.clone(), leave.clone()];
+        listener.spawn(async move {
+            for token in tokens {
+                if let Err(error) = on_signal(token).await {
+                    tracing::warn!(%error, "signals cannot be received: Ctrl-C ends the command untidily");
+                    return;
+                }
+            }
+        });
+        Self { stop, leave, _listener: listener }
+    }
+
+    /// Done at the second signal.
+    pub(super) async fn leave(&self) {
+        self.leave.cancelled().await;
+    }
+}
+
+async fn with_lab(
+    local: &dyn Local,
+    args: &RunArgs,
+    scenarios: Vec<Scenario>,
+    ui: Ui,
+    stop: &CancellationToken,
+) -> Result<Exit, CliError> {
+    let mut show = Show { screen: Screen::new(ui), ui, json: args.json };
+    let options = LabOptions { lab: args.lab.clone(), arch: args.arch, image: args.image.clone() };
+    let lab = local.start_lab(options, show.screen.local(), stop.clone()).await?;
+    let session = AssertUnwindSafe(session(lab.as_ref(), args, scenarios, &mut show, stop));
+    let done = session.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+    show.screen.note("removing what the lab made");
+    let ended = lab.shutdown().await;
+    match (done, ended) {
+        (Ok(exit), Ok(())) => Ok(exit),
+        (Ok(exit), Err(error)) => {
+            ui.error(&error);
+            Ok(exit.max(error.exit()))
+        }
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(second)) => {
+            ui.error(&second);
+            Err(error)
+        }
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> CliError {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    CliError::Panicked { what: text.unwrap_or_else(|| "a panic without words".to_owned()) }
+}
+
+async fn session(
+    lab: &dyn RunningLab,
+    args: &RunArgs,
+    scenarios: Vec<Scenario>,
+    show: &mut Show,
+    stop: &CancellationToken,
+) -> Result<Exit, CliError> {
+    let client = Client::connect(lab.url(), lab.creds(), lab.lab(), lab.user()).await?;
+    let runs = watch(&client, scenarios, args.keep, show, stop).await?;
+    let bundles = fetch_bundles(&client, args.bundle.as_deref(), &runs, show).await;
+    let report =
+        format!("{}\n{}\n{}", summary::table(&runs), timings::table(lab.preparation(), &runs), bundles.text);
+    if args.json {
+        show.screen.note(report.trim_end());
+    } else {
+        show.ui.data(&report)?;
+    }
+    if let Some(path) = &args.junit {
+        let written = atomic_file::write(path, junit::report(&runs)?.as_bytes(), 0o644);
+        written.map_err(|source| CliError::Write { path: path.clone(), source })?;
+    }
+    Ok(Exit::of(runs.iter().map(RunView::verdict)).max(bundles.exit))
+}
+
+/// What became of the bundles.
+struct Bundles {
+    /// Where they lie, and how to reach the devices that were kept.
+    text: String,
+    /// [`Exit::Lab`] when evidence was lost.
+    exit: Exit,
+}
+
+async fn fetch_bundles(client: &Client, dir: Option<&Path>, runs: &[RunView], show: &Show) -> Bundles {
+    let dir = dir.map_or_else(
+        || bundle::default_dir(|name| std::env::var_os(name).map(PathBuf::from)),
+        Path::to_owned,
+    );
+    let mut bundles = Bundles { text: String::new(), exit: Exit::Ok };
+    for run in runs {
+        match bundle::fetch(client, &run.run, &dir).await {
+            Ok(fetched) => {
+                bundles.text.push_str(&format!("bundle of {}: {}\n", run.scenario, fetched.path.display()));
+                for line in fetched.kept {
+                    bundles.text.push_str(&format!("  {}\n", super::table::printable(&line)));
+                }
+            }
+            Err(error) => {
+                show.ui.error(&error);
+                bundles.exit = Exit::Lab;
+            }
+        }
+    }
+    bundles
+}
+
+/// Shows the runs while they run.
+struct Show {
+    screen: Screen,
+    ui: Ui,
+    json: bool,
+}
+
+impl Observer for Show {
+    fn event(&mut self, view: &RunView, event: &RunEvent) -> Result<(), CliError> {
+        self.screen.event(view, event);
+        if self.json {
+            self.ui.json(event)?;
+        }
+        Ok(())
+    }
+
+    fn stopping(&mut self) {
+        self.screen.note("stopping the runs; once more to leave at once");
+    }
+}

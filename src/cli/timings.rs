@@ -1,0 +1,92 @@
+//! The timings table: where the time of a command went. Pure.
+
+use super::local::Preparation;
+use super::table::{Align, columns, printable, seconds};
+use super::view::{Mark, RunView, StepState};
+use std::collections::BTreeSet;
+
+/// The lab's start, then each run: what its devices reached and when, and how long its steps took.
+pub fn table(preparation: &[Preparation], runs: &[RunView]) -> String {
+    let mut text = String::from("Timings in seconds\n");
+    if !preparation.is_empty() {
+        let rows: Vec<_> = preparation
+            .iter()
+            .map(|part| vec![part.what.clone(), seconds(part.took), part.note.clone()])
+            .collect();
+        text.push_str("\n start\n");
+        text.push_str(&columns(&rows, &[Align::Left, Align::Right], 2));
+    }
+    for run in runs {
+        let lines = boots(run) + &steps(run);
+        if !lines.is_empty() {
+            text.push_str(&format!("\n {}\n{lines}", run.scenario));
+        }
+    }
+    text
+}
+
+/// One line a boot attempt, one column for each thing that any of them reached.
+fn boots(run: &RunView) -> String {
+    let all = || run.devices.iter().flat_map(|device| device.boots.iter().map(move |boot| (device, boot)));
+    let marks: BTreeSet<Mark> = all().flat_map(|(_, (_, boot))| boot.marks.keys().copied()).collect();
+    if marks.is_empty() {
+        return String::new();
+    }
+    let mut head = vec!["from power-on to".to_owned(), "boot".to_owned()];
+    head.extend(marks.iter().map(|mark| mark.name().to_owned()));
+    let mut rows = vec![head];
+    for (device, (attempt, boot)) in all() {
+        let mut row = vec![device.assigned.device.to_string(), attempt.to_string()];
+        row.extend(marks.iter().map(|mark| boot.marks.get(mark).map_or("-".to_owned(), |s| seconds(*s))));
+        rows.push(row);
+    }
+    let mut aligns = vec![Align::Left];
+    aligns.resize(2 + marks.len(), Align::Right);
+    columns(&rows, &aligns, 2)
+}
+
+fn steps(run: &RunView) -> String {
+    let rows: Vec<_> = run
+        .steps
+        .iter()
+        .enumerate()
+        .filter_map(|(index, step)| match &step.state {
+            StepState::Ended { took, .. } => {
+                Some(vec![format!("step {}", index + 1), printable(&step.name), seconds(*took)])
+            }
+            _ => None,
+        })
+        .collect();
+    columns(&rows, &[Align::Left, Align::Left, Align::Right], 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::view::fixture;
+
+    #[test]
+    fn each_part_of_the_time_has_its_place() {
+        let runs = [fixture::passed(), fixture::panicked(), fixture::skipped()].map(|e| fixture::view(&e));
+        let preparation = [
+            Preparation { what: "image".into(), took: 0.04, note: "cached".into() },
+            Preparation { what: "nats-server".into(), took: 0.31, note: String::new() },
+        ];
+        insta::assert_snapshot!(table(&preparation, &runs), @r#"
+        Timings in seconds
+
+         start
+          image        0.0  cached
+          nats-server  0.3
+
+         ping
+          from power-on to  boot  kernel  initramfs  network  ticket  systemd  sshd  agent ping
+          laptop-vm-1          1     0.9        2.2      3.1     3.5      6.0  10.5        11.2
+          step 1  ping  0.2
+
+         deploy-lifecycle
+          from power-on to  boot  kernel  initramfs  panic
+          laptop-vm-1          1     0.9        2.2    2.9
+        "#);
+    }
+}
