@@ -9,10 +9,8 @@
 //! | `bundle.json` | path, size and SHA-256 of each of the others |
 
 use super::parts::BootImage;
-use crate::journal::JournalError;
-use crate::journal::cursor::From;
-use crate::journal::record::{Entry, Record};
-use crate::journal::writer::JournalHandle;
+use crate::device::handle::DeviceHandle;
+use crate::journal::{Entry, From, Item, JournalError, Record};
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
@@ -20,7 +18,6 @@ use crate::support::atomic_file;
 use crate::wire::request::{BUNDLE_PIECE, BundleFile};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -60,13 +57,22 @@ struct ListFile {
     files: Vec<BundleFile>,
 }
 
+/// What of a device's journal belongs to a run.
+pub(super) struct Span {
+    pub(super) device: DeviceHandle,
+    /// The number of the record that says that the run began.
+    pub(super) first: u64,
+    /// The number of the record that says that it ended.
+    pub(super) last: u64,
+}
+
 /// Writes the bundle to `dir`; the list comes last, so a bundle with a list is whole.
 pub(super) async fn write(
     dir: &Path,
     image: &BootImage,
     scenario: &Scenario,
     events: &[RunEvent],
-    journals: BTreeMap<DeviceId, (JournalHandle, u64)>,
+    spans: &[Span],
 ) -> Result<(), BundleError> {
     let mut files = Vec::new();
     let run = RunFile {
@@ -83,8 +89,8 @@ pub(super) async fn write(
         lines.push(b'\n');
     }
     put(dir, "events.jsonl", &lines, &mut files)?;
-    for (device, (journal, from)) in journals {
-        write_device(dir, &device, &journal, from, &mut files).await?;
+    for span in spans {
+        write_device(dir, span, &mut files).await?;
     }
     let list = ListFile { version: BUNDLE_VERSION, files };
     let list = serde_json::to_vec_pretty(&list).map_err(json("the list"))?;
@@ -102,6 +108,13 @@ struct Line<'a> {
     what: What<'a>,
 }
 
+/// Records of the journal that could not be had, up to, not including, `missing_to`.
+#[derive(Serialize)]
+struct Hole {
+    missing_from: u64,
+    missing_to: u64,
+}
+
 #[derive(Serialize)]
 #[serde(untagged)]
 enum What<'a> {
@@ -110,29 +123,31 @@ enum What<'a> {
     Event(&'a crate::model::event::Event),
 }
 
-async fn write_device(
-    dir: &Path,
-    device: &DeviceId,
-    journal: &JournalHandle,
-    from: u64,
-    files: &mut Vec<BundleFile>,
-) -> Result<(), BundleError> {
+async fn write_device(dir: &Path, span: &Span, files: &mut Vec<BundleFile>) -> Result<(), BundleError> {
+    let device = span.device.id();
     let (console_name, journal_name) = (format!("console/{device}.log"), format!("journal/{device}.jsonl"));
     let (mut console, mut lines) = (create(dir, &console_name)?, create(dir, &journal_name)?);
-    let until = journal.head();
-    let mut cursor = journal.cursor(From::Sequence(from));
-    let journal_error = |source| BundleError::Journal { device: device.clone(), source };
-    let mut next = from;
-    while next < until {
-        let Some(record) = cursor.read_before(until).await.map_err(journal_error)? else { break };
-        next = record.sequence + 1;
-        if let Entry::Console { bytes, .. } = &record.entry {
-            write_to(&mut console, &dir.join(&console_name), bytes)?;
-        }
-        let mut json = serde_json::to_vec(&line(&record))
-            .map_err(|source| BundleError::Json { what: "a journal record", source })?;
-        json.push(b'\n');
-        write_to(&mut lines, &dir.join(&journal_name), &json)?;
+    let mut cursor = span.device.journal().cursor(From::Sequence(span.first));
+    let mut next = span.first;
+    while next <= span.last {
+        let item = cursor.next().await;
+        let item = item.map_err(|source| BundleError::Journal { device: device.clone(), source })?;
+        let line = match &item {
+            Item::Record(record) => {
+                next = record.sequence + 1;
+                if let Entry::Console { bytes, .. } = &record.entry {
+                    write_to(&mut console, &dir.join(&console_name), bytes)?;
+                }
+                serde_json::to_vec(&line(record))
+            }
+            Item::Missing { from, to, .. } => {
+                next = *to;
+                serde_json::to_vec(&Hole { missing_from: *from, missing_to: *to })
+            }
+        };
+        let mut line = line.map_err(|source| BundleError::Json { what: "a journal record", source })?;
+        line.push(b'\n');
+        write_to(&mut lines, &dir.join(&journal_name), &line)?;
     }
     for (mut file, name) in [(console, console_name), (lines, journal_name)] {
         let path = dir.join(&name);

@@ -2,41 +2,42 @@
 
 use super::log::RunLog;
 use crate::device::handle::DeviceHandle;
-use crate::journal::cursor::Cursor;
-use crate::journal::record::{Entry, Record};
+use crate::journal::{Entry, From, Item, Record};
 use crate::model::event::Event;
 use crate::model::power::PowerState;
 use crate::model::run::RunFact;
 use crate::model::time::Stamp;
+use crate::support::chain::Chain;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
-/// Adds what `cursor` reads to the log, until `stop`, and then what was written until then.
-pub(super) async fn follow(
-    device: DeviceHandle,
-    mut cursor: Cursor,
-    log: Arc<RunLog>,
-    stop: CancellationToken,
-) {
+/// Adds what the device's journal says from record number `from` on to the log, until the record that
+/// says that the log's run has ended.
+pub(super) async fn follow(device: DeviceHandle, from: u64, log: Arc<RunLog>) {
+    let mut cursor = device.journal().cursor(From::Sequence(from));
     let mut powered_on: Option<Stamp> = None;
     loop {
-        let record = tokio::select! {
-            biased;
-            record = cursor.next() => record,
-            () = stop.cancelled() => return,
-        };
-        match record {
-            Ok(record) => {
+        match cursor.next().await {
+            Ok(Item::Record(record)) => {
                 if let Some((at, fact)) = fact(&device, &record, &mut powered_on) {
                     log.push_at(at, fact).await;
                 }
+                if ends(&record, log.run().as_str()) {
+                    return;
+                }
+            }
+            Ok(Item::Missing { from, to, cause }) => {
+                tracing::warn!(device = %device.id(), from, to, ?cause, "records of the journal are missing");
             }
             Err(error) => {
-                tracing::warn!(device = %device.id(), %error, "the journal cannot be followed any further");
+                tracing::warn!(device = %device.id(), error = %Chain(&error), "the journal cannot be followed");
                 return;
             }
         }
     }
+}
+
+fn ends(record: &Record, run: &str) -> bool {
+    matches!(&record.entry, Entry::Event(Event::RunEnded { run: ended, .. }) if ended == run)
 }
 
 fn fact(device: &DeviceHandle, record: &Record, powered_on: &mut Option<Stamp>) -> Option<(Stamp, RunFact)> {

@@ -1,26 +1,27 @@
 //! One run, from its devices to its verdict: acquire, boot, steps, cleanup, hand back.
 
-use super::bundle;
+use super::bundle::{self, Span};
 use super::follow::follow;
 use super::log::RunLog;
 use super::parts::Parts;
 use super::pool::{Denied, Grant, Pool};
 use super::session::{Seat, Session};
-use crate::journal::cursor::From;
 use crate::model::event::Event;
 use crate::model::id::RunId;
-use crate::model::run::{AssignedDevice, Fault, FaultKind, RunFact, StepResult};
+use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
 use crate::model::scenario::{Scenario, Step};
 use crate::plan::verdict;
 use crate::support::chain::Chain;
 use crate::support::clock;
-use futures_util::future::try_join_all;
-use std::collections::BTreeMap;
+use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long the journals' readers may take to get to the run's end.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a run needs beside its devices.
 pub(super) struct Runner {
@@ -45,30 +46,52 @@ impl Runner {
             Ok(grant) => grant,
             Err(denied) => {
                 let fault = denied_fault(denied);
-                self.end(&begun, (Some(fault), None), None).await;
+                self.end(&begun, self.judge((Some(fault), None)), Vec::new()).await;
                 return None;
             }
         };
         let session = self.session(&grant);
-        let marks: Vec<_> = session.seats.iter().map(|seat| seat.device.journal().head()).collect();
-        let followers = TaskTracker::new();
-        let stop = CancellationToken::new();
         self.log.push(self.started(&session)).await;
-        for seat in &session.seats {
-            let cursor = seat.device.journal().cursor(From::Head);
-            followers.spawn(follow(seat.device.clone(), cursor, Arc::clone(&self.log), stop.clone()));
-            self.note(seat, Event::RunStarted { run: self.log.run().to_string() }).await;
+        let (followers, starts) = (TaskTracker::new(), self.begin(&session).await);
+        for (seat, from) in session.seats.iter().zip(&starts) {
+            if let Some(from) = from {
+                followers.spawn(follow(seat.device.clone(), *from, Arc::clone(&self.log)));
+            }
         }
         let mut ended = self.drive(&session).await;
         if let Err(fault) = self.hand_back(&session).await {
             ended.0.get_or_insert(fault);
         }
-        stop.cancel();
+        let outcome = self.judge(ended);
+        let spans = self.finish(&session, &outcome, starts).await;
         followers.close();
-        followers.wait().await;
-        self.end(&begun, ended, Some((&session, &marks))).await;
+        // They end with the records that `finish` has written.
+        if tokio::time::timeout(FOLLOW_TIMEOUT, followers.wait()).await.is_err() {
+            tracing::warn!(run = %self.log.run(), "the journals were not followed to the run's end");
+        }
+        self.end(&begun, outcome, spans).await;
         drop(session);
         self.keep.then_some(grant)
+    }
+
+    /// Marks the run's beginning in each device's journal; answers where.
+    async fn begin(&self, session: &Session) -> Vec<Option<u64>> {
+        let run = self.log.run().to_string();
+        let notes = session.seats.iter().map(|seat| self.note(seat, Event::RunStarted { run: run.clone() }));
+        join_all(notes).await
+    }
+
+    /// Marks the run's end in each device's journal; answers what lies between.
+    async fn finish(&self, session: &Session, outcome: &Outcome, starts: Vec<Option<u64>>) -> Vec<Span> {
+        let mut spans = Vec::new();
+        for (seat, first) in session.seats.iter().zip(starts) {
+            let (run, verdict) = (self.log.run().to_string(), outcome.verdict.to_string());
+            let last = self.note(seat, Event::RunEnded { run, verdict }).await;
+            if let (Some(first), Some(last)) = (first, last) {
+                spans.push(Span { device: seat.device.clone(), first, last });
+            }
+        }
+        spans
     }
 
     fn session(&self, grant: &Grant) -> Session {
@@ -170,33 +193,30 @@ impl Runner {
         first
     }
 
-    async fn end(&self, begun: &Instant, ended: Ended, devices: Option<(&Session, &[u64])>) {
-        let (fault, step) = ended;
-        let outcome = verdict::outcome(self.scenario.under_test, fault.as_ref(), step);
-        if let Some((session, _)) = devices {
-            for seat in &session.seats {
-                let (run, verdict) = (self.log.run().to_string(), outcome.verdict.to_string());
-                self.note(seat, Event::RunEnded { run, verdict }).await;
-            }
-        }
+    fn judge(&self, (fault, step): Ended) -> Outcome {
+        verdict::outcome(self.scenario.under_test, fault.as_ref(), step)
+    }
+
+    /// Writes the bundle, the last event in it, and then says that the run has ended.
+    async fn end(&self, begun: &Instant, outcome: Outcome, spans: Vec<Span>) {
         let at = clock::stamp();
         let fact = RunFact::Ended { outcome, took: begun.elapsed().as_secs_f64() };
         let events = self.log.with(at, fact.clone()).await;
-        let consoles: BTreeMap<_, _> = devices
-            .into_iter()
-            .flat_map(|(session, marks)| session.seats.iter().zip(marks))
-            .map(|(seat, mark)| (seat.id().clone(), (seat.device.journal().clone(), *mark)))
-            .collect();
         let dir = bundle_dir(&self.parts, self.log.run());
-        if let Err(error) = bundle::write(&dir, &self.parts.image, &self.scenario, &events, consoles).await {
+        if let Err(error) = bundle::write(&dir, &self.parts.image, &self.scenario, &events, &spans).await {
             tracing::warn!(run = %self.log.run(), error = %Chain(&error), "the bundle is incomplete");
         }
         self.log.push_at(at, fact).await;
     }
 
-    async fn note(&self, seat: &Seat, event: Event) {
-        if let Err(error) = seat.device.journal().event(seat.attempt(), event).await {
-            tracing::warn!(device = %seat.id(), error = %Chain(&error), "the journal was not written");
+    /// Writes to the device's journal; answers the record's number.
+    async fn note(&self, seat: &Seat, event: Event) -> Option<u64> {
+        match seat.device.journal().event(seat.attempt(), event).await {
+            Ok(receipt) => Some(receipt.sequence),
+            Err(error) => {
+                tracing::warn!(device = %seat.id(), error = %Chain(&error), "the journal was not written");
+                None
+            }
         }
     }
 }
