@@ -2,7 +2,7 @@
 
 use super::session::{Seat, Session};
 use crate::bus::provision;
-use crate::device::task::BootRequest;
+use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
@@ -45,7 +45,10 @@ impl Session {
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
-        seat.credentials.lock().unwrap_or_else(PoisonError::into_inner).push(credentials.public_key);
+        seat.credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((credentials.public_key, credentials.expires));
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
         let (device, nats_url, creds) = (seat.id().clone(), parts.nats_url.clone(), credentials.creds);
@@ -88,17 +91,14 @@ impl Session {
     }
 
     fn boot_timeout(&self, seat: &Seat, attempt: BootAttempt) -> Fault {
-        let console = seat.device.console();
-        let stages = console.stages();
-        let last = stages.borrow().last();
-        let reached = match last {
-            Some((stage, line)) => format!("the last boot stage reached is {stage} ({line:?})"),
+        let stages = seat.device.console().stages();
+        let last = stages.borrow().last().cloned();
+        let reached = match &last {
+            Some(last) => format!("the last boot stage reached is {} ({:?})", last.stage, last.line),
             None => "the console showed no boot stage at all".to_owned(),
         };
-        let suspect = match last_stage_suspect(stages.borrow().last().map(|(stage, _)| stage)) {
-            Some(suspect) => format!("; suspect: {suspect}"),
-            None => String::new(),
-        };
+        let suspect = last_stage_suspect(last.map(|last| last.stage));
+        let suspect = suspect.map(|suspect| format!("; suspect: {suspect}")).unwrap_or_default();
         let cause = format!(
             "boot attempt {attempt}: the agent did not answer within {} s; {reached}{suspect}",
             self.boot_timeout.as_secs()

@@ -9,7 +9,7 @@
 //! | `bundle.json` | path, size and SHA-256 of each of the others |
 
 use super::parts::BootImage;
-use crate::device::handle::DeviceHandle;
+use crate::device::DeviceHandle;
 use crate::journal::{Entry, From, Item, JournalError, Record};
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;

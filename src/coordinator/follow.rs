@@ -1,7 +1,7 @@
 //! A device's journal becomes facts of a run.
 
 use super::log::RunLog;
-use crate::device::handle::DeviceHandle;
+use crate::device::DeviceHandle;
 use crate::journal::{Entry, From, Item, Record};
 use crate::model::event::Event;
 use crate::model::power::PowerState;

@@ -2,7 +2,7 @@
 
 use crate::bus::connect::Bus;
 use crate::bus::issuer::Issuer;
-use crate::device::handle::DeviceHandle;
+use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
 use crate::model::id::{DeviceId, LabName};
 use std::error::Error;

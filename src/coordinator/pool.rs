@@ -1,6 +1,6 @@
 //! Who has which device. Requests are served in the order they came, all devices or none.
 
-use crate::device::handle::DeviceHandle;
+use crate::device::DeviceHandle;
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;

@@ -99,6 +99,7 @@ impl Runner {
             role: need.role.clone(),
             device: device.clone(),
             token: grant.token,
+            before: device.state().borrow().attempt,
             credentials: Mutex::default(),
         });
         Session::new(Arc::clone(&self.parts), seats.collect(), self.scenario.boot_timeout)
@@ -184,8 +185,8 @@ impl Runner {
             let off = off.map_err(|e| seat.lab("switch the device off", &e));
             let keys = std::mem::take(&mut *seat.credentials.lock().unwrap_or_else(PoisonError::into_inner));
             let mut revoked = Ok(());
-            for key in keys {
-                revoked = self.parts.issuer.revoke(&key).await;
+            for (key, expires) in keys {
+                revoked = self.parts.issuer.revoke(&self.parts.nats_url, &key, expires).await;
             }
             let revoked = revoked.map_err(|e| seat.lab("revoke the device's credentials", &e));
             first = first.and(off).and(revoked);

@@ -1,7 +1,7 @@
 //! One run's hold on its devices while it lasts: seats by role, what was deployed, how faults are made.
 
 use super::parts::Parts;
-use crate::device::handle::DeviceHandle;
+use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::id::{DeploymentName, DeviceId};
 use crate::model::lease::FencingToken;
@@ -18,8 +18,10 @@ pub(super) struct Seat {
     pub(super) role: String,
     pub(super) device: DeviceHandle,
     pub(super) token: FencingToken,
-    /// Public keys of the NATS credentials issued in this run, to be revoked at its end.
-    pub(super) credentials: Mutex<Vec<String>>,
+    /// The boot attempt the device was in when the run got it.
+    pub(super) before: BootAttempt,
+    /// The NATS credentials issued in this run, to be revoked at its end: public key and expiry.
+    pub(super) credentials: Mutex<Vec<(String, u64)>>,
 }
 
 impl Seat {
@@ -87,14 +89,11 @@ impl Session {
 
 async fn seat_panic(seat: &Seat) -> Fault {
     let mut stages = seat.device.console().stages();
-    let line = loop {
-        let panic = stages.borrow_and_update().line(BootStage::Panic);
-        if let Some(line) = panic {
-            break line;
-        }
-        if stages.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    // What an earlier holder's boot attempt showed is not this run's.
+    let panic = stages.wait_for(|now| now.attempt > seat.before && now.get(BootStage::Panic).is_some()).await;
+    let line = match panic {
+        Ok(stages) => stages.get(BootStage::Panic).map(|reached| reached.line.clone()).unwrap_or_default(),
+        Err(_) => std::future::pending().await,
     };
     seat.fault(FaultKind::Panic, format!("the kernel panicked: {line:?}"))
 }

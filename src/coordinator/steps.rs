@@ -3,11 +3,14 @@
 use super::containers;
 use super::session::{Seat, Session};
 use crate::bus::provision;
+use crate::console::WaitFrom;
+use crate::model::boot::BootStage;
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::run::{Fault, FaultKind};
 use crate::model::scenario::{Action, Step};
 use crate::model::workload::{Phase, Status};
 use crate::support::chain::Chain;
+use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -43,19 +46,20 @@ impl Session {
             Action::Deploy { deployment, score, .. } => {
                 let put =
                     provision::put_desired(&self.parts.bus, seat.id(), deployment, score, seat.token).await;
-                let put = put.map_err(|e| seat.lab("put the desired state", &e))?;
-                self.put(seat, deployment, put.generation);
-                Ok(format!("generation {} is put at revision {}", put.generation, put.revision))
+                let (generation, revision) = put.map_err(|e| seat.lab("put the desired state", &e))?;
+                self.put(seat, deployment, generation);
+                Ok(format!("generation {generation} is put at revision {revision}"))
             }
             Action::PutRaw { deployment, payload, .. } => {
                 let bus = &self.parts.bus;
                 let put = provision::put_raw(bus, seat.id(), deployment, payload.as_bytes().to_vec()).await;
-                let put = put.map_err(|e| seat.lab("put the raw desired state", &e))?;
-                self.put(seat, deployment, put.generation);
-                Ok(format!("{} bytes are put at revision {}", payload.len(), put.revision))
+                let (generation, revision) = put.map_err(|e| seat.lab("put the raw desired state", &e))?;
+                self.put(seat, deployment, generation);
+                Ok(format!("{} bytes are put at revision {revision}", payload.len()))
             }
             Action::Delete { deployment, .. } => {
-                let deleted = provision::delete_desired(&self.parts.bus, seat.id(), deployment).await;
+                let deleted =
+                    provision::delete_desired(&self.parts.bus, seat.id(), deployment, seat.token).await;
                 deleted.map_err(|e| seat.lab("delete the desired state", &e))?;
                 Ok("the desired state is deleted".to_owned())
             }
@@ -70,17 +74,7 @@ impl Session {
                 self.exec(seat, command, *exit_code, matches.as_deref(), deadline).await
             }
             Action::Console { stage, pattern, .. } => {
-                let console = seat.device.console();
-                let seen = match (stage, pattern) {
-                    (Some(stage), _) => console.wait_stage(seat.attempt(), *stage, deadline).await,
-                    (None, pattern) => {
-                        let pattern = regex::bytes::Regex::new(pattern.as_deref().unwrap_or_default())
-                            .map_err(|e| seat.lab("compile the pattern", &e))?;
-                        console.wait_pattern(seat.attempt(), &pattern, deadline).await
-                    }
-                };
-                seen.map(|line| format!("the console shows {line:?}"))
-                    .map_err(|e| seat.fault(FaultKind::Expectation, Chain(&e).to_string()))
+                self.console(seat, *stage, pattern.as_deref(), deadline).await
             }
             Action::PowerCycle { .. } => {
                 let off = seat.device.off(seat.token).await;
@@ -89,6 +83,28 @@ impl Session {
                 Ok(format!("it came back, agent {}", pong.agent_version))
             }
         }
+    }
+
+    async fn console(
+        &self,
+        seat: &Seat,
+        stage: Option<BootStage>,
+        pattern: Option<&str>,
+        deadline: Instant,
+    ) -> Result<String, Fault> {
+        let (console, attempt) = (seat.device.console(), seat.attempt());
+        let line = match (stage, pattern) {
+            (Some(stage), _) => {
+                console.wait_stage(attempt, stage, deadline).await.map(|reached| reached.line)
+            }
+            (None, pattern) => {
+                let pattern = compile(seat, pattern.unwrap_or_default())?;
+                let found = console.wait_pattern(WaitFrom::Attempt(attempt), &pattern, deadline).await;
+                found.map(|found| found.line)
+            }
+        };
+        line.map(|line| format!("the console shows {line:?}"))
+            .map_err(|e| seat.fault(FaultKind::Expectation, Chain(&e).to_string()))
     }
 
     async fn ping_step(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
@@ -111,7 +127,8 @@ impl Session {
 
     async fn status(&self, seat: &Seat, deployment: &DeploymentName) -> Result<Option<Status>, Fault> {
         let status = provision::status(&self.parts.bus, seat.id(), deployment).await;
-        status.map_err(|e| seat.lab("read the agent's status", &e))
+        let status = status.map_err(|e| seat.lab("read the agent's status", &e))?;
+        Ok(status.map(|(status, _)| status))
     }
 
     async fn wait_phase(
@@ -247,6 +264,10 @@ impl Session {
         }
         Ok(format!("{command:?} ended with {exit_code}"))
     }
+}
+
+fn compile(seat: &Seat, pattern: &str) -> Result<Regex, Fault> {
+    Regex::new(pattern).map_err(|e| seat.lab("compile the pattern", &e))
 }
 
 #[derive(Debug, PartialEq, Eq)]
