@@ -1,1 +1,4 @@
 //! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.
+
+pub mod backoff;
+pub mod reconcile;
