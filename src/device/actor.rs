@@ -90,9 +90,12 @@ impl Actor {
     async fn boot(&mut self, token: FencingToken, request: BootRequest) -> Result<BootAttempt, DeviceError> {
         self.admit(token).await?;
         let layers = layer_arguments(&request.layers).await?;
-        if self.read_power().await != PowerReading::Off {
+        let reading = self.read_power().await;
+        self.observe(reading);
+        if reading != PowerReading::Off {
             self.switch_off(token).await?;
         }
+        self.forget();
         let attempt = self.begin(request.image_id).await?;
         self.keys =
             Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
@@ -155,11 +158,17 @@ impl Actor {
     }
 
     async fn switch_off(&mut self, token: FencingToken) -> Result<(), DeviceError> {
+        self.forget();
+        self.switch(token, PowerState::Off).await.map(|_| ())
+    }
+
+    /// Whatever was reached in this attempt is no more: commands end, the address is unknown.
+    fn forget(&mut self) {
         self.powered.cancel();
         self.powered = CancellationToken::new();
         self.keys = None;
+        self.fate = None;
         self.state.send_modify(|state| (state.address, state.powered_on_at) = (None, None));
-        self.switch(token, PowerState::Off).await.map(|_| ())
     }
 
     /// Withdraws the offer and voids the ticket; tries both.
