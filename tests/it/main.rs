@@ -1,1 +1,3 @@
-//! x
+//! Tests against real parts: one binary, one module per part.
+
+mod nats;
