@@ -555,10 +555,11 @@ impl Keeper {
                 Ok(exit) => format!("it ended with {exit}"),
                 Err(error) => format!("it cannot be waited for: {error}"),
             };
-            status.send_modify(|status| status.deaths += 1);
+            let deaths = status.borrow().deaths.saturating_add(1);
             let restarted = loop {
                 tracing::warn!(reason, "the NATS server is down");
-                status.send_modify(|status| status.state = ServerState::Down { reason: reason.clone() });
+                let state = ServerState::Down { reason: reason.clone() };
+                status.send_replace(ServerStatus { state, deaths });
                 let pause = backoff(failures);
                 failures += 1;
                 let relaunched = async {

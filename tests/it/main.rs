@@ -1,3 +1,6 @@
 //! The integration tests, one binary.
 
 mod journal;
+//! Tests against real parts: one binary, one module per part.
+
+mod nats;
