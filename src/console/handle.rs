@@ -156,10 +156,13 @@ impl ConsoleHandle {
     ) -> Result<StageReached, WaitError> {
         let mut stages = self.stages.clone();
         let mut outcome = None;
-        let waited = timeout_at(deadline, stages.wait_for(|now| {
-            outcome = judge(now, attempt, stage);
-            outcome.is_some()
-        }));
+        let waited = timeout_at(
+            deadline,
+            stages.wait_for(|now| {
+                outcome = judge(now, attempt, stage);
+                outcome.is_some()
+            }),
+        );
         match waited.await {
             Ok(Ok(_)) => outcome.unwrap_or(Err(WaitError::Gone)),
             Ok(Err(_)) => Err(WaitError::Gone),
@@ -257,11 +260,7 @@ impl ConsoleHandle {
 }
 
 /// Whether a wait for a stage is over, and how.
-fn judge(
-    now: &Stages,
-    attempt: BootAttempt,
-    stage: BootStage,
-) -> Option<Result<StageReached, WaitError>> {
+fn judge(now: &Stages, attempt: BootAttempt, stage: BootStage) -> Option<Result<StageReached, WaitError>> {
     if now.attempt > attempt {
         return Some(Err(WaitError::Superseded { attempt, current: now.attempt }));
     }

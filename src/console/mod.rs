@@ -55,6 +55,7 @@ pub fn spawn(parts: ConsoleParts, tracker: &TaskTracker, token: CancellationToke
     let (status, watched_status) = watch::channel(Status::default());
     tracker.spawn(recorder::Recorder::new(journal.clone(), stages, status).run(received));
     let attempt = journal.recovered().attempt;
-    tracker.spawn(line::LineTask::new(port, journal.clone(), notes, attempt, reopen_after).run(requests, token));
+    tracker
+        .spawn(line::LineTask::new(port, journal.clone(), notes, attempt, reopen_after).run(requests, token));
     ConsoleHandle::new(commands, journal, watched_stages, watched_status)
 }

@@ -169,9 +169,8 @@ impl Detector {
 /// Whether an unfinished line is a login prompt: `<host> login: `, but not the `Last login: ` that
 /// login(1) greets with.
 fn is_prompt(line: &[u8]) -> bool {
-    line.strip_suffix(PROMPT).is_some_and(|host| {
-        !host.is_empty() && host != b"Last" && !host.iter().any(u8::is_ascii_whitespace)
-    })
+    line.strip_suffix(PROMPT)
+        .is_some_and(|host| !host.is_empty() && host != b"Last" && !host.iter().any(u8::is_ascii_whitespace))
 }
 
 #[cfg(test)]
@@ -209,8 +208,18 @@ mod tests {
         assert_eq!(
             names,
             [
-                "bootloader", "firmware", "kernel", "initramfs", "network", "ticket", "switch-root", "systemd",
-                "sshd", "agent", "under-voltage", "login"
+                "bootloader",
+                "firmware",
+                "kernel",
+                "initramfs",
+                "network",
+                "ticket",
+                "switch-root",
+                "systemd",
+                "sshd",
+                "agent",
+                "under-voltage",
+                "login"
             ]
         );
         assert_eq!(found[1].1, "MESS:00:00:06.144571:0: arasan: arasan_emmc_open");
@@ -220,11 +229,15 @@ mod tests {
 
     #[test]
     fn single_lines() {
-        let panic = b"[    1.9] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n\
+        let panic =
+            b"[    1.9] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r\n\
             [    1.9] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---\r\n";
         let cases: &[(&[u8], &[BootStage])] = &[
             (panic, &[BootStage::Panic]),
-            (b"systemd-shutdown[1]: x\n[ 9.1] Kernel panic - not syncing: Attempted to kill init!", &[BootStage::Panic]),
+            (
+                b"systemd-shutdown[1]: x\n[ 9.1] Kernel panic - not syncing: Attempted to kill init!",
+                &[BootStage::Panic],
+            ),
             (b"Memory cgroup out of memory: Killed process 77 (x)\n", &[BootStage::OutOfMemory]),
             (b"watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\n", &[BootStage::Watchdog]),
             (b"watchdog: watchdog0: watchdog did not stop!\n", &[]),

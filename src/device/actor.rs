@@ -97,8 +97,7 @@ impl Actor {
         }
         self.forget();
         let attempt = self.begin(request.image_id).await?;
-        self.keys =
-            Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
+        self.keys = Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
         let (fate, watched) = watch::channel(TicketFate::Pending);
         self.fate = Some(watched);
         let grant = TicketGrant {

@@ -153,7 +153,8 @@ pub async fn open(dir: &Path, options: Options) -> Result<(JournalHandle, Journa
 fn lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");
     let opened = fs::create_dir_all(dir).and_then(|()| File::create(&path));
-    let file = opened.map_err(|source| JournalError::Open { path: path.clone(), source: Arc::new(source) })?;
+    let file =
+        opened.map_err(|source| JournalError::Open { path: path.clone(), source: Arc::new(source) })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(JournalError::InUse { path: dir.to_owned() }),

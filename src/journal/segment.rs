@@ -51,7 +51,8 @@ pub(super) fn recover(dir: &Path) -> Result<Recovery, JournalError> {
         }
     }
     paths.sort();
-    let mut recovery = Recovery { segments: Vec::new(), next_sequence: 1, summary: Summary::default(), cut: 0 };
+    let mut recovery =
+        Recovery { segments: Vec::new(), next_sequence: 1, summary: Summary::default(), cut: 0 };
     for path in paths {
         match head(&path)? {
             Some(segment) => recovery.segments.push(segment),

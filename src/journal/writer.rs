@@ -241,10 +241,9 @@ impl Writer {
         if payload.len() > MAX_PAYLOAD {
             return Err(too_long(payload.len()));
         }
-        let sequence = self.write(stamp, attempt, kind, &payload).map_err(|source| JournalError::Write {
-            path: self.dir.clone(),
-            source: Arc::new(source),
-        })?;
+        let sequence = self
+            .write(stamp, attempt, kind, &payload)
+            .map_err(|source| JournalError::Write { path: self.dir.clone(), source: Arc::new(source) })?;
         if let Body::Entry(entry) = &body {
             self.summary.apply(attempt, stamp, entry);
         }

@@ -1,3 +1,5 @@
 //! The integration tests, one binary.
 
+mod console;
+mod device;
 mod journal;
