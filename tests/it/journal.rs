@@ -27,7 +27,7 @@ impl Open {
         Self::with(dir, Options::default()).await
     }
 
-    async fn with(dir: &Path, options: Options) -> Self {
+    pub(crate) async fn with(dir: &Path, options: Options) -> Self {
         let (handle, task) = journal::open(dir, options).await.expect("the journal opens");
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         tracker.spawn(task.run(token.clone()));
@@ -49,12 +49,13 @@ pub(crate) async fn next(cursor: &mut Cursor) -> Item {
 /// Everything from a place up to the end as it is now, found by an event of its own.
 pub(crate) async fn read_all(handle: &JournalHandle, from: From) -> Vec<Item> {
     let mut cursor = handle.cursor(from);
-    let end = Event::RunStarted { run: "the-end".to_owned() };
-    handle.event(BootAttempt(u64::MAX >> 1), end.clone()).await.unwrap();
+    let mark = Event::RunStarted { run: "the-end".to_owned() };
+    let end = handle.event(BootAttempt(u64::MAX >> 1), mark.clone()).await.unwrap().sequence;
     let mut items = Vec::new();
     loop {
         match next(&mut cursor).await {
-            Item::Record(record) if record.entry == Entry::Event(end.clone()) => return items,
+            Item::Record(record) if record.sequence == end => return items,
+            Item::Record(record) if record.entry == Entry::Event(mark.clone()) => {}
             item => items.push(item),
         }
     }

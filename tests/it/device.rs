@@ -1,0 +1,456 @@
+//! The device actor over fakes that keep state and fail on command, with a real journal and console.
+
+use crate::console::Rig;
+use crate::journal::{Open, read_all, records};
+use pilab::device::ports::{
+    Boot, BootLayer, BootOffer, PortError, PortFuture, Power, Reach, ReachOutput, ReachTarget, TicketFate,
+    TicketGrant, TicketOffice, TicketRefusal,
+};
+use pilab::device::{self, BootRequest, DeviceError, DeviceHandle, DeviceParts, DeviceState, MIN_OFF};
+use pilab::journal::{Entry, From, JournalHandle};
+use pilab::model::boot::BootAttempt;
+use pilab::model::device::{Backend, Device, Model};
+use pilab::model::event::Event;
+use pilab::model::id::DeviceId;
+use pilab::model::lease::FencingToken;
+use pilab::model::power::{PowerReading, PowerState};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What is wrong with the world.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Fault {
+    #[default]
+    None,
+    /// The switch answers an error.
+    SwitchFails,
+    /// The switch answers well and does nothing.
+    SwitchSticks,
+    /// The switch never answers.
+    SwitchHangs,
+    /// No boot files can be offered.
+    OfferFails,
+}
+
+#[derive(Default)]
+struct State {
+    power: Option<PowerState>,
+    fault: Fault,
+    /// Every act, in order.
+    acts: Vec<String>,
+    cmdline: Vec<String>,
+    files: Vec<(String, Vec<u8>)>,
+    fate: Option<watch::Sender<TicketFate>>,
+}
+
+/// The world around one device: power, boot files, tickets and SSH in one.
+#[derive(Default)]
+struct World {
+    state: Mutex<State>,
+    acted: Notify,
+}
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn act(&self, act: impl Into<String>) {
+        self.lock().acts.push(act.into());
+        self.acted.notify_one();
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().acts)
+    }
+}
+
+fn failed(operation: &str) -> PortError {
+    PortError::Failed { operation: operation.to_owned(), hint: None, source: "broken".into() }
+}
+
+impl Power for World {
+    fn set(&self, _: FencingToken, state: PowerState) -> PortFuture<'_, ()> {
+        Box::pin(async move {
+            self.act(format!("power {state:?}"));
+            let fault = self.lock().fault;
+            match fault {
+                Fault::SwitchFails => return Err(failed("switch the relay")),
+                Fault::SwitchSticks => {}
+                Fault::SwitchHangs => std::future::pending().await,
+                Fault::None | Fault::OfferFails => self.lock().power = Some(state),
+            }
+            Ok(())
+        })
+    }
+
+    fn get(&self) -> PortFuture<'_, PowerReading> {
+        let reading = self.lock().power.map_or(PowerReading::Unknown, PowerReading::from);
+        Box::pin(async move { Ok(reading) })
+    }
+}
+
+impl Boot for World {
+    fn offer(&self, _: FencingToken, offer: BootOffer) -> PortFuture<'_, ()> {
+        Box::pin(async move {
+            self.act(format!("offer {}", offer.attempt));
+            self.lock().cmdline = offer.cmdline;
+            if self.lock().fault == Fault::OfferFails { Err(failed("write the boot tree")) } else { Ok(()) }
+        })
+    }
+
+    fn withdraw(&self, _: FencingToken) -> PortFuture<'_, ()> {
+        Box::pin(async {
+            self.act("withdraw");
+            Ok(())
+        })
+    }
+}
+
+impl TicketOffice for World {
+    fn issue(&self, grant: TicketGrant) -> PortFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            self.act(format!("issue {}", grant.mac));
+            let mut state = self.lock();
+            (state.files, state.fate) = (grant.files, Some(grant.fate));
+            Ok(vec!["pilab.ticket=t".to_owned()])
+        })
+    }
+
+    fn revoke<'a>(&'a self, device: &'a DeviceId) -> PortFuture<'a, ()> {
+        Box::pin(async move {
+            self.act(format!("revoke {device}"));
+            self.lock().fate = None;
+            Ok(())
+        })
+    }
+}
+
+impl Reach for World {
+    fn run<'a>(
+        &'a self,
+        _: FencingToken,
+        target: &'a ReachTarget,
+        command: &'a [String],
+        _: Duration,
+    ) -> PortFuture<'a, ReachOutput> {
+        Box::pin(async move {
+            self.act(format!("run {} at {} as {}", command.join(" "), target.address, target.client_key));
+            if command[0] == "sleep" {
+                std::future::pending::<()>().await;
+            }
+            Ok(ReachOutput { exit_code: Some(0), stdout: b"ok".to_vec(), stderr: Vec::new() })
+        })
+    }
+}
+
+/// A device whose actor runs.
+struct Lab {
+    world: Arc<World>,
+    device: DeviceHandle,
+    rig: Rig,
+    journal: Open,
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Lab {
+    async fn new(dir: &Path, world: Arc<World>, min_off: Duration) -> Self {
+        let journal = Open::at(dir).await;
+        let rig = Rig::new(&journal.handle);
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let device = Device {
+            id: DeviceId::new("lab-vm-1").unwrap(),
+            backend: Backend::Vm,
+            model: Model::VmAarch64,
+            labels: Default::default(),
+            capabilities: Default::default(),
+        };
+        let parts = DeviceParts {
+            device,
+            mac: "52:54:00:00:00:01".to_owned(),
+            power: world.clone(),
+            boot: world.clone(),
+            reach: world.clone(),
+            tickets: world.clone(),
+            console: rig.console.clone(),
+            journal: journal.handle.clone(),
+            min_off,
+        };
+        let device = device::spawn(parts, &tracker, token.clone());
+        Self { world, device, rig, journal, tracker, token }
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&DeviceState) -> bool) -> DeviceState {
+        let mut state = self.device.state();
+        match timeout(Duration::from_secs(20), state.wait_for(|state| holds(state))).await {
+            Ok(found) => found.unwrap().clone(),
+            Err(_) => panic!("{what}: {:?}", self.device.state().borrow().clone()),
+        }
+    }
+
+    fn fate(&self, fate: TicketFate) {
+        self.world.lock().fate.as_ref().expect("a ticket is out").send_replace(fate);
+    }
+
+    /// Ends everything in order.
+    async fn stop(self) {
+        self.token.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.rig.stop().await;
+        self.journal.close().await;
+    }
+}
+
+async fn events(journal: &JournalHandle) -> Vec<(u64, Event)> {
+    let event = |record: pilab::journal::Record| match record.entry {
+        Entry::Event(event) => Some((record.attempt.0, event)),
+        _ => None,
+    };
+    records(read_all(journal, From::Start).await).into_iter().filter_map(event).collect()
+}
+
+fn request(layer: &Path) -> BootRequest {
+    BootRequest {
+        image_id: "img".to_owned(),
+        kernel: PathBuf::from("/kernel"),
+        initramfs: PathBuf::from("/initramfs"),
+        layers: vec![BootLayer { path: layer.to_owned(), sha256: "ab12".to_owned() }],
+        window: Duration::from_secs(60),
+        host_key_public: "host".to_owned(),
+        client_key_private: "client".to_owned(),
+        files: Box::new(|attempt| vec![("identity.json".to_owned(), attempt.to_string().into_bytes())]),
+    }
+}
+
+fn layer(dir: &Path) -> PathBuf {
+    let path = dir.join("base.squashfs");
+    std::fs::write(&path, [0; 42]).unwrap();
+    path
+}
+
+const OLD: FencingToken = FencingToken { epoch: 1, sequence: 1 };
+const NEW: FencingToken = FencingToken { epoch: 1, sequence: 2 };
+
+#[tokio::test]
+async fn a_boot_is_offered_recorded_and_switched_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = Arc::new(World::default());
+    world.lock().power = Some(PowerState::On);
+    let lab = Lab::new(&dir.path().join("journal"), world.clone(), Duration::ZERO).await;
+    let attempt = lab.device.boot(NEW, request(&layer(dir.path()))).await.unwrap();
+    assert_eq!(attempt, BootAttempt(1));
+    let acts = ["power Off", "issue 52:54:00:00:00:01", "offer 1", "power On"];
+    assert_eq!(world.take(), acts);
+    assert_eq!(world.lock().cmdline, ["pilab.ticket=t", "pilab.layer=ab12:42"]);
+    assert_eq!(world.lock().files, [("identity.json".to_owned(), b"1".to_vec())]);
+    let state = lab.until("on", |state| state.powered_on_at.is_some()).await;
+    assert_eq!((state.power, state.attempt, state.address), (PowerReading::On, attempt, None));
+
+    lab.device.off(NEW).await.unwrap();
+    assert_eq!(world.take(), ["power Off", "withdraw", "revoke lab-vm-1"]);
+    let intent = |state| Event::PowerIntent { state, token: NEW };
+    let done = |state| Event::PowerDone { state, reading: state.into() };
+    let (on, off) = (PowerState::On, PowerState::Off);
+    assert_eq!(
+        events(&lab.journal.handle).await,
+        [
+            (0, intent(off)),
+            (0, done(off)),
+            (1, Event::BootOffered { attempt, image: "img".to_owned() }),
+            (1, intent(on)),
+            (1, done(on)),
+            (1, intent(off)),
+            (1, done(off)),
+        ]
+    );
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn attempts_go_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (layer, journal) = (layer(dir.path()), dir.path().join("journal"));
+    let world = Arc::new(World::default());
+    for expected in 1..=3 {
+        let lab = Lab::new(&journal, world.clone(), Duration::ZERO).await;
+        assert_eq!(lab.device.boot(NEW, request(&layer)).await.unwrap(), BootAttempt(expected));
+        assert_eq!(lab.device.unfinished_intent(), None);
+        let before = world.take().len();
+        lab.stop().await;
+        assert_eq!((before > 0, world.take().len()), (true, 0), "shutting down switches nothing");
+    }
+}
+
+#[tokio::test]
+async fn a_passed_lease_has_no_effect_through_any_verb() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::new(&dir.path().join("journal"), Arc::default(), Duration::ZERO).await;
+    let layer = layer(dir.path());
+    lab.device.boot(OLD, request(&layer)).await.unwrap();
+    lab.fate(TicketFate::Redeemed { address: [10, 0, 0, 7].into() });
+    lab.until("address", |state| state.address.is_some()).await;
+    lab.device.run(NEW, vec!["true".to_owned()], Duration::from_secs(1)).await.unwrap();
+    let (before, state) = (events(&lab.journal.handle).await.len(), lab.device.state().borrow().clone());
+    lab.world.take();
+
+    let booted = lab.device.boot(OLD, request(&layer)).await;
+    assert!(matches!(booted, Err(DeviceError::Fenced(_))), "{booted:?}");
+    let off = lab.device.off(OLD).await;
+    assert!(matches!(off, Err(DeviceError::Fenced(_))), "{off:?}");
+    let ran = lab.device.run(OLD, vec!["true".to_owned()], Duration::from_secs(1)).await;
+    assert!(matches!(ran, Err(DeviceError::Fenced(_))), "{ran:?}");
+    assert_eq!(lab.world.take(), [""; 0]);
+    assert_eq!(*lab.device.state().borrow(), state);
+    assert_eq!(events(&lab.journal.handle).await.len(), before);
+
+    lab.device.off(NEW).await.unwrap();
+    let written = lab.device.console().write(OLD, "x").await;
+    assert!(matches!(written, Err(pilab::console::WriteError::Fenced(_))), "{written:?}");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn the_address_comes_from_the_ticket_and_goes_with_the_power() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::new(&dir.path().join("journal"), Arc::default(), Duration::ZERO).await;
+    let layer = layer(dir.path());
+    lab.device.boot(NEW, request(&layer)).await.unwrap();
+    let command = vec!["uname".to_owned(), "-r".to_owned()];
+    let early = lab.device.run(NEW, command.clone(), Duration::from_secs(1)).await;
+    assert!(matches!(early, Err(DeviceError::NoAddress)), "{early:?}");
+    // Both changes at once: the exchange is recorded though only the refusal is left to see.
+    let (address, thief) = ([10, 0, 0, 7].into(), [10, 0, 0, 66].into());
+    lab.fate(TicketFate::Redeemed { address });
+    lab.fate(TicketFate::Refused { address: thief, cause: TicketRefusal::Used, redeemed: Some(address) });
+    lab.until("address", |state| state.address == Some(address)).await;
+    lab.world.take();
+    let output = lab.device.run(NEW, command, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(output.stdout, b"ok");
+    assert_eq!(lab.world.take(), ["run uname -r at 10.0.0.7 as client"]);
+    let (slept, booted) =
+        tokio::join!(lab.device.run(NEW, vec!["sleep".to_owned()], Duration::from_secs(9)), async {
+            lab.world.acted.notified().await;
+            lab.device.boot(NEW, request(&layer)).await
+        });
+    assert!(matches!(slept, Err(DeviceError::SwitchedOff)), "{slept:?}");
+    assert_eq!(booted.unwrap(), BootAttempt(2));
+    assert_eq!(lab.device.state().borrow().address, None);
+    let tickets: Vec<_> = events(&lab.journal.handle)
+        .await
+        .into_iter()
+        .filter(|(_, e)| matches!(e, Event::TicketRedeemed { .. } | Event::TicketRefused { .. }))
+        .collect();
+    let refused =
+        Event::TicketRefused { address: thief.to_string(), cause: "the ticket has been used".to_owned() };
+    assert_eq!(tickets, [(1, Event::TicketRedeemed { address: address.to_string() }), (1, refused)]);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn what_fails_is_recorded_and_leaves_nothing_offered() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = Arc::new(World::default());
+    world.lock().power = Some(PowerState::Off);
+    let lab = Lab::new(&dir.path().join("journal"), world.clone(), Duration::ZERO).await;
+    let layer = layer(dir.path());
+    for (fault, expected) in [
+        (Fault::SwitchFails, "cannot switch power on"),
+        (Fault::SwitchSticks, "power was switched on but reads back as Off"),
+        (Fault::OfferFails, "cannot offer what to boot"),
+    ] {
+        world.lock().fault = fault;
+        let error = lab.device.boot(NEW, request(&layer)).await.unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let acts = world.take();
+        assert_eq!(acts[acts.len() - 2..], ["withdraw", "revoke lab-vm-1"], "{acts:?}");
+        assert_eq!(lab.device.state().borrow().powered_on_at, None);
+    }
+    let missing = lab.device.boot(NEW, request(&dir.path().join("none"))).await;
+    assert!(matches!(missing, Err(DeviceError::Layer { .. })), "{missing:?}");
+    assert_eq!(world.take(), [""; 0]);
+    let failures: Vec<_> = events(&lab.journal.handle)
+        .await
+        .into_iter()
+        .filter_map(|(_, event)| match event {
+            Event::PowerFailed { cause, .. } => Some(cause),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failures, ["cannot switch the relay: broken", "power was switched on but reads back as Off"]);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_switch_cut_short_is_found_after_the_restart_and_settled_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (layer, journal) = (layer(dir.path()), dir.path().join("journal"));
+    let world = Arc::new(World::default());
+    world.lock().fault = Fault::SwitchHangs;
+    let lab = Lab::new(&journal, world.clone(), Duration::ZERO).await;
+    let off = lab.device.clone();
+    let cut = TaskTracker::new().spawn(async move { off.off(NEW).await });
+    world.acted.notified().await;
+    // The state is read while the switch hangs; and shutting down does not wait for it.
+    assert_eq!(lab.device.state().borrow().power, PowerReading::Unknown);
+    timeout(Duration::from_secs(20), lab.stop()).await.expect("the actor ends promptly");
+    assert!(matches!(cut.await.unwrap(), Err(DeviceError::Gone)));
+
+    world.lock().fault = Fault::None;
+    let lab = Lab::new(&journal, world.clone(), Duration::ZERO).await;
+    let intent = lab.device.unfinished_intent().expect("the intent is there");
+    assert_eq!((intent.state, intent.token), (PowerState::Off, NEW));
+    lab.device.boot(NEW, request(&layer)).await.unwrap();
+    lab.stop().await;
+    let lab = Lab::new(&journal, world, Duration::ZERO).await;
+    assert_eq!(lab.device.unfinished_intent(), None);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_device_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = Arc::new(World::default());
+    world.lock().fault = Fault::SwitchHangs;
+    let lab = Lab::new(&dir.path().join("journal"), world.clone(), Duration::ZERO).await;
+    let tracker = TaskTracker::new();
+    let off = lab.device.clone();
+    tracker.spawn(async move { off.off(NEW).await });
+    world.acted.notified().await;
+    let mut refused = 0;
+    for _ in 0..6 {
+        let off = lab.device.clone();
+        let waiting = tracker.spawn(async move { off.off(NEW).await });
+        tokio::task::yield_now().await;
+        if waiting.is_finished() {
+            assert!(matches!(waiting.await.unwrap(), Err(DeviceError::Busy)));
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 2, "four wait");
+    lab.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_board_stays_off_for_the_least_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = Arc::new(World::default());
+    world.lock().power = Some(PowerState::On);
+    let lab = Lab::new(&dir.path().join("journal"), world, MIN_OFF).await;
+    let layer = layer(dir.path());
+    let begun = Instant::now();
+    lab.device.boot(NEW, request(&layer)).await.unwrap();
+    assert!(begun.elapsed() >= MIN_OFF, "{:?}", begun.elapsed());
+    lab.device.off(NEW).await.unwrap();
+    tokio::time::advance(MIN_OFF).await;
+    let begun = Instant::now();
+    lab.device.boot(NEW, request(&layer)).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(100), "it has been off for long: {:?}", begun.elapsed());
+    lab.stop().await;
+}
