@@ -1,1 +1,63 @@
 //! The only place that joins ports to adapters.
+
+mod image;
+mod instance;
+mod lab;
+
+use crate::cli::error::CliError;
+use crate::cli::local::{
+    ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What this machine can do for the command line.
+pub fn local() -> impl Local {
+    ThisMachine
+}
+
+struct ThisMachine;
+
+impl Local for ThisMachine {
+    fn start_lab<'a>(
+        &'a self,
+        options: LabOptions,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> LocalFuture<'a, Result<Box<dyn RunningLab>, CliError>> {
+        Box::pin(lab::start(options, progress, stop))
+    }
+
+    fn image_build<'a>(
+        &'a self,
+        options: ImageOptions,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> LocalFuture<'a, Result<ImageInfo, CliError>> {
+        Box::pin(image::build(options, progress, stop))
+    }
+
+    fn image_ls(&self) -> LocalFuture<'_, Result<Vec<ImageInfo>, CliError>> {
+        Box::pin(image::ls())
+    }
+
+    fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>> {
+        Box::pin(image::rm(id))
+    }
+
+    fn image_verify<'a>(
+        &'a self,
+        id: &'a str,
+        progress: Progress,
+    ) -> LocalFuture<'a, Result<ImageInfo, CliError>> {
+        Box::pin(image::verify(id, progress))
+    }
+}
+
+/// An error of this machine, in the command line's terms.
+fn failed(
+    doing: impl Into<String>,
+    hint: Option<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> CliError {
+    CliError::Local { doing: doing.into(), source: source.into(), hint }
+}

@@ -1,1 +1,23 @@
 //! The lab coordinator: runs, steps, requests, credentials.
+//!
+//! ```text
+//!  requests ──► service ──► run task ──► pool (devices, all or none)
+//!                 │            │  ├────► bring-up (identity, boot, first ping)
+//!                 │            │  └────► steps  (KV, fleet requests, console, SSH)
+//!                 │            ▼
+//!                 └──────► run log ──► lab.<lab>.run.<run>, replay on request, bundle
+//! ```
+//!
+//! One task owns each run; its log is the only thing others read of it.
+
+mod bringup;
+mod bundle;
+mod containers;
+mod follow;
+mod log;
+pub mod parts;
+mod pool;
+mod runner;
+pub mod service;
+mod session;
+mod steps;

@@ -213,3 +213,20 @@ pub struct Presence {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
 }
+
+/// Labels on every container that the agent makes. They are how the agent finds its own, and how
+/// `podman ps` on the device can be read as ground truth.
+pub mod label {
+    /// Always `pilab`.
+    pub const MANAGED_BY: &str = "io.pilab.managed-by";
+    /// The device's id: several agents may share one podman.
+    pub const DEVICE: &str = "io.pilab.device";
+    /// The deployment's name.
+    pub const DEPLOYMENT: &str = "io.pilab.deployment";
+    /// The service's name in the deployment.
+    pub const SERVICE: &str = "io.pilab.service";
+    /// The generation that made it.
+    pub const GENERATION: &str = "io.pilab.generation";
+    /// SHA-256 of what it was made from: unchanged means it is left alone.
+    pub const SPEC_HASH: &str = "io.pilab.spec-hash";
+}

@@ -1,1 +1,6 @@
 //! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.
+
+pub mod backoff;
+pub mod place;
+pub mod reconcile;
+pub mod verdict;

@@ -1,1 +1,105 @@
 //! Adapter of the ports `Power`, `Boot` and `ByteStream` over libvirt.
+//!
+//! A device is a transient domain: it exists while it is powered and leaves nothing behind.
+//!
+//! ```text
+//!            set(On): create paused, console attached, resume
+//!    absent ─────────────────────────────────────────────────► running
+//!      ▲                                                          │
+//!      └── set(Off), or the guest restarts, halts or crashes ─────┘
+//! ```
+//!
+//! The domain is resumed only when the console's reader is connected, so not one byte is lost. A guest
+//! that restarts by itself ends its domain, as each boot attempt needs a ticket of its own.
+//!
+//! What libvirt needs of the host: the directory of the consoles can be entered by the user that runs
+//! QEMU (it is made with mode 0711), images can be read by that user (world-readable, below
+//! directories that all may enter), and a coordinator that is not root needs that user's group to
+//! connect to a console. See `docs/vm.md`.
+//!
+//! Without the feature `vm` the same functions exist and [`Host::connect`] answers
+//! [`VmError::NotEnabled`].
+
+pub mod capabilities;
+pub mod domain;
+pub mod error;
+pub mod naming;
+pub mod xml;
+
+#[cfg(feature = "vm")]
+mod connection;
+#[cfg(feature = "vm")]
+mod device;
+#[cfg(feature = "vm")]
+mod host;
+#[cfg(feature = "vm")]
+pub use {device::VmDevice, host::Host};
+
+#[cfg(not(feature = "vm"))]
+mod disabled;
+#[cfg(not(feature = "vm"))]
+pub use disabled::{Host, VmDevice};
+
+pub use error::VmError;
+
+use crate::model::device::Arch;
+use crate::model::id::DeviceId;
+use std::path::PathBuf;
+
+/// The system's libvirt with QEMU.
+const DEFAULT_URI: &str = "qemu:///system";
+
+/// Memory of a guest that is not told otherwise: systemd, podman and a few small containers on tmpfs.
+pub const DEFAULT_MEMORY_MIB: u32 = 1024;
+
+/// How to use libvirt.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// libvirt's connection URI.
+    pub uri: String,
+    /// The libvirt network that guests are on. Its gateway is the coordinator's address for them.
+    pub network: String,
+    /// Where console sockets lie: made with mode 0711 when missing. Short: a socket's path has at most
+    /// [`naming::MAX_SOCKET_PATH`] bytes.
+    pub run_dir: PathBuf,
+    /// Tells this coordinator's domains from those of others on the host.
+    pub instance: String,
+}
+
+impl HostOptions {
+    /// The libvirt that `LIBVIRT_DEFAULT_URI` names, else the system's, and the network `default`.
+    pub fn new(instance: impl Into<String>, run_dir: impl Into<PathBuf>) -> Self {
+        let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok().filter(|uri| !uri.is_empty());
+        Self {
+            uri: uri.unwrap_or_else(|| DEFAULT_URI.to_owned()),
+            network: "default".to_owned(),
+            run_dir: run_dir.into(),
+            instance: instance.into(),
+        }
+    }
+}
+
+/// What a virtual machine is.
+#[derive(Debug, Clone)]
+pub struct VmSpec {
+    /// The device it is.
+    pub id: DeviceId,
+    /// Its architecture.
+    pub arch: Arch,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// Its processors. No more than the host has: under emulation they would wait for each other.
+    pub vcpus: u32,
+    /// The file that the owning process holds locked (flock(2)) while the machine is wanted. It must be
+    /// locked before the machine is switched on: whatever has a free lock is swept.
+    pub owner_lock: PathBuf,
+}
+
+/// How to use and to remove a machine that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepInstructions {
+    /// A shell command that attaches to its console; Ctrl-] leaves.
+    pub enter: String,
+    /// A shell command that removes it.
+    pub remove: String,
+}

@@ -1,0 +1,170 @@
+//! What the agent needs of a container runtime, as the fewest verbs.
+
+use super::score::{PortMapping, Volume};
+use crate::model::id::{ContainerName, DeploymentName};
+use crate::model::workload::RestartPolicy;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A service to run, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Whose it is.
+    pub deployment: DeploymentName,
+    /// Its name in the deployment.
+    pub name: ContainerName,
+    /// The generation that brought this specification.
+    pub generation: u64,
+    /// Hash of the specification: what is equal need not be made anew.
+    pub hash: String,
+    /// Image reference.
+    pub image: String,
+    /// Arguments, in place of the image's own; empty leaves those.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// What is mounted.
+    pub volumes: Vec<Volume>,
+    /// What is reachable from outside.
+    pub ports: Vec<PortMapping>,
+    /// When the runtime starts it again.
+    pub restart: RestartPolicy,
+}
+
+/// A container that this device's agent made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedService {
+    /// The runtime's id.
+    pub id: String,
+    /// Whose it is.
+    pub deployment: DeploymentName,
+    /// Its name in the deployment.
+    pub name: ContainerName,
+    /// Hash of the specification it was made from.
+    pub hash: String,
+    /// Its image.
+    pub image: String,
+    /// What it does.
+    pub state: ServiceState,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceState {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Ended.
+    Exited {
+        /// Exit code; -1 when the runtime's monitor ended it.
+        code: i32,
+    },
+    /// Anything else, in the runtime's words: not an end.
+    Other(String),
+}
+
+impl ServiceState {
+    /// Its name, in podman's words.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Exited { .. } => "exited",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// The container runtime could not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// It cannot be reached.
+    #[error("cannot reach the container runtime at {socket}")]
+    Unreachable {
+        /// Where it was looked for.
+        socket: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke during a call.
+    #[error("the container runtime broke off: {operation}")]
+    Broken {
+        /// What was tried.
+        operation: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It did not answer in time.
+    #[error("the container runtime did not answer within {} s: {operation}", timeout.as_secs())]
+    TimedOut {
+        /// What was tried.
+        operation: String,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The image is not on the device and cannot be had.
+    #[error("image {image} is missing: {cause}")]
+    ImageMissing {
+        /// The image reference.
+        image: String,
+        /// Why it could not be had.
+        cause: String,
+    },
+    /// A container that is not ours has the name.
+    #[error("a container named {name} exists that this agent did not make")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// It refused.
+    #[error("the container runtime refused ({status}): {operation}: {cause}")]
+    Refused {
+        /// What was tried.
+        operation: String,
+        /// HTTP status.
+        status: u16,
+        /// Its words.
+        cause: String,
+    },
+    /// Its answer cannot be understood.
+    #[error("the container runtime's answer cannot be understood: {operation}: {problem}")]
+    Malformed {
+        /// What was tried.
+        operation: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Runs containers. Every call has a bound on its time. Ids are the runtime's own.
+pub trait ContainerRuntime: Send + Sync + 'static {
+    /// All containers that this device's agent made, running or not.
+    fn list_managed_services(&self)
+    -> impl Future<Output = Result<Vec<ManagedService>, RuntimeError>> + Send;
+
+    /// Makes sure that the image is on the device; fetches it when it is not and can be.
+    fn ensure_image(&self, image: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Makes and starts a service whose name is free or held by a left-over of ours; answers its id.
+    fn create(&self, spec: &ServiceSpec) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// Starts a container that was made. One that runs already is fine.
+    fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Asks a container to end, and ends it after `grace`. One that is gone or ended is fine.
+    fn stop(&self, id: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Removes a container, killing it if it runs. One that is gone is fine.
+    fn remove(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// The last `lines` lines that a container wrote, also after it ended.
+    fn logs(&self, id: &str, lines: usize) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+
+    /// Notifies `wake` whenever one of this device's containers changes. Ends when the runtime stops
+    /// telling; what happened meanwhile is then unknown.
+    fn watch(&self, wake: &Notify) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+}

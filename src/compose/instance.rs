@@ -1,0 +1,142 @@
+//! What one embedded lab has on this machine, and the sweeping of what a killed one left.
+//!
+//! An instance is a directory whose lock file its process holds (flock(2)). A lock that can be taken
+//! tells that the process is gone, however it went, and what it had may be removed. An instance whose
+//! devices were kept on purpose is marked, and spared until those are gone.
+
+use crate::bus::server::EmbeddedServer;
+use crate::support::chain::Chain;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+const INSTANCES: &str = "instances";
+const LOCK: &str = "lock";
+/// Beside the lock: the instance's virtual machines are wanted beyond its process.
+const KEPT: &str = "kept";
+
+/// One embedded lab's place.
+pub(super) struct Instance {
+    name: String,
+    dir: PathBuf,
+    /// Held for as long as the process lives.
+    _lock: File,
+}
+
+impl Instance {
+    /// Makes a new one.
+    pub(super) fn create() -> io::Result<Self> {
+        let name = format!("{:06x}", rand::random::<u32>() & 0x00ff_ffff);
+        let dir = state_root()?.join(INSTANCES).join(&name);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let lock = File::create(dir.join(LOCK))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        Ok(Self { name, dir, _lock: lock })
+    }
+
+    /// Tells it from others on this machine.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its files lie, for its owner alone.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where its sockets lie; QEMU's user must get there.
+    pub(super) fn run_dir(&self) -> PathBuf {
+        run_dir(&self.name)
+    }
+
+    /// The file that it holds locked.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.dir.join(LOCK)
+    }
+
+    /// Marks it as kept.
+    pub(super) fn keep(&self) -> io::Result<()> {
+        fs::write(self.dir.join(KEPT), "")
+    }
+
+    /// Removes all its files.
+    pub(super) fn remove(self) -> io::Result<()> {
+        remove(&self.name, &self.dir)
+    }
+}
+
+/// Whether the instance that holds this lock, or held it, is marked as kept.
+pub(super) fn is_kept(lock_path: &Path) -> bool {
+    lock_path.with_file_name(KEPT).exists()
+}
+
+/// Removes what instances whose process is gone have left, their NATS servers first. Their virtual
+/// machines must have been swept before: `in_use` tells of a lock path whether some are still there.
+pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
+    let root = state_root()?.join(INSTANCES);
+    let entries = match fs::read_dir(&root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (dir, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let lock_path = dir.join(LOCK);
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => Some(lock),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if lock.as_ref().is_some_and(|lock| lock.try_lock().is_err()) || in_use(&lock_path) {
+            continue;
+        }
+        let server = dir.join(super::lab::NATS_DIR);
+        if let Err(error) = EmbeddedServer::sweep(&server).await {
+            tracing::warn!(instance = name, error = %Chain(&error), "the NATS server left there cannot be ended");
+            continue;
+        }
+        tracing::info!(instance = name, "what a killed lab left is removed");
+        remove(&name, &dir)?;
+    }
+    Ok(())
+}
+
+fn remove(name: &str, dir: &Path) -> io::Result<()> {
+    for dir in [run_dir(name).as_path(), dir] {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// `PILAB_STATE_DIR`, else `/var/lib/pilab` for root (FHS 3.0 §5.8), else `pilab` below
+/// `XDG_STATE_HOME` (XDG Base Directory 0.8).
+pub(super) fn state_root() -> io::Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = variable("PILAB_STATE_DIR") {
+        return Ok(dir);
+    }
+    if is_root() {
+        return Ok(PathBuf::from("/var/lib/pilab"));
+    }
+    let home = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+    let home = home.ok_or_else(|| io::Error::other("neither PILAB_STATE_DIR nor HOME is set"))?;
+    Ok(home.join("pilab"))
+}
+
+/// Short, since a unix socket's path has at most 107 bytes (unix(7)), and not below a home directory,
+/// which QEMU's user may not enter.
+fn run_dir(name: &str) -> PathBuf {
+    if is_root() {
+        Path::new("/run/pilab").join(name)
+    } else {
+        std::env::temp_dir().join(format!("pilab-{name}"))
+    }
+}

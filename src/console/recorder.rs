@@ -1,0 +1,209 @@
+//! The task that puts a console's bytes into the journal, in order, and then looks for stages in them.
+
+use super::stages::{Detector, Found};
+use crate::journal::{JournalError, JournalHandle};
+use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::event::Event;
+use crate::model::time::Stamp;
+use crate::support::chain::Chain;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A stage that the device has reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageReached {
+    /// The stage.
+    pub stage: BootStage,
+    /// When the bytes that show it were journaled.
+    pub stamp: Stamp,
+    /// The line that showed it: at most 200 characters, without escape sequences.
+    pub line: String,
+    /// The absolute console offset at which it was recognised.
+    pub offset: u64,
+}
+
+/// The stages of the current boot attempt, in the order they were reached. Progress is there once,
+/// trouble each time, up to a bound.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// The attempt.
+    pub attempt: BootAttempt,
+    /// Its stages.
+    pub reached: Vec<StageReached>,
+}
+
+impl Stages {
+    /// The first time a stage was reached.
+    pub fn get(&self, stage: BootStage) -> Option<&StageReached> {
+        self.reached.iter().find(|reached| reached.stage == stage)
+    }
+
+    /// The last stage of progress.
+    pub fn last(&self) -> Option<&StageReached> {
+        self.reached.iter().rfind(|reached| !reached.stage.is_trouble())
+    }
+}
+
+/// How a console is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Its line is open.
+    pub open: bool,
+    /// Why it is not, or why what is read cannot be journaled.
+    pub fault: Option<String>,
+}
+
+/// What the line task tells, in the order it happened.
+#[derive(Debug)]
+pub(super) enum Note {
+    /// The line is open.
+    Opened,
+    /// Bytes came.
+    Bytes(Bytes),
+    /// The line is gone.
+    Gone(String),
+    /// The line could not be opened.
+    Unopened(String),
+    /// What comes from here on belongs to another boot attempt. Answers the offset of its first byte.
+    Begin(BootAttempt, oneshot::Sender<u64>),
+    /// Asks for the last lines.
+    LastLines(usize, oneshot::Sender<Vec<String>>),
+}
+
+/// Bytes that could not be journaled.
+struct Hole {
+    offset: u64,
+    cause: String,
+}
+
+pub(super) struct Recorder {
+    journal: JournalHandle,
+    stages: watch::Sender<Stages>,
+    status: watch::Sender<Status>,
+    detector: Detector,
+    attempt: BootAttempt,
+    /// The absolute offset of the next byte.
+    offset: u64,
+    hole: Option<Hole>,
+}
+
+impl Recorder {
+    pub(super) fn new(
+        journal: JournalHandle,
+        stages: watch::Sender<Stages>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let attempt = journal.recovered().attempt;
+        let offset = journal.recovered().console_offset;
+        stages.send_replace(Stages { attempt, reached: Vec::new() });
+        Self { journal, stages, status, detector: Detector::default(), attempt, offset, hole: None }
+    }
+
+    /// Records until the line task has ended.
+    pub(super) async fn run(mut self, mut notes: mpsc::Receiver<Note>) {
+        if self.journal.recovered().console_open {
+            self.gap("the coordinator was not running".to_owned()).await;
+        }
+        while let Some(note) = notes.recv().await {
+            match note {
+                Note::Opened => {
+                    self.event(Event::ConsoleOpened {}).await;
+                    self.set_status(true, None);
+                }
+                Note::Bytes(bytes) => self.bytes(bytes).await,
+                Note::Gone(cause) => {
+                    let found = self.detector.flush(self.offset);
+                    self.reached(found, crate::support::clock::stamp()).await;
+                    self.gap(cause.clone()).await;
+                    self.set_status(false, Some(cause));
+                }
+                Note::Unopened(cause) => self.set_status(false, Some(cause)),
+                Note::Begin(attempt, begun) => {
+                    let found = self.detector.begin(self.offset);
+                    self.reached(found, crate::support::clock::stamp()).await;
+                    self.attempt = attempt;
+                    self.stages.send_replace(Stages { attempt, reached: Vec::new() });
+                    // Whoever asked and left needs no answer; the attempt has begun all the same.
+                    let _ = begun.send(self.offset);
+                }
+                Note::LastLines(count, lines) => {
+                    let _ = lines.send(self.detector.last_lines(count));
+                }
+            }
+        }
+    }
+
+    async fn bytes(&mut self, bytes: Bytes) {
+        let offset = self.offset;
+        self.offset += bytes.len() as u64;
+        if !self.close_hole().await {
+            return;
+        }
+        match self.journal.console(self.attempt, offset, bytes.clone()).await {
+            Ok(receipt) => {
+                let found = self.detector.push(offset, &bytes);
+                self.reached(found, receipt.stamp).await;
+            }
+            Err(error) => self.lose(offset, &error),
+        }
+    }
+
+    /// Records the hole, when there is one and writing works again. False when it does not.
+    async fn close_hole(&mut self) -> bool {
+        let Some(Hole { offset, cause }) = &self.hole else {
+            return true;
+        };
+        let lost = Event::ConsoleGap { cause: cause.clone(), offset: *offset };
+        let closed = match self.journal.event(self.attempt, lost).await {
+            Ok(_) => self.journal.event(self.attempt, Event::ConsoleOpened {}).await,
+            Err(error) => Err(error),
+        };
+        if closed.is_ok() {
+            self.hole = None;
+            self.set_status(true, None);
+        }
+        closed.is_ok()
+    }
+
+    /// The bytes from an offset on are lost.
+    fn lose(&mut self, offset: u64, error: &JournalError) {
+        let cause = format!("the journal could not be written: {}", Chain(error));
+        tracing::error!("console bytes are being lost: {cause}");
+        // The line is not complete, so nothing may be recognised across the hole.
+        self.detector.flush(offset);
+        self.set_status(true, Some(cause.clone()));
+        self.hole = Some(Hole { offset, cause });
+    }
+
+    async fn reached(&mut self, found: Vec<Found>, stamp: Stamp) {
+        for Found { stage, line, offset } in found {
+            self.event(Event::Stage { stage, line: line.clone(), offset }).await;
+            self.stages.send_modify(|stages| {
+                stages.reached.push(StageReached { stage, stamp, line, offset });
+            });
+        }
+    }
+
+    async fn gap(&mut self, cause: String) {
+        self.event(Event::ConsoleGap { cause, offset: self.offset }).await;
+    }
+
+    /// Journals an event that tells of the console. That it could not be journaled is seen in the
+    /// status and the log; the bytes go on.
+    async fn event(&mut self, event: Event) {
+        if let Err(error) = self.journal.event(self.attempt, event).await {
+            let fault = Chain(&error).to_string();
+            tracing::error!("an event of the console is lost: {fault}");
+            self.status.send_modify(|status| status.fault = Some(fault));
+        }
+    }
+
+    fn set_status(&self, open: bool, fault: Option<String>) {
+        self.status.send_if_modified(|status| {
+            let new = Status { open, fault };
+            let changed = *status != new;
+            *status = new;
+            changed
+        });
+    }
+}

@@ -1,0 +1,153 @@
+//! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping.
+
+use super::session::{Seat, Session};
+use crate::bus::provision;
+use crate::device::BootRequest;
+use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::event::Event;
+use crate::model::identity::{IDENTITY_VERSION, Identity, file};
+use crate::model::run::{Fault, FaultKind};
+use crate::support::chain::Chain;
+use crate::wire::fleet::{FLEET_VERSION, Pong, Verb};
+use crate::wire::subject;
+use std::sync::PoisonError;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A device's NATS credentials outlive any run by this much at the most; they are revoked at its end.
+const CREDENTIALS_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long one ping may take before it is asked again.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two pings while nobody answers.
+const PING_PAUSE: Duration = Duration::from_millis(100);
+
+impl Session {
+    /// Boots a device and waits for its agent. What the last holder left in NATS is wiped first.
+    pub(super) async fn bring_up(&self, seat: &Seat) -> Result<Pong, Fault> {
+        let deadline = Instant::now() + self.boot_timeout;
+        let parts = &self.parts;
+        provision::device(&parts.bus, seat.id())
+            .await
+            .map_err(|e| seat.lab("make the device's keys and consumer anew", &e))?;
+        let attempt = self.boot(seat).await?;
+        let pong = self.first_pong(seat, attempt, deadline).await?;
+        let event =
+            Event::AgentAnswered { version: pong.agent_version.clone(), sha256: pong.agent_sha256.clone() };
+        let written = seat.device.journal().event(attempt, event).await;
+        written.map_err(|e| seat.lab("write the journal", &e))?;
+        self.check_agent(seat, &pong)?;
+        Ok(pong)
+    }
+
+    async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+        let parts = &self.parts;
+        let credentials = parts
+            .issuer
+            .device(seat.id(), CREDENTIALS_TTL)
+            .map_err(|e| seat.lab("issue the device's credentials", &e))?;
+        seat.credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((credentials.public_key, credentials.expires));
+        let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
+        let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
+        let (device, nats_url, creds) = (seat.id().clone(), parts.nats_url.clone(), credentials.creds);
+        let authorized = client_key.public;
+        let host_key_public = host_key.public.clone();
+        let files = move |attempt| {
+            let identity = Identity { version: IDENTITY_VERSION, device, attempt, nats_url };
+            // A struct of strings and numbers always has a JSON form.
+            let identity = serde_json::to_vec(&identity).unwrap_or_default();
+            vec![
+                (file::IDENTITY.to_owned(), identity),
+                (file::NATS_CREDS.to_owned(), creds.into_bytes()),
+                (file::SSH_HOST_KEY.to_owned(), host_key.private.into_bytes()),
+                (file::AUTHORIZED_KEYS.to_owned(), format!("{}\n", authorized.trim()).into_bytes()),
+            ]
+        };
+        let request = BootRequest {
+            image_id: parts.image.id.clone(),
+            kernel: parts.image.kernel.clone(),
+            initramfs: parts.image.initramfs.clone(),
+            layers: parts.image.layers.clone(),
+            window: self.boot_timeout,
+            host_key_public,
+            client_key_private: client_key.private,
+            files: Box::new(files),
+        };
+        seat.device.boot(seat.token, request).await.map_err(|e| seat.lab("boot the device", &e))
+    }
+
+    async fn first_pong(&self, seat: &Seat, attempt: BootAttempt, deadline: Instant) -> Result<Pong, Fault> {
+        loop {
+            if let Ok(pong) = self.ping(seat).await {
+                return Ok(pong);
+            }
+            if Instant::now() >= deadline {
+                return Err(self.boot_timeout(seat, attempt));
+            }
+            tokio::time::sleep(PING_PAUSE).await;
+        }
+    }
+
+    fn boot_timeout(&self, seat: &Seat, attempt: BootAttempt) -> Fault {
+        let stages = seat.device.console().stages();
+        let last = stages.borrow().last().cloned();
+        let reached = match &last {
+            Some(last) => format!("the last boot stage reached is {} ({:?})", last.stage, last.line),
+            None => "the console showed no boot stage at all".to_owned(),
+        };
+        let suspect = last_stage_suspect(last.map(|last| last.stage));
+        let suspect = suspect.map(|suspect| format!("; suspect: {suspect}")).unwrap_or_default();
+        let cause = format!(
+            "boot attempt {attempt}: the agent did not answer within {} s; {reached}{suspect}",
+            self.boot_timeout.as_secs()
+        );
+        seat.fault(FaultKind::BootTimeout, cause)
+    }
+
+    /// Asks the agent once.
+    pub(super) async fn ping(&self, seat: &Seat) -> Result<Pong, String> {
+        let subject = subject::fleet(seat.id(), Verb::Ping.name());
+        let answer = self.parts.bus.request(subject, Vec::new(), PING_TIMEOUT).await;
+        let answer = answer.map_err(|e| Chain(&e).to_string())?;
+        let pong: Pong = serde_json::from_slice(&answer).map_err(|e| format!("it answered nonsense: {e}"))?;
+        if pong.version != FLEET_VERSION {
+            return Err(format!("it answered in version {}; known is {FLEET_VERSION}", pong.version));
+        }
+        if pong.device != seat.id().as_str() {
+            return Err(format!("{} answered in its place", pong.device));
+        }
+        Ok(pong)
+    }
+
+    /// The agent that answers must be the one in the image, or the lab tests something else than it says.
+    pub(super) fn check_agent(&self, seat: &Seat, pong: &Pong) -> Result<(), Fault> {
+        let expected = &self.parts.image.agent_sha256;
+        if pong.agent_sha256 == *expected {
+            return Ok(());
+        }
+        let cause =
+            format!("the agent that answered has SHA-256 {}; the image's has {expected}", pong.agent_sha256);
+        Err(seat.fault(FaultKind::AgentMismatch, cause))
+    }
+}
+
+/// Who is to be looked at first when a boot stands still after `stage`.
+fn last_stage_suspect(stage: Option<BootStage>) -> Option<&'static str> {
+    match stage {
+        None => Some("power, or the console's wiring"),
+        Some(BootStage::Bootloader | BootStage::Firmware) => Some("the kernel or initramfs was not loaded"),
+        Some(BootStage::Kernel) => Some("the initramfs, or a driver"),
+        Some(BootStage::Initramfs) => Some("the network: no DHCP answer"),
+        Some(BootStage::Network) => {
+            Some("the boot ticket was not accepted, or the coordinator cannot be reached")
+        }
+        Some(BootStage::Ticket) => Some("a layer of the image"),
+        Some(BootStage::SwitchRoot | BootStage::Systemd) => Some("the image's services"),
+        Some(BootStage::Sshd | BootStage::Agent | BootStage::Login) => {
+            Some("the agent, or its way to the NATS server")
+        }
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,57 @@
+//! A device's journal becomes facts of a run.
+
+use super::log::RunLog;
+use crate::device::DeviceHandle;
+use crate::journal::{Entry, From, Item, Record};
+use crate::model::event::Event;
+use crate::model::power::PowerState;
+use crate::model::run::RunFact;
+use crate::model::time::Stamp;
+use crate::support::chain::Chain;
+use std::sync::Arc;
+
+/// Adds what the device's journal says from record number `from` on to the log, until the record that
+/// says that the log's run has ended.
+pub(super) async fn follow(device: DeviceHandle, from: u64, log: Arc<RunLog>) {
+    let mut cursor = device.journal().cursor(From::Sequence(from));
+    let mut powered_on: Option<Stamp> = None;
+    loop {
+        match cursor.next().await {
+            Ok(Item::Record(record)) => {
+                if let Some((at, fact)) = fact(&device, &record, &mut powered_on) {
+                    log.push_at(at, fact).await;
+                }
+                if ends(&record, log.run().as_str()) {
+                    return;
+                }
+            }
+            Ok(Item::Missing { from, to, cause }) => {
+                tracing::warn!(device = %device.id(), from, to, ?cause, "records of the journal are missing");
+            }
+            Err(error) => {
+                tracing::warn!(device = %device.id(), error = %Chain(&error), "the journal cannot be followed");
+                return;
+            }
+        }
+    }
+}
+
+fn ends(record: &Record, run: &str) -> bool {
+    matches!(&record.entry, Entry::Event(Event::RunEnded { run: ended, .. }) if ended == run)
+}
+
+fn fact(device: &DeviceHandle, record: &Record, powered_on: &mut Option<Stamp>) -> Option<(Stamp, RunFact)> {
+    let Entry::Event(event) = &record.entry else { return None };
+    if let Event::PowerDone { state: PowerState::On, .. } = event {
+        *powered_on = Some(record.stamp);
+    }
+    let (device, attempt) = (device.id().clone(), record.attempt);
+    let fact = match event {
+        Event::Stage { stage, .. } => {
+            let after = powered_on.map_or(0.0, |on| record.stamp.seconds_since(&on));
+            RunFact::Stage { device, attempt, stage: *stage, after }
+        }
+        event => RunFact::Device { device, attempt, event: event.clone() },
+    };
+    Some((record.stamp, fact))
+}

@@ -1,0 +1,104 @@
+//! The events of one run: numbered, published as they come, replayed on request.
+
+use crate::bus::connect::Bus;
+use crate::model::id::{LabName, RunId};
+use crate::model::run::{RunEvent, RunFact};
+use crate::model::time::Stamp;
+use crate::support::chain::Chain;
+use crate::support::clock;
+use crate::wire::subject;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The most events one page of a replay holds.
+const PAGE_EVENTS: usize = 200;
+/// The most bytes one page of a replay holds: half a NATS message (1 MB by default).
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// The events of one run.
+pub(super) struct RunLog {
+    run: RunId,
+    lab: LabName,
+    bus: Bus,
+    cancel: CancellationToken,
+    events: Mutex<Vec<RunEvent>>,
+    ended: watch::Sender<bool>,
+}
+
+impl RunLog {
+    pub(super) fn new(lab: LabName, run: RunId, bus: Bus, cancel: CancellationToken) -> Self {
+        Self { run, lab, bus, cancel, events: Mutex::new(Vec::new()), ended: watch::Sender::new(false) }
+    }
+
+    pub(super) fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// Cancelled when somebody stops the run.
+    pub(super) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Waits for the run's end.
+    pub(super) async fn ended(&self) {
+        // An error means that the log is gone, and with it the run.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Whether the run has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Adds a fact that happened now.
+    pub(super) async fn push(&self, fact: RunFact) {
+        self.push_at(clock::stamp(), fact).await;
+    }
+
+    /// Adds a fact that happened at `at`. The lock is held over the publishing, so that the order on
+    /// the wire is that of the numbers; a reader that misses some asks for them.
+    pub(super) async fn push_at(&self, at: Stamp, fact: RunFact) {
+        let ends = matches!(fact, RunFact::Ended { .. });
+        let mut events = self.events.lock().await;
+        let event = self.event(events.len(), at, fact);
+        match serde_json::to_vec(&event) {
+            Ok(bytes) => {
+                if let Err(error) = self.bus.publish(subject::run(&self.lab, &self.run), bytes).await {
+                    tracing::warn!(run = %self.run, error = %Chain(&error), "a run event was not published");
+                }
+            }
+            Err(error) => tracing::warn!(run = %self.run, %error, "a run event cannot be written as JSON"),
+        }
+        events.push(event);
+        if ends {
+            self.ended.send_replace(true);
+        }
+    }
+
+    /// The event that `push_at` would add next, for the bundle, which is written before it is added.
+    pub(super) async fn with(&self, at: Stamp, fact: RunFact) -> Vec<RunEvent> {
+        let mut events = self.events.lock().await.clone();
+        events.push(self.event(events.len(), at, fact));
+        events
+    }
+
+    fn event(&self, index: usize, at: Stamp, fact: RunFact) -> RunEvent {
+        RunEvent { run: self.run.clone(), seq: index as u64, at, fact }
+    }
+
+    /// Events from number `from`, as many as fit a message.
+    pub(super) async fn page(&self, from: u64) -> Vec<RunEvent> {
+        let events = self.events.lock().await;
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(events.len());
+        let mut bytes = 0;
+        let mut page = Vec::new();
+        for event in events.iter().skip(from).take(PAGE_EVENTS) {
+            bytes += serde_json::to_vec(event).map_or(0, |json| json.len());
+            if bytes > PAGE_BYTES && !page.is_empty() {
+                break;
+            }
+            page.push(event.clone());
+        }
+        page
+    }
+}

@@ -1,0 +1,63 @@
+//! What a coordinator is made of; `compose` puts it together.
+
+use crate::bus::connect::Bus;
+use crate::bus::issuer::Issuer;
+use crate::device::DeviceHandle;
+use crate::device::ports::BootLayer;
+use crate::model::id::{DeviceId, LabName};
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything a coordinator needs from outside.
+pub struct Parts {
+    /// The lab.
+    pub lab: LabName,
+    /// Its connection to NATS, with the coordinator's rights.
+    pub bus: Bus,
+    /// Issues and revokes the devices' credentials.
+    pub issuer: Arc<Issuer>,
+    /// Where devices reach NATS.
+    pub nats_url: String,
+    /// The devices it owns.
+    pub devices: Vec<DeviceHandle>,
+    /// What they boot.
+    pub image: BootImage,
+    /// Makes SSH keys.
+    pub keys: MakeKeys,
+    /// Where bundles are written, a directory for each run.
+    pub bundles: PathBuf,
+    /// How to enter and how to remove a device that is kept, as lines for people.
+    pub keep_lines: KeepLines,
+}
+
+/// Makes an SSH key pair; the argument is the comment.
+pub type MakeKeys = fn(&str) -> Result<KeyPair, Box<dyn Error + Send + Sync>>;
+
+/// Lines that tell how to enter and how to remove a kept device.
+pub type KeepLines = Box<dyn Fn(&DeviceId) -> Vec<String> + Send + Sync>;
+
+/// An SSH key pair in OpenSSH's formats.
+pub struct KeyPair {
+    /// The private key.
+    pub private: String,
+    /// The public key.
+    pub public: String,
+}
+
+/// An image as devices boot it.
+#[derive(Debug, Clone)]
+pub struct BootImage {
+    /// SHA-256 of its manifest.
+    pub id: String,
+    /// The manifest, for bundles.
+    pub manifest: String,
+    /// Kernel file.
+    pub kernel: PathBuf,
+    /// Initramfs file.
+    pub initramfs: PathBuf,
+    /// Layers, bottom first.
+    pub layers: Vec<BootLayer>,
+    /// SHA-256 of the agent in it, hex.
+    pub agent_sha256: String,
+}

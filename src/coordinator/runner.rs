@@ -1,0 +1,242 @@
+//! One run, from its devices to its verdict: acquire, boot, steps, cleanup, hand back.
+
+use super::bundle::{self, Span};
+use super::follow::follow;
+use super::log::RunLog;
+use super::parts::Parts;
+use super::pool::{Denied, Grant, Pool};
+use super::session::{Seat, Session};
+use crate::model::event::Event;
+use crate::model::id::RunId;
+use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
+use crate::model::scenario::{Scenario, Step};
+use crate::plan::verdict;
+use crate::support::chain::Chain;
+use crate::support::clock;
+use futures_util::future::{join_all, try_join_all};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+/// How long the journals' readers may take to get to the run's end.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a run needs beside its devices.
+pub(super) struct Runner {
+    pub(super) parts: Arc<Parts>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) log: Arc<RunLog>,
+    pub(super) scenario: Scenario,
+    pub(super) keep: bool,
+}
+
+/// A fault and the step, if any, during which it was seen.
+type Ended = (Option<Fault>, Option<usize>);
+
+impl Runner {
+    /// Runs to the end; the last thing it does is to log [`RunFact::Ended`]. Answers the devices when
+    /// they are kept: they are nobody else's until this is dropped.
+    pub(super) async fn run(self) -> Option<Grant> {
+        let begun = Instant::now();
+        let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
+        self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
+        let grant = match self.pool.acquire(&self.scenario.needs, self.log.cancel()).await {
+            Ok(grant) => grant,
+            Err(denied) => {
+                let fault = denied_fault(denied);
+                self.end(&begun, self.judge((Some(fault), None)), Vec::new()).await;
+                return None;
+            }
+        };
+        let session = self.session(&grant);
+        self.log.push(self.started(&session)).await;
+        let (followers, starts) = (TaskTracker::new(), self.begin(&session).await);
+        for (seat, from) in session.seats.iter().zip(&starts) {
+            if let Some(from) = from {
+                followers.spawn(follow(seat.device.clone(), *from, Arc::clone(&self.log)));
+            }
+        }
+        let mut ended = self.drive(&session).await;
+        if let Err(fault) = self.hand_back(&session).await {
+            ended.0.get_or_insert(fault);
+        }
+        let outcome = self.judge(ended);
+        let spans = self.finish(&session, &outcome, starts).await;
+        followers.close();
+        // They end with the records that `finish` has written.
+        if tokio::time::timeout(FOLLOW_TIMEOUT, followers.wait()).await.is_err() {
+            tracing::warn!(run = %self.log.run(), "the journals were not followed to the run's end");
+        }
+        self.end(&begun, outcome, spans).await;
+        drop(session);
+        self.keep.then_some(grant)
+    }
+
+    /// Marks the run's beginning in each device's journal; answers where.
+    async fn begin(&self, session: &Session) -> Vec<Option<u64>> {
+        let run = self.log.run().to_string();
+        let notes = session.seats.iter().map(|seat| self.note(seat, Event::RunStarted { run: run.clone() }));
+        join_all(notes).await
+    }
+
+    /// Marks the run's end in each device's journal; answers what lies between.
+    async fn finish(&self, session: &Session, outcome: &Outcome, starts: Vec<Option<u64>>) -> Vec<Span> {
+        let mut spans = Vec::new();
+        for (seat, first) in session.seats.iter().zip(starts) {
+            let (run, verdict) = (self.log.run().to_string(), outcome.verdict.to_string());
+            let last = self.note(seat, Event::RunEnded { run, verdict }).await;
+            if let (Some(first), Some(last)) = (first, last) {
+                spans.push(Span { device: seat.device.clone(), first, last });
+            }
+        }
+        spans
+    }
+
+    fn session(&self, grant: &Grant) -> Session {
+        let seats = self.scenario.needs.iter().zip(&grant.devices).map(|(need, device)| Seat {
+            role: need.role.clone(),
+            device: device.clone(),
+            token: grant.token,
+            before: device.state().borrow().attempt,
+            credentials: Mutex::default(),
+        });
+        Session::new(Arc::clone(&self.parts), seats.collect(), self.scenario.boot_timeout)
+    }
+
+    fn started(&self, session: &Session) -> RunFact {
+        let devices = session.seats.iter().map(|seat| {
+            let device = seat.device.device();
+            AssignedDevice {
+                role: seat.role.clone(),
+                device: device.id.clone(),
+                backend: device.backend,
+                model: device.model,
+            }
+        });
+        RunFact::Started { devices: devices.collect(), image: self.parts.image.id.clone() }
+    }
+
+    /// Boots and steps, until done, a panic, or somebody stops the run; then cleanup.
+    async fn drive(&self, session: &Session) -> Ended {
+        let current = Mutex::new(None);
+        let work = async {
+            try_join_all(session.seats.iter().map(|seat| session.bring_up(seat))).await?;
+            for (index, step) in self.scenario.steps.iter().enumerate() {
+                *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+                self.step(session, index, step).await?;
+            }
+            Ok(())
+        };
+        let fault = tokio::select! {
+            biased;
+            () = self.log.cancel().cancelled() => Some(cancelled()),
+            fault = session.panic() => Some(fault),
+            done = work => done.err(),
+        };
+        let step = *current.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = fault.as_ref().is_some_and(|fault| {
+            matches!(fault.kind, FaultKind::Panic | FaultKind::BootTimeout | FaultKind::Cancelled)
+        });
+        if gone || self.keep {
+            return (fault, step);
+        }
+        match self.clean_up(session).await {
+            Err(late) if fault.is_none() => (Some(late), step),
+            _ => (fault, step),
+        }
+    }
+
+    async fn step(&self, session: &Session, index: usize, step: &Step) -> Result<(), Fault> {
+        let name = step.name.clone();
+        self.log.push(RunFact::StepStarted { step: index, name: name.clone() }).await;
+        let begun = Instant::now();
+        let done = session.perform(step).await;
+        let result = match &done {
+            Ok(seen) => StepResult::Ok { seen: seen.clone() },
+            Err(fault) => StepResult::Fault { fault: fault.clone() },
+        };
+        let took = begun.elapsed().as_secs_f64();
+        self.log.push(RunFact::StepEnded { step: index, name, result, took }).await;
+        done.map(|_| ())
+    }
+
+    /// Every cleanup step is done, whatever becomes of the others; the first fault is answered.
+    async fn clean_up(&self, session: &Session) -> Result<(), Fault> {
+        let mut first = Ok(());
+        for (index, step) in self.scenario.cleanup.iter().enumerate() {
+            let done = self.step(session, self.scenario.steps.len() + index, step).await;
+            if first.is_ok() {
+                first = done;
+            }
+        }
+        first
+    }
+
+    /// Off, ticket and boot files gone, credentials revoked. A device that is kept keeps what it has.
+    async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
+        let mut first = Ok(());
+        for seat in &session.seats {
+            if self.keep {
+                continue;
+            }
+            let off = seat.device.off(seat.token).await;
+            let off = off.map_err(|e| seat.lab("switch the device off", &e));
+            let keys = std::mem::take(&mut *seat.credentials.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut revoked = Ok(());
+            for (key, expires) in keys {
+                revoked = self.parts.issuer.revoke(&self.parts.nats_url, &key, expires).await;
+            }
+            let revoked = revoked.map_err(|e| seat.lab("revoke the device's credentials", &e));
+            first = first.and(off).and(revoked);
+        }
+        first
+    }
+
+    fn judge(&self, (fault, step): Ended) -> Outcome {
+        verdict::outcome(self.scenario.under_test, fault.as_ref(), step)
+    }
+
+    /// Writes the bundle, the last event in it, and then says that the run has ended.
+    async fn end(&self, begun: &Instant, outcome: Outcome, spans: Vec<Span>) {
+        let at = clock::stamp();
+        let fact = RunFact::Ended { outcome, took: begun.elapsed().as_secs_f64() };
+        let events = self.log.with(at, fact.clone()).await;
+        let dir = bundle_dir(&self.parts, self.log.run());
+        if let Err(error) = bundle::write(&dir, &self.parts.image, &self.scenario, &events, &spans).await {
+            tracing::warn!(run = %self.log.run(), error = %Chain(&error), "the bundle is incomplete");
+        }
+        self.log.push_at(at, fact).await;
+    }
+
+    /// Writes to the device's journal; answers the record's number.
+    async fn note(&self, seat: &Seat, event: Event) -> Option<u64> {
+        match seat.device.journal().event(seat.attempt(), event).await {
+            Ok(receipt) => Some(receipt.sequence),
+            Err(error) => {
+                tracing::warn!(device = %seat.id(), error = %Chain(&error), "the journal was not written");
+                None
+            }
+        }
+    }
+}
+
+/// Where a run's bundle lies.
+pub(super) fn bundle_dir(parts: &Parts, run: &RunId) -> PathBuf {
+    parts.bundles.join(run.as_str())
+}
+
+fn cancelled() -> Fault {
+    Fault { kind: FaultKind::Cancelled, cause: "somebody stopped the run".to_owned(), device: None }
+}
+
+fn denied_fault(denied: Denied) -> Fault {
+    match denied {
+        Denied::Cancelled => cancelled(),
+        Denied::Never { role, cause } => {
+            let cause = format!("the need {role:?} cannot be met by this lab: {cause}");
+            Fault { kind: FaultKind::Unmet, cause, device: None }
+        }
+    }
+}

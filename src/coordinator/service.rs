@@ -1,0 +1,233 @@
+//! Takes requests and owns the runs.
+
+use super::bundle;
+use super::log::RunLog;
+use super::parts::Parts;
+use super::pool::{Grant, Pool};
+use super::runner::{Runner, bundle_dir};
+use crate::bus::connect::Message;
+use crate::bus::error::BusError;
+use crate::model::id::{RunId, UserName};
+use crate::support::chain::Chain;
+use crate::support::clock;
+use crate::wire::request::{
+    BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
+    REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
+};
+use crate::wire::subject;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The most runs a coordinator remembers; more are refused until it is started anew.
+const MAX_RUNS: usize = 1000;
+
+/// A running coordinator.
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+struct Shared {
+    parts: Arc<Parts>,
+    pool: Arc<Pool>,
+    tracker: TaskTracker,
+    /// No await happens under these locks.
+    runs: Mutex<BTreeMap<RunId, Arc<RunLog>>>,
+    kept: Mutex<BTreeMap<RunId, Grant>>,
+}
+
+/// Why a request was not met, in the words of the answer.
+struct Refusal {
+    error: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    fn new(error: impl Into<String>) -> Self {
+        Self { error: error.into(), hint: None }
+    }
+}
+
+impl Coordinator {
+    /// Subscribes to the lab's requests and serves them until `shutdown`.
+    pub async fn start(parts: Parts) -> Result<Self, BusError> {
+        let requests = parts.bus.subscribe(subject::requests(&parts.lab)).await?;
+        parts.bus.flush().await?;
+        let pool = Pool::new(parts.devices.clone());
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let shared = Arc::new(Shared {
+            parts: Arc::new(parts),
+            pool,
+            tracker: tracker.clone(),
+            runs: Mutex::default(),
+            kept: Mutex::default(),
+        });
+        let (serving, stop) = (Arc::clone(&shared), token.clone());
+        tracker.spawn(async move {
+            let mut requests = requests;
+            loop {
+                tokio::select! {
+                    // Losing a request here loses nothing: the service ends.
+                    () = stop.cancelled() => return,
+                    message = requests.next() => match message {
+                        Some(message) => serving.serve(message).await,
+                        None => return,
+                    },
+                }
+            }
+        });
+        Ok(Self { shared, tracker, token })
+    }
+
+    /// Stops all runs, waits for their ends, and ends. Kept devices are left as they are.
+    pub async fn shutdown(self) {
+        for log in self.shared.logs() {
+            log.cancel().cancel();
+            log.ended().await;
+        }
+        self.token.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    /// Whether some devices are kept beyond their run.
+    pub fn keeps_devices(&self) -> bool {
+        !self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+impl Shared {
+    fn logs(&self) -> Vec<Arc<RunLog>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    async fn serve(self: &Arc<Self>, message: Message) {
+        let Some((user, verb)) = subject::parse_request(&message.subject) else { return };
+        let Some(reply) = message.reply.clone() else { return };
+        // An answer goes only to the caller's own inbox: otherwise a request with the reply subject
+        // `$KV.desired.x` would make the coordinator overwrite that key with its answer.
+        if !reply.starts_with(&format!("{}.", subject::inbox(user.as_str()))) {
+            tracing::warn!(%user, verb, reply = %reply, "a request asks for its answer outside the caller's inbox");
+            return;
+        }
+        let answer = match self.answer(&user, verb, &message.payload).await {
+            Ok(bytes) => bytes,
+            Err(Refusal { error, hint }) => json(&Reply::<()>::Refused { error, hint }),
+        };
+        if let Err(error) = self.parts.bus.publish(reply, answer).await {
+            tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
+        }
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        user: &UserName,
+        verb: &str,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Refusal> {
+        match verb {
+            HELLO => Ok(ok(())),
+            RUN => self.start_run(user, decode(payload)?).map(ok),
+            EVENTS => {
+                let request: EventsRequest = decode(payload)?;
+                let events = self.log(&request.run)?.page(request.from).await;
+                Ok(ok(EventsPage { events }))
+            }
+            CANCEL => {
+                let request: RunRef = decode(payload)?;
+                self.log(&request.run)?.cancel().cancel();
+                Ok(ok(()))
+            }
+            BUNDLE => {
+                let request: RunRef = decode(payload)?;
+                let dir = self.finished(&request.run)?;
+                let files = bundle::list(&dir).map_err(|e| Refusal::new(Chain(&e).to_string()))?;
+                Ok(ok(BundleList { files, kept: self.kept_lines(&request.run) }))
+            }
+            BUNDLE_READ => {
+                let request: BundleRead = decode(payload)?;
+                let dir = self.finished(&request.run)?;
+                bundle::read(&dir, &request.path, request.offset)
+                    .map_err(|e| Refusal::new(Chain(&e).to_string()))
+            }
+            other => Err(Refusal::new(format!("there is no request {other:?}"))),
+        }
+    }
+
+    fn start_run(self: &Arc<Self>, user: &UserName, request: RunRequest) -> Result<RunAccepted, Refusal> {
+        if request.version != REQUEST_VERSION {
+            return Err(Refusal {
+                error: format!("the request has version {}; known is {REQUEST_VERSION}", request.version),
+                hint: Some("use the same version of pilab as the coordinator's".to_owned()),
+            });
+        }
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if runs.len() >= MAX_RUNS {
+            return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
+        }
+        // The number keeps two runs of one millisecond apart; the time keeps those of two labs apart.
+        let id = format!("{}-{}-{}", request.scenario.name, clock::wall_ms() / 1000, runs.len() + 1);
+        let run = RunId::new(id).map_err(|e| Refusal::new(e.to_string()))?;
+        let parts = Arc::clone(&self.parts);
+        let log = Arc::new(RunLog::new(
+            parts.lab.clone(),
+            run.clone(),
+            parts.bus.clone(),
+            CancellationToken::new(),
+        ));
+        runs.insert(run.clone(), Arc::clone(&log));
+        drop(runs);
+        tracing::info!(%user, %run, "a run begins");
+        let runner = Runner {
+            parts,
+            pool: Arc::clone(&self.pool),
+            log,
+            scenario: request.scenario,
+            keep: request.keep,
+        };
+        let (shared, name) = (Arc::clone(self), run.clone());
+        self.tracker.spawn(async move {
+            if let Some(grant) = runner.run().await {
+                shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(name, grant);
+            }
+        });
+        Ok(RunAccepted { run })
+    }
+
+    fn log(&self, run: &RunId) -> Result<Arc<RunLog>, Refusal> {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.get(run).cloned().ok_or_else(|| Refusal::new(format!("there is no run {run}")))
+    }
+
+    fn finished(&self, run: &RunId) -> Result<std::path::PathBuf, Refusal> {
+        if self.log(run)?.has_ended() {
+            Ok(bundle_dir(&self.parts, run))
+        } else {
+            Err(Refusal::new(format!("run {run} has not ended")))
+        }
+    }
+
+    fn kept_lines(&self, run: &RunId) -> Vec<String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let devices = kept.get(run).map(|grant| grant.devices.as_slice()).unwrap_or_default();
+        devices.iter().flat_map(|device| (self.parts.keep_lines)(device.id())).collect()
+    }
+}
+
+fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(payload).map_err(|e| Refusal::new(format!("the request cannot be read: {e}")))
+}
+
+fn ok<T: Serialize>(body: T) -> Vec<u8> {
+    json(&Reply::Ok { body })
+}
+
+/// The replies are structs of strings and numbers, which always have a JSON form.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

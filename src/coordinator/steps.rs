@@ -1,0 +1,356 @@
+//! Does one step of a scenario. Each answers one line of what was seen, or a fault with the evidence.
+
+use super::containers;
+use super::session::{Seat, Session};
+use crate::bus::provision;
+use crate::console::WaitFrom;
+use crate::model::boot::BootStage;
+use crate::model::id::{ContainerName, DeploymentName};
+use crate::model::run::{Fault, FaultKind};
+use crate::model::scenario::{Action, Step};
+use crate::model::workload::{Phase, Status};
+use crate::support::chain::Chain;
+use regex::bytes::Regex;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often the agent's report is read while a step waits for it: much shorter than what it waits for,
+/// and one small message each.
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
+/// How long a stuck step may run beyond its own bound before it is cut off.
+const GRACE: Duration = Duration::from_secs(15);
+/// The most of a command's output that is quoted.
+const QUOTE: usize = 300;
+
+impl Session {
+    /// Does `step`. Its bound is kept by the step itself, so that the fault can say what was seen last;
+    /// a step that does not keep it is cut off a little later.
+    pub(super) async fn perform(&self, step: &Step) -> Result<String, Fault> {
+        let seat = self.seat(step.action.role())?;
+        let deadline = Instant::now() + step.timeout;
+        let bound = match step.action {
+            Action::PowerCycle { .. } => self.boot_timeout + GRACE,
+            _ => step.timeout + GRACE,
+        };
+        let done = tokio::time::timeout(bound, self.act(seat, &step.action, deadline)).await;
+        done.unwrap_or_else(|_| {
+            let cause = format!("the step did not end within {} s", bound.as_secs());
+            Err(seat.fault(FaultKind::StepTimeout, cause))
+        })
+    }
+
+    async fn act(&self, seat: &Seat, action: &Action, deadline: Instant) -> Result<String, Fault> {
+        match action {
+            Action::Ping { .. } => self.ping_step(seat, deadline).await,
+            Action::Deploy { deployment, score, .. } => {
+                let put =
+                    provision::put_desired(&self.parts.bus, seat.id(), deployment, score, seat.token).await;
+                let (generation, revision) = put.map_err(|e| seat.lab("put the desired state", &e))?;
+                self.put(seat, deployment, generation);
+                Ok(format!("generation {generation} is put at revision {revision}"))
+            }
+            Action::PutRaw { deployment, payload, .. } => {
+                let bus = &self.parts.bus;
+                let put = provision::put_raw(bus, seat.id(), deployment, payload.as_bytes().to_vec()).await;
+                let (generation, revision) = put.map_err(|e| seat.lab("put the raw desired state", &e))?;
+                self.put(seat, deployment, generation);
+                Ok(format!("{} bytes are put at revision {revision}", payload.len()))
+            }
+            Action::Delete { deployment, .. } => {
+                let deleted =
+                    provision::delete_desired(&self.parts.bus, seat.id(), deployment, seat.token).await;
+                deleted.map_err(|e| seat.lab("delete the desired state", &e))?;
+                Ok("the desired state is deleted".to_owned())
+            }
+            Action::WaitPhase { deployment, phase, reason, .. } => {
+                self.wait_phase(seat, deployment, *phase, reason.as_deref(), deadline).await
+            }
+            Action::Containers { deployment, running, hold, .. } => {
+                self.containers(seat, deployment, running, *hold, deadline).await
+            }
+            Action::Absent { deployment, hold, .. } => self.absent(seat, deployment, *hold, deadline).await,
+            Action::Exec { command, exit_code, matches, .. } => {
+                self.exec(seat, command, *exit_code, matches.as_deref(), deadline).await
+            }
+            Action::Console { stage, pattern, .. } => {
+                self.console(seat, *stage, pattern.as_deref(), deadline).await
+            }
+            Action::PowerCycle { .. } => {
+                let off = seat.device.off(seat.token).await;
+                off.map_err(|e| seat.lab("switch the device off", &e))?;
+                let pong = self.bring_up(seat).await?;
+                Ok(format!("it came back, agent {}", pong.agent_version))
+            }
+        }
+    }
+
+    async fn console(
+        &self,
+        seat: &Seat,
+        stage: Option<BootStage>,
+        pattern: Option<&str>,
+        deadline: Instant,
+    ) -> Result<String, Fault> {
+        let (console, attempt) = (seat.device.console(), seat.attempt());
+        let line = match (stage, pattern) {
+            (Some(stage), _) => {
+                console.wait_stage(attempt, stage, deadline).await.map(|reached| reached.line)
+            }
+            (None, pattern) => {
+                let pattern = compile(seat, pattern.unwrap_or_default())?;
+                let found = console.wait_pattern(WaitFrom::Attempt(attempt), &pattern, deadline).await;
+                found.map(|found| found.line)
+            }
+        };
+        line.map(|line| format!("the console shows {line:?}"))
+            .map_err(|e| seat.fault(FaultKind::Expectation, Chain(&e).to_string()))
+    }
+
+    async fn ping_step(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
+        let begun = Instant::now();
+        loop {
+            match self.ping(seat).await {
+                Ok(pong) => {
+                    self.check_agent(seat, &pong)?;
+                    let hash: String = pong.agent_sha256.chars().take(12).collect();
+                    let took = begun.elapsed().as_millis();
+                    return Ok(format!("agent {} ({hash}) answered in {took} ms", pong.agent_version));
+                }
+                Err(cause) if Instant::now() >= deadline => {
+                    return Err(seat.fault(FaultKind::Agent, format!("no answer to ping: {cause}")));
+                }
+                Err(_) => sleep(STATUS_PAUSE).await,
+            }
+        }
+    }
+
+    async fn status(&self, seat: &Seat, deployment: &DeploymentName) -> Result<Option<Status>, Fault> {
+        let status = provision::status(&self.parts.bus, seat.id(), deployment).await;
+        let status = status.map_err(|e| seat.lab("read the agent's status", &e))?;
+        Ok(status.map(|(status, _)| status))
+    }
+
+    async fn wait_phase(
+        &self,
+        seat: &Seat,
+        deployment: &DeploymentName,
+        phase: Option<Phase>,
+        reason: Option<&str>,
+        deadline: Instant,
+    ) -> Result<String, Fault> {
+        let generation = self.generation(seat, deployment);
+        loop {
+            let status = self.status(seat, deployment).await?;
+            match judge(status.as_ref(), generation, phase, reason) {
+                Judgement::Met => return Ok(describe(status.as_ref())),
+                Judgement::Never(cause) => return Err(seat.fault(FaultKind::Expectation, cause)),
+                Judgement::NotYet if Instant::now() >= deadline => {
+                    let wanted = phase.map_or("gone".to_owned(), |phase| phase.to_string());
+                    let cause = format!(
+                        "{deployment} did not become {wanted} at generation {generation} in time; last: {}",
+                        describe(status.as_ref())
+                    );
+                    return Err(seat.fault(FaultKind::Expectation, cause));
+                }
+                Judgement::NotYet => sleep(STATUS_PAUSE).await,
+            }
+        }
+    }
+
+    /// What podman on the device says of the deployment, compared with what is wanted.
+    async fn difference(
+        &self,
+        seat: &Seat,
+        deployment: &DeploymentName,
+        wanted: &BTreeMap<ContainerName, String>,
+        deadline: Instant,
+    ) -> Result<Option<String>, Fault> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let output = seat.device.run(seat.token, containers::command(), left).await;
+        let output = output.map_err(|e| seat.lab("run podman ps over SSH", &e))?;
+        if output.exit_code != Some(0) {
+            let cause = format!("podman ps ended with {:?}: {}", output.exit_code, quote(&output.stderr));
+            return Err(seat.fault(FaultKind::Expectation, cause));
+        }
+        let containers = containers::parse(&output.stdout).map_err(|e| seat.lab("read podman ps", &e))?;
+        Ok(containers::difference(&containers, deployment, wanted))
+    }
+
+    async fn containers(
+        &self,
+        seat: &Seat,
+        deployment: &DeploymentName,
+        wanted: &BTreeMap<ContainerName, String>,
+        hold: Duration,
+        deadline: Instant,
+    ) -> Result<String, Fault> {
+        let mut since: Option<Instant> = None;
+        loop {
+            let difference = self.difference(seat, deployment, wanted, deadline).await?;
+            let now = Instant::now();
+            match difference {
+                None => {
+                    let since = *since.get_or_insert(now);
+                    if now.duration_since(since) >= hold {
+                        let names = wanted.iter().map(|(name, image)| format!("{name} ({image})"));
+                        let names = names.collect::<Vec<_>>().join(", ");
+                        let names = if names.is_empty() { "no container".to_owned() } else { names };
+                        return Ok(format!("podman ps shows {names}"));
+                    }
+                }
+                Some(cause) if now >= deadline || since.is_some() => {
+                    return Err(seat.fault(FaultKind::Expectation, format!("{deployment}: {cause}")));
+                }
+                Some(_) => {}
+            }
+            sleep(STATUS_PAUSE).await;
+        }
+    }
+
+    async fn absent(
+        &self,
+        seat: &Seat,
+        deployment: &DeploymentName,
+        hold: Duration,
+        deadline: Instant,
+    ) -> Result<String, Fault> {
+        let until = Instant::now() + hold;
+        let nothing = BTreeMap::new();
+        loop {
+            if let Some(status) = self.status(seat, deployment).await? {
+                let cause =
+                    format!("{deployment} must not be here and has a status: {}", describe(Some(&status)));
+                return Err(seat.fault(FaultKind::Expectation, cause));
+            }
+            let over = Instant::now() >= until;
+            if let Some(cause) = self.difference(seat, deployment, &nothing, deadline).await? {
+                let cause = format!("{deployment} must not be here: {cause}");
+                return Err(seat.fault(FaultKind::Expectation, cause));
+            }
+            if over {
+                return Ok(format!("no status and no container for {} s", hold.as_secs()));
+            }
+            sleep(STATUS_PAUSE).await;
+        }
+    }
+
+    async fn exec(
+        &self,
+        seat: &Seat,
+        command: &[String],
+        exit_code: i32,
+        matches: Option<&str>,
+        deadline: Instant,
+    ) -> Result<String, Fault> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let output = seat.device.run(seat.token, command.to_vec(), left).await;
+        let output = output.map_err(|e| seat.lab("run a command over SSH", &e))?;
+        if output.exit_code != Some(exit_code) {
+            let code = output.exit_code.map_or("a signal".to_owned(), |code| code.to_string());
+            let cause = format!("{command:?} ended with {code}, not {exit_code}: {}", quote(&output.stderr));
+            return Err(seat.fault(FaultKind::Expectation, cause));
+        }
+        if let Some(matches) = matches {
+            let pattern =
+                regex::bytes::Regex::new(matches).map_err(|e| seat.lab("compile the pattern", &e))?;
+            if !pattern.is_match(&output.stdout) {
+                let cause = format!(
+                    "{command:?} printed {:?}, which {matches:?} does not match",
+                    quote(&output.stdout)
+                );
+                return Err(seat.fault(FaultKind::Expectation, cause));
+            }
+        }
+        Ok(format!("{command:?} ended with {exit_code}"))
+    }
+}
+
+fn compile(seat: &Seat, pattern: &str) -> Result<Regex, Fault> {
+    Regex::new(pattern).map_err(|e| seat.lab("compile the pattern", &e))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    Met,
+    NotYet,
+    Never(String),
+}
+
+/// Whether a status is what is waited for. One of an older generation says nothing; one that has failed
+/// at this generation will not get better by waiting.
+fn judge(status: Option<&Status>, generation: u64, phase: Option<Phase>, reason: Option<&str>) -> Judgement {
+    match (status, phase) {
+        (None, None) => Judgement::Met,
+        (Some(status), Some(phase)) if status.generation == generation => {
+            let reason_fits = reason.is_none_or(|reason| reason == status.reason);
+            if status.phase == phase && reason_fits {
+                Judgement::Met
+            } else if status.phase == Phase::Failed {
+                Judgement::Never(describe(Some(status)))
+            } else {
+                Judgement::NotYet
+            }
+        }
+        _ => Judgement::NotYet,
+    }
+}
+
+fn describe(status: Option<&Status>) -> String {
+    match status {
+        None => "no status".to_owned(),
+        Some(status) if status.reason.is_empty() => {
+            format!("{} at generation {}: {}", status.phase, status.generation, status.message)
+        }
+        Some(status) => {
+            format!(
+                "{} at generation {}: {}: {}",
+                status.phase, status.generation, status.reason, status.message
+            )
+        }
+    }
+}
+
+fn quote(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().chars().take(QUOTE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::workload::WORKLOAD_VERSION;
+
+    fn status(phase: Phase, generation: u64, reason: &str) -> Status {
+        Status {
+            version: WORKLOAD_VERSION,
+            phase,
+            generation,
+            revision: 1,
+            message: "m".to_owned(),
+            reason: reason.to_owned(),
+            services: vec![],
+        }
+    }
+
+    #[test]
+    fn a_status_is_judged_at_its_generation() {
+        use Judgement::{Met, Never, NotYet};
+        use Phase::{Failed, Pending, Running};
+        let failed = Never("Failed at generation 2: ImageMissing: m".to_owned());
+        let table = [
+            (None, None, None, Met),
+            (None, Some(Running), None, NotYet),
+            (Some(status(Running, 2, "")), None, None, NotYet),
+            (Some(status(Running, 2, "")), Some(Running), None, Met),
+            (Some(status(Running, 1, "")), Some(Running), None, NotYet),
+            (Some(status(Pending, 2, "")), Some(Running), None, NotYet),
+            (Some(status(Failed, 1, "ImageMissing")), Some(Running), None, NotYet),
+            (Some(status(Failed, 2, "ImageMissing")), Some(Running), None, failed.clone()),
+            (Some(status(Failed, 2, "ImageMissing")), Some(Failed), Some("ImageMissing"), Met),
+            (Some(status(Failed, 2, "ImageMissing")), Some(Failed), Some("Other"), failed),
+        ];
+        for (status, phase, reason, expected) in table {
+            assert_eq!(judge(status.as_ref(), 2, phase, reason), expected, "{status:?} {phase:?} {reason:?}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What others do with a device.
+
+use super::DeviceParts;
+use super::ports::{BootLayer, PortError, ReachOutput};
+use crate::console::ConsoleHandle;
+use crate::journal::{Intent, JournalError, JournalHandle};
+use crate::model::boot::BootAttempt;
+use crate::model::device::Device;
+use crate::model::lease::{Fenced, FencingToken};
+use crate::model::power::{PowerReading, PowerState};
+use crate::model::time::Stamp;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceState {
+    /// What the power switch said last.
+    pub power: PowerReading,
+    /// The current boot attempt.
+    pub attempt: BootAttempt,
+    /// Where the device is, once it has exchanged its ticket.
+    pub address: Option<IpAddr>,
+    /// When power was about to be switched on in this attempt; none when it is off, or was on before
+    /// this process.
+    pub powered_on_at: Option<Stamp>,
+}
+
+/// Makes the files of a ticket's answer, once the attempt has its number.
+pub type FilesOf = Box<dyn FnOnce(BootAttempt) -> Vec<(String, Vec<u8>)> + Send>;
+
+/// What a device is to boot.
+pub struct BootRequest {
+    /// The image's manifest hash, for the journal.
+    pub image_id: String,
+    /// Kernel file.
+    pub kernel: PathBuf,
+    /// Initramfs file.
+    pub initramfs: PathBuf,
+    /// Layers, bottom first.
+    pub layers: Vec<BootLayer>,
+    /// For how long the ticket is good.
+    pub window: Duration,
+    /// The SSH host key that the ticket's files carry, OpenSSH public key format.
+    pub host_key_public: String,
+    /// The key that the ticket's files authorise, OpenSSH private key format.
+    pub client_key_private: String,
+    /// The files of the ticket's answer.
+    pub files: FilesOf,
+}
+
+/// A device did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Others wait for the device already.
+    #[error("the device is busy")]
+    Busy,
+    /// The device's actor has ended.
+    #[error("the device is gone: its coordinator is shutting down")]
+    Gone,
+    /// The lease has passed.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    /// A layer of the image cannot be read.
+    #[error("cannot read image layer {path}")]
+    Layer {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The journal does not take what must be recorded before acting, so nothing was done.
+    #[error("cannot record what was about to be done")]
+    Journal(#[from] JournalError),
+    /// The ticket could not be issued or voided.
+    #[error("cannot manage the boot ticket")]
+    Ticket(#[source] PortError),
+    /// The boot files could not be offered.
+    #[error("cannot offer what to boot")]
+    Offer(#[source] PortError),
+    /// The boot files could not be withdrawn.
+    #[error("cannot withdraw what to boot")]
+    Withdraw(#[source] PortError),
+    /// Power could not be switched.
+    #[error("cannot switch power {}", name(*state))]
+    Power {
+        /// Wanted.
+        state: PowerState,
+        /// Why.
+        source: PortError,
+    },
+    /// Power was switched and did not change.
+    #[error("power was switched {} but reads back as {reading:?}", name(*state))]
+    NotConfirmed {
+        /// Wanted.
+        state: PowerState,
+        /// Read back.
+        reading: PowerReading,
+    },
+    /// The device has not exchanged its ticket, so nobody knows where it is.
+    #[error("the device has no address yet: it has not exchanged its boot ticket")]
+    NoAddress,
+    /// A command could not be run.
+    #[error("cannot run a command on the device")]
+    Run(#[source] PortError),
+    /// The device was switched off, or booted anew, while the command ran.
+    #[error("the device was switched off while the command ran")]
+    SwitchedOff,
+}
+
+fn name(state: PowerState) -> &'static str {
+    match state {
+        PowerState::On => "on",
+        PowerState::Off => "off",
+    }
+}
+
+impl DeviceError {
+    /// Says which operation a port failed in; that a lease has passed is said as such.
+    pub(super) fn port(error: PortError, operation: impl FnOnce(PortError) -> Self) -> Self {
+        match error {
+            PortError::Fenced(fenced) => Self::Fenced(fenced),
+            other => operation(other),
+        }
+    }
+}
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, DeviceError>>;
+
+/// What is asked of the actor.
+pub(super) enum Command {
+    Boot(FencingToken, Box<BootRequest>, Answer<BootAttempt>),
+    Off(FencingToken, Answer<()>),
+    Run(FencingToken, Vec<String>, Duration, Answer<ReachOutput>),
+}
+
+/// A device.
+#[derive(Clone)]
+pub struct DeviceHandle {
+    device: Arc<Device>,
+    commands: mpsc::Sender<Command>,
+    state: watch::Receiver<DeviceState>,
+    console: ConsoleHandle,
+    journal: JournalHandle,
+}
+
+impl DeviceHandle {
+    pub(super) fn new(
+        parts: &DeviceParts,
+        commands: mpsc::Sender<Command>,
+        state: watch::Receiver<DeviceState>,
+    ) -> Self {
+        let device = Arc::new(parts.device.clone());
+        let (console, journal) = (parts.console.clone(), parts.journal.clone());
+        Self { device, commands, state, console, journal }
+    }
+
+    /// The device as the inventory describes it.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Its console.
+    pub fn console(&self) -> &ConsoleHandle {
+        &self.console
+    }
+
+    /// Its journal.
+    pub fn journal(&self) -> &JournalHandle {
+        &self.journal
+    }
+
+    /// How it is.
+    pub fn state(&self) -> watch::Receiver<DeviceState> {
+        self.state.clone()
+    }
+
+    /// The power switch that was begun, and perhaps not done, when the last coordinator ended. The
+    /// device may be in either state; switching it again settles that.
+    pub fn unfinished_intent(&self) -> Option<&Intent> {
+        self.journal.recovered().intent.as_ref()
+    }
+
+    /// Boots the device: off first when it is on, then on with what is requested. Done when power is
+    /// on; the console tells how the boot goes on.
+    pub async fn boot(&self, token: FencingToken, request: BootRequest) -> Result<BootAttempt, DeviceError> {
+        self.ask(|answer| Command::Boot(token, Box::new(request), answer)).await
+    }
+
+    /// Switches the device off; it then boots nothing, its ticket is void, and its console refuses
+    /// earlier holders.
+    pub async fn off(&self, token: FencingToken) -> Result<(), DeviceError> {
+        self.ask(|answer| Command::Off(token, answer)).await
+    }
+
+    /// Runs a program on the device, without going through its agent.
+    pub async fn run(
+        &self,
+        token: FencingToken,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ReachOutput, DeviceError> {
+        self.ask(|answer| Command::Run(token, command, timeout, answer)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, DeviceError> {
+        let (answer, result) = oneshot::channel();
+        self.commands.try_send(command(answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => DeviceError::Busy,
+            mpsc::error::TrySendError::Closed(_) => DeviceError::Gone,
+        })?;
+        result.await.unwrap_or(Err(DeviceError::Gone))
+    }
+}

@@ -1,0 +1,136 @@
+//! Segment files: their names, what is in a directory, and making it whole after a crash.
+
+use super::JournalError;
+use super::record::{Body, Decoded, MAX_PAYLOAD, RECORD_HEADER, Raw, SEGMENT_HEADER, SegmentHeader, Summary};
+use super::record::{decode, decode_segment_header};
+use crate::model::boot::BootAttempt;
+use bytes::{Buf, Bytes};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One segment file.
+#[derive(Debug, Clone)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    /// The sequence number of its first record.
+    pub(super) first: u64,
+    /// The boot of the host that wrote it.
+    pub(super) boot_id: Arc<str>,
+    /// How many bytes of it hold whole records, its header included.
+    pub(super) length: u64,
+    /// The console offset at its start.
+    pub(super) console_offset: u64,
+    /// The greatest boot attempt at its start.
+    pub(super) attempt: BootAttempt,
+}
+
+/// The path of the segment that begins with this sequence number. Names sort as the numbers do.
+pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:020}.seg"))
+}
+
+/// A journal's directory as found, and made whole.
+pub(super) struct Recovery {
+    pub(super) segments: Vec<Segment>,
+    pub(super) next_sequence: u64,
+    pub(super) summary: Summary,
+    /// How many unreadable bytes were cut off the end, or set aside with a damaged segment.
+    pub(super) cut: u64,
+}
+
+/// Reads a directory and cuts off what a crash left unfinished. Only the last segment is read whole.
+pub(super) fn recover(dir: &Path) -> Result<Recovery, JournalError> {
+    let failed = |source| open_error(dir)(source);
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut recovery =
+        Recovery { segments: Vec::new(), next_sequence: 1, summary: Summary::default(), cut: 0 };
+    for path in paths {
+        match head(&path)? {
+            Some(segment) => recovery.segments.push(segment),
+            None => recovery.cut += set_aside(&path).map_err(open_error(&path))?,
+        }
+    }
+    if let Some(mut last) = recovery.segments.pop() {
+        let torn = recovery.scan(&mut last).map_err(open_error(&last.path))?;
+        recovery.cut += torn;
+        if recovery.next_sequence > last.first {
+            recovery.segments.push(last);
+        }
+    }
+    Ok(recovery)
+}
+
+fn open_error(path: &Path) -> impl FnOnce(io::Error) -> JournalError + use<> {
+    let path = path.to_owned();
+    move |source| JournalError::Open { path, source: Arc::new(source) }
+}
+
+/// Reads a segment's header and its first record, the summary. None when the header is unreadable.
+fn head(path: &Path) -> Result<Option<Segment>, JournalError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(open_error(path))?;
+    let length = file.metadata().map_err(open_error(path))?.len();
+    let longest = (SEGMENT_HEADER + RECORD_HEADER + MAX_PAYLOAD) as u64;
+    file.take(longest).read_to_end(&mut bytes).map_err(open_error(path))?;
+    let (first, boot_id) = match decode_segment_header(&bytes) {
+        SegmentHeader::Good { first_sequence, boot_id } => (first_sequence, Arc::from(boot_id)),
+        SegmentHeader::Foreign(version) => {
+            return Err(JournalError::Foreign { path: path.to_owned(), version });
+        }
+        SegmentHeader::Damaged => return Ok(None),
+    };
+    let summary = match decode(&Bytes::from(bytes).slice(SEGMENT_HEADER..)) {
+        Decoded::Record(Raw { body: Body::Summary(summary), .. }, _) => summary,
+        _ => Summary::default(),
+    };
+    let Summary { console_offset, attempt, .. } = summary;
+    Ok(Some(Segment { path: path.to_owned(), first, boot_id, length, console_offset, attempt }))
+}
+
+/// Renames a file that is not a segment, so that it is kept but not read. Answers its size.
+fn set_aside(path: &Path) -> io::Result<u64> {
+    let size = fs::metadata(path)?.len();
+    fs::rename(path, path.with_extension("damaged"))?;
+    Ok(size)
+}
+
+impl Recovery {
+    /// Reads the last segment to its end and cuts off what is not a whole record; removes the file
+    /// when nothing is left. Answers how many bytes were cut.
+    fn scan(&mut self, last: &mut Segment) -> io::Result<u64> {
+        let mut rest = Bytes::from(fs::read(&last.path)?);
+        let size = rest.len();
+        rest.advance(SEGMENT_HEADER);
+        self.next_sequence = last.first;
+        while let Decoded::Record(raw, consumed) = decode(&rest) {
+            if raw.sequence != self.next_sequence {
+                break;
+            }
+            match raw.body {
+                Body::Summary(summary) => self.summary = summary,
+                Body::Entry(entry) => self.summary.apply(raw.attempt, raw.stamp, &entry),
+                Body::Unknown => {}
+            }
+            self.next_sequence += 1;
+            rest.advance(consumed);
+        }
+        last.length = (size - rest.len()) as u64;
+        if self.next_sequence == last.first {
+            fs::remove_file(&last.path)?;
+        } else if !rest.is_empty() {
+            let file = OpenOptions::new().write(true).open(&last.path)?;
+            file.set_len(last.length)?;
+            file.sync_all()?;
+        }
+        Ok(rest.len() as u64)
+    }
+}

@@ -1,0 +1,335 @@
+//! [`VmDevice`]: one device as a libvirt domain.
+
+use super::KeepInstructions;
+use super::VmSpec;
+use super::capabilities::GuestSupport;
+use super::connection::Connection;
+use super::domain::{self, Owner};
+use super::error::VmError;
+use super::host::is_gone;
+use crate::console::port::{ByteStream, Line, LineFuture};
+use crate::device::ports::{Boot, BootOffer, PortError, PortFuture, Power};
+use crate::model::lease::{Fence, FencingToken};
+use crate::model::power::{PowerReading, PowerState};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, watch};
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::sys::{
+    VIR_DOMAIN_AFFECT_LIVE, VIR_DOMAIN_CRASHED, VIR_DOMAIN_METADATA_ELEMENT, VIR_DOMAIN_PAUSED,
+    VIR_DOMAIN_SHUTOFF, VIR_DOMAIN_START_PAUSED,
+};
+
+/// How long a new domain waits, paused, for the console's reader, which only has to connect to a socket.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a device is made of.
+pub(super) struct Parts {
+    pub(super) name: String,
+    pub(super) mac: String,
+    pub(super) console: PathBuf,
+    pub(super) owner: Owner,
+    pub(super) spec: VmSpec,
+    pub(super) support: GuestSupport,
+    pub(super) qemu_user: Option<String>,
+    pub(super) network: String,
+    pub(super) uri: String,
+    pub(super) connection: Connection,
+}
+
+/// What a domain is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Absent,
+    Paused,
+    Running,
+}
+
+/// What the console's reader must know of the domain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Console {
+    /// Counts the domains of this device.
+    generation: u64,
+    /// The generation's domain exists, as far as we know.
+    present: bool,
+    /// The reader has connected to this generation.
+    attached: bool,
+}
+
+/// One act at a time, by who is not fenced off.
+#[derive(Default)]
+struct Acts {
+    fence: Fence,
+    offer: Option<BootOffer>,
+}
+
+/// A device that is a virtual machine.
+pub struct VmDevice {
+    parts: Parts,
+    acts: Mutex<Acts>,
+    console: watch::Sender<Console>,
+    kept: watch::Sender<bool>,
+}
+
+impl VmDevice {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            acts: Mutex::default(),
+            console: watch::Sender::default(),
+            kept: watch::Sender::new(false),
+        }
+    }
+
+    /// Its network card's address, lower-case with colons: always the same for this instance and device.
+    pub fn mac(&self) -> &str {
+        &self.parts.mac
+    }
+
+    /// Its domain's name in libvirt.
+    pub fn domain_name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// Leaves the machine to a person: neither [`super::Host::close`] nor a sweep removes it any more.
+    pub async fn keep(&self) -> Result<KeepInstructions, VmError> {
+        let element = Owner { kept: true, ..self.parts.owner.clone() }.element()?;
+        let kind = VIR_DOMAIN_METADATA_ELEMENT.cast_signed();
+        self.with_domain("mark as kept", move |domain| {
+            domain.set_metadata(
+                kind,
+                Some(&element),
+                Some(domain::PREFIX),
+                Some(domain::NAMESPACE),
+                VIR_DOMAIN_AFFECT_LIVE,
+            )
+        })
+        .await?;
+        self.kept.send_replace(true);
+        Ok(self.keep_instructions())
+    }
+
+    /// How to attach to its console once nobody else is, and how to remove it.
+    pub fn keep_instructions(&self) -> KeepInstructions {
+        let Parts { console, uri, name, .. } = &self.parts;
+        KeepInstructions {
+            enter: format!("socat -,raw,echo=0,escape=0x1d unix-connect:{}", console.display()),
+            remove: format!("virsh -c {uri} destroy {name}"),
+        }
+    }
+
+    /// Removes the machine, unless it was kept.
+    pub(super) async fn close(&self) -> Result<(), VmError> {
+        if *self.kept.borrow() {
+            return Ok(());
+        }
+        let _acts = self.acts.lock().await;
+        self.destroy().await
+    }
+
+    /// Runs `call` on the domain.
+    async fn with_domain<T, F>(&self, verb: &str, call: F) -> Result<T, VmError>
+    where
+        T: Send + 'static,
+        F: Fn(&Domain) -> Result<T, Error> + Send + 'static,
+    {
+        let name = self.parts.name.clone();
+        let operation = format!("{verb} domain {name}");
+        let call = move |connect: &Connect| call(&Domain::lookup_by_name(connect, &name)?);
+        self.parts.connection.call(operation, call).await
+    }
+
+    async fn status(&self) -> Result<Status, VmError> {
+        let name = self.parts.name.clone();
+        let read = move |connect: &Connect| {
+            let state = Domain::lookup_by_name(connect, &name).and_then(|domain| domain.get_state());
+            match state {
+                Ok((VIR_DOMAIN_SHUTOFF | VIR_DOMAIN_CRASHED, _)) => Ok(Status::Absent),
+                Ok((VIR_DOMAIN_PAUSED, _)) => Ok(Status::Paused),
+                Ok(_) => Ok(Status::Running),
+                Err(error) if is_gone(&error) => Ok(Status::Absent),
+                Err(error) => Err(error),
+            }
+        };
+        self.parts.connection.call(format!("read the state of domain {}", self.parts.name), read).await
+    }
+
+    async fn switch_on(&self, acts: &Acts) -> Result<(), VmError> {
+        match self.status().await? {
+            Status::Running => {
+                self.announce(false);
+                return Ok(());
+            }
+            // Left by a call that was dropped half-way.
+            Status::Paused => self.announce(false),
+            Status::Absent => {
+                let offer = acts.offer.as_ref().ok_or(VmError::NothingOffered)?;
+                self.create(offer).await?;
+                self.announce(true);
+            }
+        }
+        if let Err(error) = self.attached().await {
+            if let Err(error) = self.destroy().await {
+                tracing::warn!(domain = self.parts.name, %error, "cannot remove a domain without console");
+            }
+            return Err(error);
+        }
+        self.with_domain("resume", |domain| domain.resume().map(|_| ())).await
+    }
+
+    async fn create(&self, offer: &BootOffer) -> Result<(), VmError> {
+        let parts = &self.parts;
+        // libvirt leaves the socket of a domain that crashed, and cannot bind it again.
+        match tokio::fs::remove_file(&parts.console).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(console = %parts.console.display(), %error, "cannot remove an old socket");
+            }
+            _ => {}
+        }
+        let xml = domain::Domain {
+            name: &parts.name,
+            mac: &parts.mac,
+            arch: parts.spec.arch,
+            support: &parts.support,
+            qemu_user: parts.qemu_user.as_deref(),
+            memory_mib: parts.spec.memory_mib,
+            vcpus: parts.spec.vcpus,
+            network: &parts.network,
+            console: &parts.console,
+            owner: &parts.owner,
+            offer,
+        }
+        .xml()?;
+        let create =
+            move |connect: &Connect| Domain::create_xml(connect, &xml, VIR_DOMAIN_START_PAUSED).map(|_| ());
+        parts.connection.call(format!("create domain {}", parts.name), create).await
+    }
+
+    /// Tells the console's reader that there is a domain: a `new` one, or one it may not know of.
+    fn announce(&self, new: bool) {
+        self.console.send_if_modified(|console| {
+            let changed = new || !console.present;
+            if changed {
+                *console = Console { generation: console.generation + 1, present: true, attached: false };
+            }
+            changed
+        });
+    }
+
+    /// Waits until the console's reader has connected.
+    async fn attached(&self) -> Result<(), VmError> {
+        let mut console = self.console.subscribe();
+        let wait = console.wait_for(|console| console.attached);
+        match tokio::time::timeout(ATTACH_TIMEOUT, wait).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                Err(VmError::ConsoleNotAttached { path: self.parts.console.clone(), timeout: ATTACH_TIMEOUT })
+            }
+        }
+    }
+
+    async fn destroy(&self) -> Result<(), VmError> {
+        let name = self.parts.name.clone();
+        let destroy = move |connect: &Connect| match Domain::lookup_by_name(connect, &name)
+            .and_then(|domain| domain.destroy())
+        {
+            Err(error) if !is_gone(&error) => Err(error),
+            _ => Ok(()),
+        };
+        self.parts.connection.call(format!("destroy domain {}", self.parts.name), destroy).await?;
+        self.console.send_modify(|console| console.present = false);
+        Ok(())
+    }
+
+    /// Connects to the console of the domain of `generation`.
+    async fn connect(&self, generation: u64) -> io::Result<Option<UnixStream>> {
+        let this = |console: &Console| console.present && console.generation == generation;
+        match UnixStream::connect(&self.parts.console).await {
+            Ok(line) => {
+                self.console.send_if_modified(|console| {
+                    let newly = this(console) && !console.attached;
+                    console.attached |= newly;
+                    newly
+                });
+                Ok(Some(line))
+            }
+            // The socket listens before libvirt answers that the domain was created, so the guest has
+            // ended by itself since.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                self.console.send_if_modified(|console| {
+                    let gone = this(console);
+                    console.present &= !gone;
+                    gone
+                });
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Power for VmDevice {
+    /// `On` makes a paused domain of the offered boot, waits until the console's reader is connected
+    /// and lets it run.
+    fn set(&self, token: FencingToken, state: PowerState) -> PortFuture<'_, ()> {
+        Box::pin(async move {
+            let mut acts = self.acts.lock().await;
+            acts.fence.admit(token)?;
+            let (verb, done) = match state {
+                PowerState::On => ("on", self.switch_on(&acts).await),
+                PowerState::Off => ("off", self.destroy().await),
+            };
+            done.map_err(|error| error.into_port(format!("switch {verb} {}", self.parts.spec.id)))
+        })
+    }
+
+    fn get(&self) -> PortFuture<'_, PowerReading> {
+        Box::pin(async move {
+            match self.status().await {
+                Ok(Status::Absent) => Ok(PowerReading::Off),
+                Ok(Status::Paused | Status::Running) => Ok(PowerReading::On),
+                Err(error) => Err(error.into_port(format!("read the power of {}", self.parts.spec.id))),
+            }
+        })
+    }
+}
+
+impl Boot for VmDevice {
+    fn offer(&self, token: FencingToken, offer: BootOffer) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.set_offer(token, Some(offer)).await })
+    }
+
+    fn withdraw(&self, token: FencingToken) -> PortFuture<'_, ()> {
+        Box::pin(async move { self.set_offer(token, None).await })
+    }
+}
+
+impl VmDevice {
+    async fn set_offer(&self, token: FencingToken, offer: Option<BootOffer>) -> Result<(), PortError> {
+        let mut acts = self.acts.lock().await;
+        acts.fence.admit(token)?;
+        acts.offer = offer;
+        Ok(())
+    }
+}
+
+impl ByteStream for VmDevice {
+    fn open(&self) -> LineFuture<'_> {
+        Box::pin(async move {
+            let mut console = self.console.subscribe();
+            loop {
+                let now = *console.wait_for(|console| console.present).await.map_err(io::Error::other)?;
+                if let Some(line) = self.connect(now.generation).await? {
+                    let line: Box<dyn Line> = Box::new(line);
+                    return Ok(line);
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! The description of a domain, and whose it is. Pure.
+
+use super::capabilities::{Accelerator, GuestSupport};
+use super::xml::{self, NotXml, Token, escape};
+use crate::device::ports::BootOffer;
+use crate::model::device::Arch;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// The XML namespace of what we say of a domain.
+pub const NAMESPACE: &str = "urn:pilab:domain:1";
+
+/// The prefix that the namespace goes by.
+pub const PREFIX: &str = "pilab";
+
+/// How much of a layer's SHA-256 is the serial number of its disk: all that virtio-blk has room for
+/// (virtio 1.2 §5.2.6.1).
+const SERIAL_LEN: usize = 20;
+
+/// Whose a domain is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The coordinator.
+    pub instance: String,
+    /// The device.
+    pub device: String,
+    /// The file that the owning process holds locked.
+    pub lock: PathBuf,
+    /// Kept on request: nobody but a person removes it.
+    pub kept: bool,
+}
+
+impl Owner {
+    /// As the element that libvirt keeps with the domain.
+    pub fn element(&self) -> Result<String, NotXml> {
+        Ok(format!(
+            "<{PREFIX}:domain xmlns:{PREFIX}='{NAMESPACE}' instance='{}' device='{}' owner-lock='{}' kept='{}'/>",
+            escape(&self.instance)?,
+            escape(&self.device)?,
+            escape(text(&self.lock)?)?,
+            if self.kept { "yes" } else { "no" },
+        ))
+    }
+
+    /// Reads the element; none when it is not one of ours.
+    pub fn read(element: &str) -> Option<Self> {
+        xml::tokens(element).iter().find_map(|token| {
+            let Token::Open { name, attributes } = token else { return None };
+            let ours = attributes.iter().any(|(key, value)| key.starts_with("xmlns") && value == NAMESPACE);
+            let value = |key| token.attribute(name, key);
+            ours.then_some(())?;
+            Some(Self {
+                instance: value("instance")?.to_owned(),
+                device: value("device")?.to_owned(),
+                lock: PathBuf::from(value("owner-lock")?),
+                kept: value("kept") == Some("yes"),
+            })
+        })
+    }
+}
+
+/// What a domain is made of.
+#[derive(Debug, Clone)]
+pub struct Domain<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its network card's address.
+    pub mac: &'a str,
+    /// Its architecture.
+    pub arch: Arch,
+    /// How it runs on this host.
+    pub support: &'a GuestSupport,
+    /// The label of the user that runs QEMU, where there is one.
+    pub qemu_user: Option<&'a str>,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// Its processors.
+    pub vcpus: u32,
+    /// libvirt's network.
+    pub network: &'a str,
+    /// Its console's socket.
+    pub console: &'a Path,
+    /// Whose it is.
+    pub owner: &'a Owner,
+    /// What it boots.
+    pub offer: &'a BootOffer,
+}
+
+impl Domain<'_> {
+    /// The description that libvirt takes.
+    ///
+    /// - Restart, halt and crash all end the domain: each boot attempt needs a ticket of its own.
+    /// - Layers are read-only raw disks through the host's page cache, which all guests then share.
+    /// - `virtio-rng` so that nothing in the guest waits for entropy.
+    /// - No graphics, USB, balloon, nor boot ROM of the network card: nothing uses them, each costs time.
+    /// - The translation cache of the emulator stays at QEMU's default of 1 GiB, which is enough.
+    pub fn xml(&self) -> Result<String, NotXml> {
+        let mut xml = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut xml)?;
+        Ok(xml)
+    }
+
+    fn write(&self, xml: &mut String) -> Result<std::fmt::Result, NotXml> {
+        let kvm = self.support.accelerator == Accelerator::Kvm;
+        let kind = if kvm { "kvm" } else { "qemu" };
+        let machine = match self.arch {
+            Arch::Aarch64 => "virt",
+            Arch::X86_64 => "q35",
+        };
+        let arguments = self.arguments();
+        let arguments = escape(&arguments)?;
+        let name = escape(self.name)?;
+        let metadata = self.owner.element()?;
+        let kernel = escape(text(&self.offer.kernel)?)?;
+        let initramfs = escape(text(&self.offer.initramfs)?)?;
+        let emulator = escape(text(&self.support.emulator)?)?;
+        let console = escape(text(self.console)?)?;
+        let network = escape(self.network)?;
+        let mac = escape(self.mac)?;
+        let (memory, vcpus, arch) = (self.memory_mib, self.vcpus, self.arch);
+        let (features, cpu) = self.machine_details(kvm);
+        let disks = self.disks()?;
+        let label = self.label()?;
+        Ok(write!(
+            xml,
+            "<domain type='{kind}'>
+  <name>{name}</name>
+  <metadata>{metadata}</metadata>
+  <memory unit='MiB'>{memory}</memory>
+  <vcpu>{vcpus}</vcpu>
+  <os>
+    <type arch='{arch}' machine='{machine}'>hvm</type>
+    <kernel>{kernel}</kernel>
+    <initrd>{initramfs}</initrd>
+    <cmdline>{arguments}</cmdline>
+  </os>
+  <features>{features}</features>
+  {cpu}
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>{emulator}</emulator>
+{disks}    <interface type='network'>
+      <mac address='{mac}'/>
+      <source network='{network}'/>
+      <model type='virtio'/>
+      <rom enabled='no'/>
+    </interface>
+    <serial type='unix'>
+      <source mode='bind' path='{console}'/>
+      <target port='0'/>
+    </serial>
+    <rng model='virtio'>
+      <backend model='random'>/dev/urandom</backend>
+    </rng>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+{label}</domain>
+"
+        ))
+    }
+
+    /// `panic=-1`: a panic restarts at once, which ends the domain.
+    fn arguments(&self) -> String {
+        let console = match self.arch {
+            Arch::Aarch64 => "ttyAMA0",
+            Arch::X86_64 => "ttyS0",
+        };
+        let mut arguments = format!("console={console} panic=-1");
+        for argument in &self.offer.cmdline {
+            arguments.push(' ');
+            arguments.push_str(argument);
+        }
+        arguments
+    }
+
+    /// The interrupt controller and the processor. `cortex-a72` is that of a Pi 4; QEMU's `max` for
+    /// 64-bit ARM boots four times slower, as it emulates pointer authentication.
+    fn machine_details(&self, kvm: bool) -> (&'static str, &'static str) {
+        match (self.arch, kvm) {
+            (Arch::Aarch64, false) => (
+                "<gic version='2'/>",
+                "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>cortex-a72</model></cpu>",
+            ),
+            (Arch::Aarch64, true) => ("<gic version='host'/>", "<cpu mode='host-passthrough'/>"),
+            (Arch::X86_64, false) => ("<acpi/><apic/>", "<cpu mode='maximum'/>"),
+            (Arch::X86_64, true) => ("<acpi/><apic/>", "<cpu mode='host-passthrough'/>"),
+        }
+    }
+
+    fn disks(&self) -> Result<String, NotXml> {
+        let mut disks = String::new();
+        for (letter, layer) in ('a'..='z').zip(&self.offer.layers) {
+            let file = escape(text(&layer.path)?)?;
+            let serial: String = layer.sha256.chars().take(SERIAL_LEN).collect();
+            let serial = escape(&serial)?;
+            let _ = write!(
+                disks,
+                "    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='writeback' io='threads'/>
+      <source file='{file}'/>
+      <target dev='vd{letter}' bus='virtio'/>
+      <readonly/>
+      <serial>{serial}</serial>
+    </disk>
+"
+            );
+        }
+        Ok(disks)
+    }
+
+    /// QEMU runs as its usual user, but libvirt gives it no file: by default it makes that user the
+    /// owner of kernel and layers for as long as the domain lives, and several domains share them.
+    fn label(&self) -> Result<String, NotXml> {
+        let Some(user) = self.qemu_user else { return Ok(String::new()) };
+        let user = escape(user)?;
+        Ok(format!("  <seclabel type='static' model='dac' relabel='no'><label>{user}</label></seclabel>\n"))
+    }
+}
+
+fn text(path: &Path) -> Result<&str, NotXml> {
+    path.to_str().ok_or_else(|| NotXml { text: path.display().to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::ports::BootLayer;
+    use crate::model::boot::BootAttempt;
+
+    fn owner() -> Owner {
+        Owner {
+            instance: "dev".to_owned(),
+            device: "lab-vm-1".to_owned(),
+            lock: "/run/pilab/a & b/lock".into(),
+            kept: false,
+        }
+    }
+
+    fn xml(arch: Arch, accelerator: Accelerator, cmdline: &str) -> Result<String, NotXml> {
+        let support = GuestSupport { emulator: "/usr/bin/qemu".into(), accelerator };
+        let offer = BootOffer {
+            attempt: BootAttempt(1),
+            kernel: "/images/vmlinuz".into(),
+            initramfs: "/images/it's".into(),
+            layers: vec![BootLayer { path: "/images/base.squashfs".into(), sha256: "0123456789".repeat(7) }],
+            cmdline: vec![cmdline.to_owned()],
+        };
+        Domain {
+            name: "pilab-dev-lab-vm-1",
+            mac: "52:54:00:00:00:01",
+            arch,
+            support: &support,
+            qemu_user: (arch == Arch::Aarch64).then_some("+64055:+64055"),
+            memory_mib: 1024,
+            vcpus: 2,
+            network: "default",
+            console: Path::new("/run/pilab/x.console"),
+            owner: &owner(),
+            offer: &offer,
+        }
+        .xml()
+    }
+
+    #[test]
+    fn an_emulated_arm_domain() {
+        insta::assert_snapshot!(xml(Arch::Aarch64, Accelerator::Tcg, "a=\"<1>\"").unwrap(), @"");
+    }
+
+    #[test]
+    fn the_processor_follows_architecture_and_accelerator() {
+        let table = [
+            (Arch::Aarch64, Accelerator::Kvm, ["type='kvm'", "host-passthrough", "ttyAMA0"]),
+            (Arch::X86_64, Accelerator::Kvm, ["type='kvm'", "host-passthrough", "ttyS0"]),
+            (Arch::X86_64, Accelerator::Tcg, ["type='qemu'", "mode='maximum'", "machine='q35'"]),
+        ];
+        for (arch, accelerator, parts) in table {
+            let xml = xml(arch, accelerator, "").unwrap();
+            assert!(parts.iter().all(|part| xml.contains(part)), "{xml}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused() {
+        let refused = xml(Arch::Aarch64, Accelerator::Tcg, "a\0b").unwrap_err();
+        assert!(refused.text.contains("a\0b"), "{refused}");
+    }
+
+    #[test]
+    fn the_owner_reads_back_and_other_elements_do_not() {
+        assert_eq!(Owner::read(&owner().element().unwrap()), Some(owner()));
+        assert_eq!(Owner::read("<domain instance='x' device='y' owner-lock='/z'/>"), None);
+        assert_eq!(
+            Owner::read("<a:domain xmlns:a='urn:other' instance='x' device='y' owner-lock='/z'/>"),
+            None
+        );
+    }
+}

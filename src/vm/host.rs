@@ -1,0 +1,216 @@
+//! [`Host`]: this machine's libvirt, where devices are made and swept.
+
+use super::capabilities::{self, Capabilities};
+use super::connection::Connection;
+use super::device::{Parts, VmDevice};
+use super::domain::{NAMESPACE, Owner};
+use super::error::VmError;
+use super::{HostOptions, VmSpec, naming};
+use crate::model::device::Arch;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::{Error, ErrorNumber};
+use virt::network::Network;
+use virt::sys::{VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_DOMAIN_METADATA_ELEMENT};
+
+/// The directory of the consoles may be entered by all: QEMU runs as another user.
+const RUN_DIR_MODE: u32 = 0o711;
+
+/// A libvirt that can run devices.
+pub struct Host {
+    connection: Connection,
+    options: HostOptions,
+    capabilities: Capabilities,
+    gateway: Ipv4Addr,
+    devices: Mutex<Vec<Arc<VmDevice>>>,
+}
+
+impl Host {
+    /// Connects, starts the network when it is not active, and learns what the host can do.
+    pub async fn connect(options: HostOptions) -> Result<Self, VmError> {
+        let connection = Connection::new(&options.uri);
+        let text = connection.call("read libvirt's capabilities", Connect::get_capabilities).await?;
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let capabilities = Capabilities::read(&text, &cpuinfo, Arch::host());
+        let gateway = gateway(&connection, &options.network).await?;
+        make_run_dir(&options.run_dir)
+            .map_err(|source| VmError::RunDir { path: options.run_dir.clone(), source })?;
+        Ok(Self { connection, options, capabilities, gateway, devices: Mutex::default() })
+    }
+
+    /// This host's address on the guests' network.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.gateway
+    }
+
+    /// A device of this host; it does not exist in libvirt before it is switched on.
+    pub fn device(&self, spec: VmSpec) -> Result<Arc<VmDevice>, VmError> {
+        let support = self.capabilities.guest(spec.arch).ok_or(VmError::NoEmulator { arch: spec.arch })?;
+        let name = naming::domain_name(&self.options.instance, &spec.id);
+        let console =
+            naming::console(&self.options.run_dir, &name).map_err(|path| VmError::SocketPath { path })?;
+        let owner = Owner {
+            instance: self.options.instance.clone(),
+            device: spec.id.to_string(),
+            lock: spec.owner_lock.clone(),
+            kept: false,
+        };
+        let device = Arc::new(VmDevice::new(Parts {
+            mac: naming::mac(&name),
+            name,
+            console,
+            owner,
+            spec,
+            support: support.clone(),
+            qemu_user: self.capabilities.qemu_user.clone(),
+            network: self.options.network.clone(),
+            uri: self.options.uri.clone(),
+            connection: self.connection.clone(),
+        }));
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&device));
+        Ok(device)
+    }
+
+    /// Removes what a crashed coordinator left behind: each domain of ours whose owner's lock is free or
+    /// gone and that was not kept on request; nothing else. Answers their names.
+    pub async fn sweep(&self) -> Result<Vec<String>, VmError> {
+        self.connection.call("sweep domains whose owner is gone", sweep).await
+    }
+
+    /// Removes every device of this host that was not kept. Dropping the host removes nothing, as a
+    /// destructor cannot wait: what is left then is swept at the next start.
+    pub async fn close(&self) -> Result<(), VmError> {
+        let devices = std::mem::take(&mut *self.devices.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut first = Ok(());
+        for device in devices {
+            first = first.and(device.close().await);
+        }
+        first
+    }
+}
+
+/// The host's address on the network, which is started when it is not active.
+async fn gateway(connection: &Connection, name: &str) -> Result<Ipv4Addr, VmError> {
+    let network = name.to_owned();
+    let read = move |connect: &Connect| {
+        let network = Network::lookup_by_name(connect, &network)?;
+        if !network.is_active()? {
+            network.create()?;
+        }
+        network.get_xml_desc(0)
+    };
+    let xml = connection.call("read the network", read).await.map_err(|error| match error {
+        VmError::Call { source, .. } => VmError::Network { network: name.to_owned(), source },
+        other => other,
+    })?;
+    capabilities::gateway(&xml).ok_or_else(|| VmError::NoGateway { network: name.to_owned() })
+}
+
+fn make_run_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(RUN_DIR_MODE).create(path)
+}
+
+fn sweep(connect: &Connect) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    for domain in connect.list_all_domains(VIR_CONNECT_LIST_DOMAINS_ACTIVE)? {
+        let Some(owner) = owner(&domain) else { continue };
+        let Some(_lock) = (!owner.kept).then(|| free_lock(&owner.lock)).flatten() else { continue };
+        let name = domain.get_name()?;
+        match domain.destroy() {
+            Ok(()) => removed.push(name),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
+}
+
+/// Whose the domain is; none when it is not ours, or is ending just now.
+fn owner(domain: &Domain) -> Option<Owner> {
+    let kind = i32::try_from(VIR_DOMAIN_METADATA_ELEMENT).ok()?;
+    Owner::read(&domain.get_metadata(kind, Some(NAMESPACE), 0).ok()?)
+}
+
+/// A lock that nobody holds.
+enum FreeLock {
+    /// The file is gone.
+    Missing,
+    /// Held by us now, so that nobody takes it while its domain is removed.
+    Taken { _file: File },
+}
+
+/// None when somebody holds the lock, or it cannot be known.
+fn free_lock(path: &Path) -> Option<FreeLock> {
+    match File::open(path) {
+        Ok(file) => {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).ok()?;
+            Some(FreeLock::Taken { _file: file })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(FreeLock::Missing),
+        Err(_) => None,
+    }
+}
+
+/// Whether libvirt says that there is no such domain, or that it does not run.
+pub(super) fn is_gone(error: &Error) -> bool {
+    matches!(error.code(), ErrorNumber::NoDomain | ErrorNumber::OperationInvalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::DeviceId;
+    use rustix::fs::{FlockOperation, flock};
+
+    fn options(run_dir: &Path) -> HostOptions {
+        HostOptions { uri: "test:///default".to_owned(), ..HostOptions::new("test", run_dir) }
+    }
+
+    /// libvirt's in-memory driver has a network `default` and no QEMU.
+    #[tokio::test]
+    async fn a_host_without_an_emulator_says_which_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::connect(options(dir.path())).await.unwrap();
+        assert_eq!(host.gateway(), Ipv4Addr::new(192, 168, 122, 1));
+        let spec = VmSpec {
+            id: DeviceId::new("lab-vm").unwrap(),
+            arch: Arch::Aarch64,
+            memory_mib: 64,
+            vcpus: 1,
+            owner_lock: dir.path().join("lock"),
+        };
+        let error = host.device(spec).err().unwrap();
+        assert!(error.to_string().starts_with("qemu-system-aarch64 is not installed"), "{error}");
+        assert!(error.hint().unwrap().contains("lab/setup"));
+        assert_eq!(host.sweep().await.unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_missing_network_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = HostOptions { network: "nowhere".to_owned(), ..options(dir.path()) };
+        let error = Host::connect(options).await.err().unwrap();
+        assert!(matches!(&error, VmError::Network { network, .. } if network == "nowhere"), "{error:?}");
+    }
+
+    #[test]
+    fn a_lock_is_free_when_nobody_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(matches!(free_lock(&path), Some(FreeLock::Missing)));
+        let held = File::create(&path).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        assert!(free_lock(&path).is_none());
+        drop(held);
+        assert!(matches!(free_lock(&path), Some(FreeLock::Taken { .. })));
+    }
+}
