@@ -194,7 +194,8 @@ impl Issuer {
         let revoked = read_private::<Revocations>(&dir.join(REVOKED))?.unwrap_or_default();
         let load = |seed: &str, kind| {
             let damaged = |problem: String| IssuerError::Damaged { path: keys.clone(), problem };
-            let key = KeyPair::from_seed(seed).map_err(|_| damaged(format!("the {kind:?} seed is not valid")))?;
+            let key =
+                KeyPair::from_seed(seed).map_err(|_| damaged(format!("the {kind:?} seed is not valid")))?;
             if key.key_pair_type() == kind {
                 Ok(key)
             } else {
@@ -216,7 +217,11 @@ impl Issuer {
     /// For one boot attempt of a device. Its id must begin with `<lab>-`, as all devices' do.
     pub fn device(&self, device: &DeviceId, ttl: Duration) -> Result<Credentials, IssuerError> {
         if !self.is_device_name(device.as_str()) {
-            return Err(self.bad_name("device", device.as_str(), "it must begin with the lab's name and '-'"));
+            return Err(self.bad_name(
+                "device",
+                device.as_str(),
+                "it must begin with the lab's name and '-'",
+            ));
         }
         self.scoped(&self.device, device.as_str(), ttl)
     }
@@ -229,7 +234,11 @@ impl Issuer {
             return Err(self.bad_name("user", name, "the name is reserved"));
         }
         if self.is_device_name(name) {
-            return Err(self.bad_name("user", name, "names that begin with the lab's name and '-' are devices'"));
+            return Err(self.bad_name(
+                "user",
+                name,
+                "names that begin with the lab's name and '-' are devices'",
+            ));
         }
         self.scoped(&self.user, name, ttl)
     }
@@ -491,7 +500,9 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let issuer = Issuer::open(temporary.path(), &lab()).unwrap();
         let hour = Duration::from_secs(3600);
-        for (name, fits) in [("ann", true), ("lab", true), ("coordinator", false), ("system", false), ("lab-vm", false)] {
+        for (name, fits) in
+            [("ann", true), ("lab", true), ("coordinator", false), ("system", false), ("lab-vm", false)]
+        {
             assert_eq!(issuer.user(&UserName::new(name).unwrap(), hour).is_ok(), fits, "user {name}");
         }
         for (name, fits) in [("lab-vm", true), ("labx-vm", false), ("coordinator", false), ("ann", false)] {

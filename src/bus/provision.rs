@@ -172,6 +172,25 @@ pub async fn put_desired(
     }
 }
 
+/// Puts bytes, whatever they are, on a deployment's key, and its name into the index, at a generation
+/// that grows as that of [`put_desired`] does; answers generation and revision. For showing what an agent
+/// makes of them.
+pub async fn put_raw(
+    bus: &Bus,
+    device: &DeviceId,
+    deployment: &DeploymentName,
+    payload: Vec<u8>,
+) -> Result<(u64, u64), ProvisionError> {
+    let key = subject::deployment_key(device, deployment);
+    let mut index = read_index(bus, device).await?;
+    let revision = bus.kv_put(subject::DESIRED, &key, payload).await?;
+    let mut next = index.value.take().unwrap_or_default();
+    let generation = next.deployments.get(deployment).copied().unwrap_or(0) + 1;
+    next.deployments.insert(deployment.clone(), generation);
+    write_index(bus, device, next, index.revision).await?;
+    Ok((generation, revision))
+}
+
 /// Takes a deployment off a device; answers the revision of its deletion mark, none when it was not there.
 ///
 /// The index goes before the value: a crash between the two leaves a value that no index names, which

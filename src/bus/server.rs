@@ -333,9 +333,10 @@ impl Home {
             self.forget_child();
             return Ok(None);
         };
-        let ended = mark.end().await.map_err(|source| {
-            ServerError::Orphan { pid: mark.pid.as_raw_nonzero().get(), source }
-        })?;
+        let ended = mark
+            .end()
+            .await
+            .map_err(|source| ServerError::Orphan { pid: mark.pid.as_raw_nonzero().get(), source })?;
         self.forget_child();
         Ok(ended.then_some(mark.pid.as_raw_nonzero().get()))
     }
@@ -503,9 +504,9 @@ impl Keeper {
     fn command(&self) -> Command {
         let server = [self.program.clone().into_os_string(), "-c".into(), self.home.dir.join(CONFIG).into()];
         match find_program(Some(Path::new("setpriv"))) {
-            Ok(setpriv) => Command::new(setpriv.to_string_lossy())
-                .args(["--pdeathsig", "TERM", "--"])
-                .args(server),
+            Ok(setpriv) => {
+                Command::new(setpriv.to_string_lossy()).args(["--pdeathsig", "TERM", "--"]).args(server)
+            }
             Err(_) => {
                 let [program, rest @ ..] = server;
                 Command::new(program.to_string_lossy()).args(rest)
@@ -625,7 +626,8 @@ async fn greets(address: SocketAddr, name: &str) -> bool {
         io::Result::Ok(line)
     };
     let Ok(Ok(line)) = tokio::time::timeout(Duration::from_secs(1), greeting).await else { return false };
-    let info = line.strip_prefix("INFO ").and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok());
+    let info =
+        line.strip_prefix("INFO ").and_then(|json| serde_json::from_str::<serde_json::Value>(json).ok());
     info.is_some_and(|info| info["server_name"] == name && info["jetstream"] == true)
 }
 

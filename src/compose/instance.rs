@@ -1,8 +1,8 @@
 //! What one embedded lab has on this machine, and the sweeping of what a killed one left.
 //!
 //! An instance is a directory whose lock file its process holds (flock(2)). A lock that can be taken
-//! tells that the process is gone, however it went, and what it had may be removed. An instance whose
-//! devices were kept on purpose is marked, and spared until those are gone.
+//! tells that the process is gone, however it went, and what it had may be removed: all but an
+//! instance whose virtual machines were kept on purpose, until those are gone.
 
 use crate::bus::server::EmbeddedServer;
 use crate::support::chain::Chain;
@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 
 const INSTANCES: &str = "instances";
 const LOCK: &str = "lock";
-/// Beside the lock: the instance's virtual machines are wanted beyond its process.
-const KEPT: &str = "kept";
 
 /// One embedded lab's place.
 pub(super) struct Instance {
@@ -55,20 +53,10 @@ impl Instance {
         self.dir.join(LOCK)
     }
 
-    /// Marks it as kept.
-    pub(super) fn keep(&self) -> io::Result<()> {
-        fs::write(self.dir.join(KEPT), "")
-    }
-
     /// Removes all its files.
     pub(super) fn remove(self) -> io::Result<()> {
         remove(&self.name, &self.dir)
     }
-}
-
-/// Whether the instance that holds this lock, or held it, is marked as kept.
-pub(super) fn is_kept(lock_path: &Path) -> bool {
-    lock_path.with_file_name(KEPT).exists()
 }
 
 /// Removes what instances whose process is gone have left, their NATS servers first. Their virtual

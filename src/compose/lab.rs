@@ -19,11 +19,13 @@ use crate::journal;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::netboot::{LayerSource, Office, OfficeOptions};
 use crate::ssh::{SshReach, generate_key};
+use crate::support::atomic_file;
 use crate::support::chain::Chain;
 use crate::vm::{self, Host, HostOptions, VmSpec};
 use crate::wire::subject;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -85,13 +87,9 @@ pub(super) async fn start(
         () = stop.cancelled() => Err(CliError::Cancelled),
     };
     match begun {
-        Ok(begun) => Ok(Box::new(EmbeddedLab {
-            begun,
-            name: lab.name,
-            preparation: clock.done,
-            instance,
-            layers,
-        })),
+        Ok(begun) => {
+            Ok(Box::new(EmbeddedLab { begun, name: lab.name, preparation: clock.done, instance, layers }))
+        }
         Err(error) => {
             end(&layers, &host).await;
             remove(instance);
@@ -113,11 +111,12 @@ async fn connect(lab: &Lab) -> Result<Place, CliError> {
     options.network.clone_from(&lab.network);
     let place = async {
         let host = Host::connect(options).await.map_err(vm_error("use virtual machines"))?;
-        let swept = host.sweep(instance::is_kept).await.map_err(vm_error("sweep virtual machines"))?;
-        for name in &swept.removed {
+        let swept = host.sweep().await.map_err(vm_error("sweep virtual machines"))?;
+        for name in swept {
             tracing::info!(domain = name, "a virtual machine that a killed lab left is removed");
         }
-        instance::sweep(|lock| swept.spared.iter().any(|spared| spared == lock)).await.map_err(io)?;
+        let kept = host.owner_locks().await.map_err(vm_error("list virtual machines"))?;
+        instance::sweep(|lock| kept.iter().any(|kept| kept == lock)).await.map_err(io)?;
         Ok(host)
     };
     match place.await {
@@ -144,8 +143,7 @@ struct Begun {
     bus: Bus,
     coordinator: Coordinator,
     host: Arc<Host>,
-    /// Private keys are written here, for people, when devices are kept.
-    devices: Vec<DeviceHandle>,
+    machines: Machines,
 }
 
 async fn begin(
@@ -157,7 +155,7 @@ async fn begin(
     progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Begun, CliError> {
-    let gateway = host.gateway();
+    let gateway = IpAddr::V4(host.gateway());
     clock.end("");
     clock.begin("image");
     let (found, note) = image::ready(lab, progress, stop.clone()).await?;
@@ -166,7 +164,8 @@ async fn begin(
     let keys = instance.dir().join("keys");
     let issuer = Issuer::open(keys, &lab.name).map_err(|e| failed("make the lab's NATS keys", None, e))?;
     let issuer = Arc::new(issuer);
-    let server = ServerOptions { dir: instance.dir().join(NATS_DIR), listen: gateway, port: None, program: None };
+    let server =
+        ServerOptions { dir: instance.dir().join(NATS_DIR), listen: gateway, port: None, program: None };
     let Layer { tracker, token } = &layers.server;
     let server = EmbeddedServer::start(server, Arc::clone(&issuer), tracker, token.clone()).await;
     let server = server.map_err(|e| {
@@ -177,13 +176,14 @@ async fn begin(
     provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
     let devices = Devices { lab, instance, host, layers }.make(gateway, &found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
-    let keep = keep_lines(devices);
+    let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
+    let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
         issuer: Arc::clone(&issuer),
         nats_url: server.url(),
-        devices: handles.clone(),
+        devices: handles,
         image: found,
         keys: |comment| {
             let pair = generate_key(comment)?;
@@ -204,7 +204,7 @@ async fn begin(
         bus,
         coordinator,
         host: Arc::clone(host),
-        devices: handles,
+        machines,
     })
 }
 
@@ -266,7 +266,7 @@ impl Devices<'_> {
             vcpus: wanted.vcpus,
             owner_lock: self.instance.lock_path(),
         };
-        let machine = self.host.device(spec).await.map_err(vm_error("use a virtual machine"))?;
+        let machine = self.host.device(spec).map_err(vm_error("use a virtual machine"))?;
         let dir = self.instance.dir().join("journal").join(id.as_str());
         let opened = journal::open(&dir, journal::Options::default()).await;
         let (journal, task) = opened.map_err(|e| failed("open a device's journal", None, e))?;
@@ -290,14 +290,27 @@ impl Devices<'_> {
     }
 }
 
-/// How to enter and to remove each device.
-fn keep_lines(devices: Made) -> impl Fn(&DeviceId) -> Vec<String> {
-    move |id| {
-        let Some((handle, machine)) = devices.get(id) else { return Vec::new() };
+type Machines = BTreeMap<DeviceId, Arc<vm::VmDevice>>;
+
+/// How to enter and to remove a device; its SSH key is written to `dir` for that.
+fn keep_lines(
+    dir: PathBuf,
+    handles: Vec<DeviceHandle>,
+    machines: Machines,
+) -> impl Fn(&DeviceId, &str) -> Vec<String> {
+    move |id, key| {
+        let Some(machine) = machines.get(id) else { return Vec::new() };
         let keep = machine.keep_instructions();
-        let address = handle.state().borrow().address;
+        let handle = handles.iter().find(|handle| handle.id() == id);
+        let address = handle.and_then(|handle| handle.state().borrow().address);
         let mut lines = vec![format!("{id}: console: {}", keep.enter)];
-        lines.extend(address.map(|address| format!("{id}: address: {address}")));
+        if let Some(address) = address {
+            let file = dir.join(format!("{id}.ssh-key"));
+            match atomic_file::write(&file, key.as_bytes(), 0o600) {
+                Ok(()) => lines.push(format!("{id}: shell:   ssh -i {} root@{address}", file.display())),
+                Err(error) => tracing::warn!(%error, path = %file.display(), "the SSH key was not written"),
+            }
+        }
         lines.push(format!("{id}: remove:  {}", keep.remove));
         lines
     }
@@ -341,18 +354,15 @@ impl RunningLab for EmbeddedLab {
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {
         Box::pin(async move {
             let Self { begun, instance, layers, .. } = *self;
-            let keeps = begun.coordinator.keeps_devices();
-            if keeps {
-                instance.keep().map_err(|e| failed("mark the lab as kept", None, e))?;
+            let kept = begun.coordinator.kept();
+            for machine in kept.iter().filter_map(|id| begun.machines.get(id)) {
+                machine.keep().await.map_err(vm_error("keep a virtual machine"))?;
             }
             begun.coordinator.shutdown().await;
-            drop(begun.devices);
             // The coordinator was the last to use the connection.
             let _ = begun.bus.close().await;
-            if keeps {
-                end_tasks(&layers).await;
-            } else {
-                end(&layers, &begun.host).await;
+            end(&layers, &begun.host).await;
+            if kept.is_empty() {
                 remove(instance);
             }
             Ok(())
@@ -364,10 +374,6 @@ async fn end(layers: &Layers, host: &Host) {
     if let Err(error) = host.close().await {
         tracing::warn!(error = %Chain(&error), "a virtual machine is left behind; the next start removes it");
     }
-    end_tasks(layers).await;
-}
-
-async fn end_tasks(layers: &Layers) {
     layers.devices.end("devices").await;
     layers.journals.end("journals").await;
     layers.server.end("NATS server").await;

@@ -5,9 +5,7 @@ mod instance;
 mod lab;
 
 use crate::cli::error::CliError;
-use crate::cli::local::{
-    ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab,
-};
+use crate::cli::local::{ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab};
 use tokio_util::sync::CancellationToken;
 
 /// What this machine can do for the command line.

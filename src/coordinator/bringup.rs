@@ -51,6 +51,7 @@ impl Session {
             .push((credentials.public_key, credentials.expires));
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
+        seat.ssh_key.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&client_key.private);
         let (device, nats_url, creds) = (seat.id().clone(), parts.nats_url.clone(), credentials.creds);
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
@@ -70,6 +71,7 @@ impl Session {
             kernel: parts.image.kernel.clone(),
             initramfs: parts.image.initramfs.clone(),
             layers: parts.image.layers.clone(),
+            cmdline: parts.image.cmdline.clone(),
             window: self.boot_timeout,
             host_key_public,
             client_key_private: client_key.private,

@@ -34,8 +34,8 @@ pub struct Parts {
 /// Makes an SSH key pair; the argument is the comment.
 pub type MakeKeys = fn(&str) -> Result<KeyPair, Box<dyn Error + Send + Sync>>;
 
-/// Lines that tell how to enter and how to remove a kept device.
-pub type KeepLines = Box<dyn Fn(&DeviceId) -> Vec<String> + Send + Sync>;
+/// Lines that tell how to enter and how to remove a kept device, given the private SSH key that opens it.
+pub type KeepLines = Box<dyn Fn(&DeviceId, &str) -> Vec<String> + Send + Sync>;
 
 /// An SSH key pair in OpenSSH's formats.
 pub struct KeyPair {
@@ -58,6 +58,8 @@ pub struct BootImage {
     pub initramfs: PathBuf,
     /// Layers, bottom first.
     pub layers: Vec<BootLayer>,
+    /// Kernel arguments it wants.
+    pub cmdline: Vec<String>,
     /// SHA-256 of the agent in it, hex.
     pub agent_sha256: String,
 }

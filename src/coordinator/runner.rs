@@ -32,13 +32,21 @@ pub(super) struct Runner {
     pub(super) keep: bool,
 }
 
+/// Devices that stay up beyond their run.
+pub(super) struct Kept {
+    /// They are nobody else's until this is dropped.
+    pub(super) grant: Grant,
+    /// How to enter and to remove them.
+    pub(super) lines: Vec<String>,
+}
+
 /// A fault and the step, if any, during which it was seen.
 type Ended = (Option<Fault>, Option<usize>);
 
 impl Runner {
     /// Runs to the end; the last thing it does is to log [`RunFact::Ended`]. Answers the devices when
     /// they are kept: they are nobody else's until this is dropped.
-    pub(super) async fn run(self) -> Option<Grant> {
+    pub(super) async fn run(self) -> Option<Kept> {
         let begun = Instant::now();
         let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
         self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
@@ -70,8 +78,13 @@ impl Runner {
             tracing::warn!(run = %self.log.run(), "the journals were not followed to the run's end");
         }
         self.end(&begun, outcome, spans).await;
-        drop(session);
-        self.keep.then_some(grant)
+        self.keep.then(|| {
+            let lines = session.seats.iter().flat_map(|seat| {
+                let key = seat.ssh_key.lock().unwrap_or_else(PoisonError::into_inner);
+                (self.parts.keep_lines)(seat.id(), &key)
+            });
+            Kept { lines: lines.collect(), grant }
+        })
     }
 
     /// Marks the run's beginning in each device's journal; answers where.
@@ -101,6 +114,7 @@ impl Runner {
             token: grant.token,
             before: device.state().borrow().attempt,
             credentials: Mutex::default(),
+            ssh_key: Mutex::default(),
         });
         Session::new(Arc::clone(&self.parts), seats.collect(), self.scenario.boot_timeout)
     }

@@ -3,11 +3,11 @@
 use super::bundle;
 use super::log::RunLog;
 use super::parts::Parts;
-use super::pool::{Grant, Pool};
-use super::runner::{Runner, bundle_dir};
+use super::pool::Pool;
+use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
-use crate::model::id::{RunId, UserName};
+use crate::model::id::{DeviceId, RunId, UserName};
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::wire::request::{
@@ -38,7 +38,7 @@ struct Shared {
     tracker: TaskTracker,
     /// No await happens under these locks.
     runs: Mutex<BTreeMap<RunId, Arc<RunLog>>>,
-    kept: Mutex<BTreeMap<RunId, Grant>>,
+    kept: Mutex<BTreeMap<RunId, Kept>>,
 }
 
 /// Why a request was not met, in the words of the answer.
@@ -95,9 +95,10 @@ impl Coordinator {
         self.tracker.wait().await;
     }
 
-    /// Whether some devices are kept beyond their run.
-    pub fn keeps_devices(&self) -> bool {
-        !self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// The devices that are kept beyond their runs.
+    pub fn kept(&self) -> Vec<DeviceId> {
+        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.values().flat_map(|kept| kept.grant.devices.iter().map(|device| device.id().clone())).collect()
     }
 }
 
@@ -192,8 +193,8 @@ impl Shared {
         };
         let (shared, name) = (Arc::clone(self), run.clone());
         self.tracker.spawn(async move {
-            if let Some(grant) = runner.run().await {
-                shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(name, grant);
+            if let Some(kept) = runner.run().await {
+                shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(name, kept);
             }
         });
         Ok(RunAccepted { run })
@@ -214,8 +215,7 @@ impl Shared {
 
     fn kept_lines(&self, run: &RunId) -> Vec<String> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let devices = kept.get(run).map(|grant| grant.devices.as_slice()).unwrap_or_default();
-        devices.iter().flat_map(|device| (self.parts.keep_lines)(device.id())).collect()
+        kept.get(run).map(|kept| kept.lines.clone()).unwrap_or_default()
     }
 }
 

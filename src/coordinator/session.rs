@@ -22,6 +22,8 @@ pub(super) struct Seat {
     pub(super) before: BootAttempt,
     /// The NATS credentials issued in this run, to be revoked at its end: public key and expiry.
     pub(super) credentials: Mutex<Vec<(String, u64)>>,
+    /// The private key that opens the device in its current boot attempt.
+    pub(super) ssh_key: Mutex<String>,
 }
 
 impl Seat {
@@ -91,9 +93,8 @@ async fn seat_panic(seat: &Seat) -> Fault {
     let mut stages = seat.device.console().stages();
     // What an earlier holder's boot attempt showed is not this run's.
     let panic = stages.wait_for(|now| now.attempt > seat.before && now.get(BootStage::Panic).is_some()).await;
-    let line = match panic {
-        Ok(stages) => stages.get(BootStage::Panic).map(|reached| reached.line.clone()).unwrap_or_default(),
-        Err(_) => std::future::pending().await,
-    };
+    let line = panic.map(|stages| stages.get(BootStage::Panic).map(|reached| reached.line.clone()));
+    let Ok(line) = line else { return std::future::pending().await };
+    let line = line.unwrap_or_default();
     seat.fault(FaultKind::Panic, format!("the kernel panicked: {line:?}"))
 }

@@ -89,7 +89,8 @@ impl Actor {
 
     async fn boot(&mut self, token: FencingToken, request: BootRequest) -> Result<BootAttempt, DeviceError> {
         self.admit(token).await?;
-        let layers = layer_arguments(&request.layers).await?;
+        let mut cmdline = request.cmdline;
+        cmdline.extend(layer_arguments(&request.layers).await?);
         let reading = self.read_power().await;
         self.observe(reading);
         if reading != PowerReading::Off {
@@ -97,8 +98,7 @@ impl Actor {
         }
         self.forget();
         let attempt = self.begin(request.image_id).await?;
-        self.keys =
-            Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
+        self.keys = Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
         let (fate, watched) = watch::channel(TicketFate::Pending);
         self.fate = Some(watched);
         let grant = TicketGrant {
@@ -109,7 +109,7 @@ impl Actor {
             fate,
         };
         let (kernel, initramfs) = (request.kernel, request.initramfs);
-        let offer = BootOffer { attempt, kernel, initramfs, layers: request.layers, cmdline: layers };
+        let offer = BootOffer { attempt, kernel, initramfs, layers: request.layers, cmdline };
         let started = self.start_boot(token, grant, offer).await;
         if started.is_err() {
             // The first error is the one to tell.

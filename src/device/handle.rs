@@ -6,6 +6,7 @@ use crate::console::ConsoleHandle;
 use crate::journal::{Intent, JournalError, JournalHandle};
 use crate::model::boot::BootAttempt;
 use crate::model::device::Device;
+use crate::model::id::DeviceId;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use crate::model::time::Stamp;
@@ -42,6 +43,8 @@ pub struct BootRequest {
     pub initramfs: PathBuf,
     /// Layers, bottom first.
     pub layers: Vec<BootLayer>,
+    /// Kernel arguments of the image; those that name the layers and the ticket are added.
+    pub cmdline: Vec<String>,
     /// For how long the ticket is good.
     pub window: Duration,
     /// The SSH host key that the ticket's files carry, OpenSSH public key format.
@@ -148,6 +151,11 @@ pub struct DeviceHandle {
 }
 
 impl DeviceHandle {
+    /// Its id.
+    pub fn id(&self) -> &DeviceId {
+        &self.device.id
+    }
+
     pub(super) fn new(
         parts: &DeviceParts,
         commands: mpsc::Sender<Command>,

@@ -1,1 +1,29 @@
 //! Builds and verifies boot images.
+//!
+//! An image is a kernel, an initramfs of our own and squashfs layers: the base root, made of Debian
+//! packages and nothing else, and the device layer with the agent and all our settings. Every file is
+//! named by its SHA-256 and an image by that of its manifest, so an image never changes.
+//!
+//! [`Recipe`] says what goes in; [`Store`] has what came out, and builds what is missing.
+
+mod base;
+mod build;
+mod containers;
+mod cpio;
+mod error;
+mod initramfs;
+mod layer;
+mod manifest;
+mod modules;
+mod progress;
+mod recipe;
+mod sources;
+mod squash;
+mod store;
+
+pub use build::BuildRequest;
+pub use error::ImageError;
+pub use manifest::{Image, Layer, Lock, LockedPackage, MANIFEST_VERSION, Manifest, Part};
+pub use progress::{Progress, Sink, Stage};
+pub use recipe::{Arch, ArchError, BUILT_IN, KernelRecipe, Recipe};
+pub use store::{Check, DEFAULT_STORE, STORE_VARIABLE, Store};

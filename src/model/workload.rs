@@ -217,16 +217,18 @@ pub struct Presence {
 /// Labels on every container that the agent makes. They are how the agent finds its own, and how
 /// `podman ps` on the device can be read as ground truth.
 pub mod label {
-    /// Always `pilab`.
-    pub const MANAGED_BY: &str = "io.pilab.managed-by";
+    /// Always [`AGENT`].
+    pub const MANAGED_BY: &str = "pilab.managed-by";
+    /// Value of [`MANAGED_BY`].
+    pub const AGENT: &str = "pilab-agent";
     /// The device's id: several agents may share one podman.
-    pub const DEVICE: &str = "io.pilab.device";
+    pub const DEVICE: &str = "pilab.device";
     /// The deployment's name.
-    pub const DEPLOYMENT: &str = "io.pilab.deployment";
+    pub const DEPLOYMENT: &str = "pilab.deployment";
     /// The service's name in the deployment.
-    pub const SERVICE: &str = "io.pilab.service";
+    pub const SERVICE: &str = "pilab.service";
     /// The generation that made it.
-    pub const GENERATION: &str = "io.pilab.generation";
+    pub const GENERATION: &str = "pilab.generation";
     /// SHA-256 of what it was made from: unchanged means it is left alone.
-    pub const SPEC_HASH: &str = "io.pilab.spec-hash";
+    pub const SPEC_HASH: &str = "pilab.spec-hash";
 }

@@ -11,7 +11,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -81,6 +81,15 @@ impl Host {
     /// gone and that was not kept on request; nothing else. Answers their names.
     pub async fn sweep(&self) -> Result<Vec<String>, VmError> {
         self.connection.call("sweep domains whose owner is gone", sweep).await
+    }
+
+    /// The locks of the owners of our domains: who has one of them still has, or has kept, machines.
+    pub async fn owner_locks(&self) -> Result<Vec<PathBuf>, VmError> {
+        let locks = |connect: &Connect| {
+            let domains = connect.list_all_domains(VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
+            Ok(domains.iter().filter_map(owner).map(|owner| owner.lock).collect())
+        };
+        self.connection.call("list domains", locks).await
     }
 
     /// Removes every device of this host that was not kept. Dropping the host removes nothing, as a

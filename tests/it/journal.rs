@@ -1,7 +1,9 @@
 //! The journal over real files: crashes, full disks, slow readers.
 
 use bytes::Bytes;
-use pilab::journal::{self, Cursor, Entry, From, Item, JournalError, JournalHandle, Missing, Options, Record};
+use pilab::journal::{
+    self, Cursor, Entry, From, Item, JournalError, JournalHandle, Missing, Options, Record,
+};
 use pilab::model::boot::BootAttempt;
 use pilab::model::event::Event;
 use pilab::model::lease::FencingToken;

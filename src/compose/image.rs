@@ -1,0 +1,173 @@
+//! Images of this machine, for the command line and the embedded lab.
+
+use super::failed;
+use crate::cli::error::CliError;
+use crate::cli::local::{ImageInfo, ImageOptions, Progress};
+use crate::config::lab::Lab;
+use crate::coordinator::parts::BootImage;
+use crate::device::ports::BootLayer;
+use crate::image::{BuildRequest, Check, Image, ImageError, Recipe, Sink, Store};
+use crate::model::device::Arch;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+use tokio_util::sync::CancellationToken;
+
+/// Where an installed pilab has the agents.
+const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agent";
+/// Steps of the progress bar.
+const STEPS: f64 = 1000.0;
+
+fn image_error(doing: &'static str) -> impl Fn(ImageError) -> CliError {
+    move |error| match error {
+        ImageError::Cancelled => CliError::Cancelled,
+        error => {
+            let hint = error.hint().map(str::to_owned);
+            failed(doing, hint, error)
+        }
+    }
+}
+
+/// The image that a lab's devices boot: built when it is not there, verified, and a word on which it was.
+pub(super) async fn ready(
+    lab: &Lab,
+    progress: Progress,
+    stop: CancellationToken,
+) -> Result<(BootImage, String), CliError> {
+    let arch = lab.devices.first().map_or(Arch::Aarch64, |device| device.device.model.arch());
+    let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
+    let (image, built) = make(options, progress, stop).await?;
+    let note = format!("{} {arch} {}", lab.image, if built { "built" } else { "cached" });
+    Ok((boot_image(&image)?, note))
+}
+
+fn boot_image(image: &Image) -> Result<BootImage, CliError> {
+    let manifest = serde_json::to_string(&image.manifest);
+    let layers = image.layers.iter();
+    let layers = layers.map(|layer| BootLayer { path: layer.path.clone(), sha256: layer.sha256.clone() });
+    Ok(BootImage {
+        id: image.id.clone(),
+        manifest: manifest.map_err(|e| failed("read the image's manifest", None, e))?,
+        kernel: image.kernel.clone(),
+        initramfs: image.initramfs.clone(),
+        layers: layers.collect(),
+        cmdline: image.manifest.cmdline.clone(),
+        agent_sha256: image.manifest.agent_sha256.clone(),
+    })
+}
+
+/// The image of a recipe with the agent as it is now, and whether anything had to be built for it.
+async fn make(
+    options: ImageOptions,
+    progress: Progress,
+    stop: CancellationToken,
+) -> Result<(Image, bool), CliError> {
+    let error = image_error("make the image");
+    let store = Store::from_environment();
+    let recipe = Recipe::built_in(&options.recipe).map_err(&error)?;
+    let agent = match options.agent {
+        Some(agent) => agent,
+        None => find_agent(options.arch)?,
+    };
+    let before: Vec<String> = store.ls().map_err(&error)?.into_iter().map(|image| image.id).collect();
+    let sink = sink(progress);
+    let request = BuildRequest { recipe, arch: image_arch(options.arch), agent, lock: None };
+    let image = store.build(&request, &sink, &stop).await.map_err(&error)?;
+    store.verify(&image, Check::Changed).await.map_err(image_error("use the image"))?;
+    let built = !before.contains(&image.id);
+    Ok((image, built))
+}
+
+fn sink(progress: Progress) -> Sink {
+    Sink::new(move |step| {
+        progress.begin(format!("image: {}", step.message));
+        if let Some(fraction) = step.fraction {
+            let done = (fraction.clamp(0.0, 1.0) * STEPS).round();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 0 and STEPS"
+            )]
+            progress.at(done as u64, STEPS as u64);
+        }
+    })
+}
+
+/// The agent's executable for `arch`: where `lab/agent` puts it, seen from this program or from here,
+/// or where a package does.
+fn find_agent(arch: Arch) -> Result<PathBuf, CliError> {
+    let built = PathBuf::from(format!("agent/{arch}/pilab-agent"));
+    let target = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
+    let places = target
+        .into_iter()
+        .chain([PathBuf::from("target")])
+        .map(|target| target.join(&built))
+        .chain([PathBuf::from(INSTALLED_AGENTS).join(format!("{arch}/pilab-agent"))]);
+    let looked: Vec<PathBuf> = places.collect();
+    if let Some(found) = looked.iter().find(|path| path.is_file()) {
+        return Ok(found.clone());
+    }
+    let looked = looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let hint = format!("build it with `lab/agent {arch}`, or name it with --agent");
+    Err(failed(format!("find the agent for {arch}"), Some(hint), format!("it is not in any of {looked}")))
+}
+
+pub(super) async fn build(
+    options: ImageOptions,
+    progress: Progress,
+    stop: CancellationToken,
+) -> Result<ImageInfo, CliError> {
+    let (image, _) = make(options, progress, stop).await?;
+    Ok(info(&Store::from_environment(), &image))
+}
+
+pub(super) async fn ls() -> Result<Vec<ImageInfo>, CliError> {
+    let store = Store::from_environment();
+    let images = store.ls().map_err(image_error("list the images"))?;
+    Ok(images.iter().map(|image| info(&store, image)).collect())
+}
+
+pub(super) async fn rm(id: &str) -> Result<ImageInfo, CliError> {
+    let store = Store::from_environment();
+    let error = image_error("remove the image");
+    let image = store.get(id).map_err(&error)?;
+    let info = info(&store, &image);
+    store.rm(&image.id).map_err(&error)?;
+    Ok(info)
+}
+
+pub(super) async fn verify(id: &str, progress: Progress) -> Result<ImageInfo, CliError> {
+    let store = Store::from_environment();
+    let error = image_error("verify the image");
+    let image = store.get(id).map_err(&error)?;
+    progress.begin(format!("hashing image {}", image.id.get(..12).unwrap_or_default()));
+    store.verify(&image, Check::All).await.map_err(&error)?;
+    Ok(info(&store, &image))
+}
+
+fn info(store: &Store, image: &Image) -> ImageInfo {
+    let path = store.root().join("images").join(format!("{}.json", image.id));
+    let made = std::fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+    let made = made.and_then(|made| made.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    ImageInfo {
+        id: image.id.clone(),
+        recipe: image.manifest.suite.clone(),
+        arch: model_arch(image.manifest.arch),
+        size: image.manifest.parts().iter().map(|(_, part)| part.size).sum(),
+        made_ms: u64::try_from(made.as_millis()).unwrap_or(u64::MAX),
+        path,
+    }
+}
+
+fn image_arch(arch: Arch) -> crate::image::Arch {
+    match arch {
+        Arch::Aarch64 => crate::image::Arch::Arm64,
+        Arch::X86_64 => crate::image::Arch::Amd64,
+    }
+}
+
+fn model_arch(arch: crate::image::Arch) -> Arch {
+    match arch {
+        crate::image::Arch::Arm64 => Arch::Aarch64,
+        crate::image::Arch::Amd64 => Arch::X86_64,
+    }
+}

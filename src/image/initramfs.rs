@@ -1,0 +1,92 @@
+//! Our initramfs: two cpio archives, one after the other. The *kit* (busybox, kernel modules) comes
+//! from the packages and is made with the base root; the scripts are ours and are made anew each time.
+
+use super::cpio::Archive;
+use super::error::{At, ImageError};
+use super::modules::Dependencies;
+use crate::support::command::Command;
+use std::path::Path;
+
+/// Our scripts, by name.
+const SCRIPTS: &[(&str, &[u8])] = &[
+    ("init", include_bytes!("../../firmware/initramfs/init")),
+    ("lease", include_bytes!("../../firmware/initramfs/lease")),
+];
+
+/// The archive with our scripts.
+pub(super) fn scripts() -> Result<Vec<u8>, ImageError> {
+    let write = || {
+        let mut archive = Archive::new(Vec::new());
+        for (name, content) in SCRIPTS {
+            archive.file(name, 0o755, content)?;
+        }
+        archive.finish()
+    };
+    write().at("write", Path::new("initramfs"))
+}
+
+/// The archive with busybox and the modules `names`, from the unpacked `root`. Modules are stored
+/// uncompressed: busybox's insmod reads nothing else.
+pub(super) async fn kit(root: &Path, release: &str, names: &[String]) -> Result<Vec<u8>, ImageError> {
+    let modules = root.join("usr/lib/modules").join(release);
+    let dep = read_text(&modules.join("modules.dep")).await?;
+    let builtin = read_text(&modules.join("modules.builtin")).await?;
+    let order = Dependencies::parse(&dep).load_order(names, &builtin)?;
+
+    let busybox = root.join("usr/bin/busybox");
+    let busybox = tokio::fs::read(&busybox).await.at("read", &busybox)?;
+    let mut files = Vec::new();
+    for path in order {
+        let file = path.rsplit('/').next().unwrap_or(path).to_owned();
+        let path = modules.join(path);
+        files.push((file, tokio::fs::read(&path).await.at("read", &path)?));
+    }
+    let list: String = files.iter().map(|(name, _)| format!("{name}\n")).collect();
+    let write = || {
+        let mut archive = Archive::new(Vec::new());
+        for directory in ["bin", "dev", "modules", "proc", "run", "sys"] {
+            archive.directory(directory)?;
+        }
+        archive.file("bin/busybox", 0o755, &busybox)?;
+        archive.file("modules/order", 0o644, list.as_bytes())?;
+        for (name, content) in &files {
+            archive.file(&format!("modules/{name}"), 0o644, content)?;
+        }
+        archive.finish()
+    };
+    write().at("write", Path::new("initramfs"))
+}
+
+async fn read_text(path: &Path) -> Result<String, ImageError> {
+    tokio::fs::read_to_string(path).await.at("read", path)
+}
+
+/// Uncompresses the kernel modules below `tree`. Squashfs compresses them better, and a device
+/// saves the time of doing it one by one.
+pub(super) async fn uncompress_modules(tree: &Path) -> Result<(), ImageError> {
+    let find =
+        Command::new("find").arg(tree).args(["-name", "*.ko.xz", "-exec", "xz", "--decompress", "{}", "+"]);
+    let done = find.output().await;
+    done.map(drop).map_err(|e| ImageError::tool("uncompress kernel modules", "findutils, xz-utils", tree, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scripts_are_the_same_bytes_each_time() {
+        let archive = scripts().unwrap();
+        assert_eq!(archive, scripts().unwrap());
+        assert!(archive.starts_with(b"070701"));
+        assert_eq!(archive.len() % 4, 0, "the kernel wants an archive that follows at a multiple of 4");
+    }
+
+    #[test]
+    fn init_says_the_stages_that_the_console_knows() {
+        let init = include_str!("../../firmware/initramfs/init");
+        for stage in ["say initramfs", "say \"network $ip\"", "say \"ticket ok\"", "pilab: switch-root"] {
+            assert!(init.contains(stage), "{stage}");
+        }
+    }
+}

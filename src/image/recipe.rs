@@ -1,0 +1,253 @@
+//! Recipes: what an image is made of, as TOML.
+
+use super::error::ImageError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+/// A processor architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arch {
+    /// 64-bit ARM.
+    Arm64,
+    /// 64-bit x86.
+    Amd64,
+}
+
+impl Arch {
+    /// Debian's name.
+    pub fn debian(self) -> &'static str {
+        match self {
+            Self::Arm64 => "arm64",
+            Self::Amd64 => "amd64",
+        }
+    }
+
+    /// The kernel's and Rust's name.
+    pub fn machine(self) -> &'static str {
+        match self {
+            Self::Arm64 => "aarch64",
+            Self::Amd64 => "x86_64",
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.debian())
+    }
+}
+
+/// Why a text names no architecture.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an architecture: use aarch64 (arm64) or x86_64 (amd64)")]
+pub struct ArchError(String);
+
+impl std::str::FromStr for Arch {
+    type Err = ArchError;
+    fn from_str(text: &str) -> Result<Self, ArchError> {
+        [Self::Arm64, Self::Amd64]
+            .into_iter()
+            .find(|arch| text == arch.debian() || text == arch.machine())
+            .ok_or_else(|| ArchError(text.chars().take(80).collect()))
+    }
+}
+
+/// The recipes that are built in, the default first.
+pub const BUILT_IN: &[&str] = &["trixie", "bookworm"];
+
+/// What an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Debian's code name, for example `trixie`.
+    pub suite: String,
+    /// Archive components.
+    pub components: Vec<String>,
+    /// Whether `<suite>-backports` may be used.
+    #[serde(default)]
+    pub backports: bool,
+    /// Where packages come from; without it, the host's own apt source.
+    #[serde(default)]
+    pub mirror: Option<String>,
+    /// Packages of the base root.
+    pub packages: Vec<String>,
+    /// More packages, for a recipe of one's own.
+    #[serde(default)]
+    pub extra_packages: Vec<String>,
+    /// What is removed from the base root afterwards: paths, `*` stands for anything within a name.
+    #[serde(default)]
+    pub remove: Vec<String>,
+    /// The kernel.
+    pub kernel: KernelRecipe,
+}
+
+/// The kernel of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelRecipe {
+    /// The package that depends on the newest kernel, per architecture.
+    pub package: BTreeMap<Arch, String>,
+    /// Kernel arguments that belong to the image.
+    #[serde(default)]
+    pub cmdline: Vec<String>,
+    /// Modules to keep: beginnings of paths below `kernel/`. What they depend on is kept too.
+    pub modules: Vec<String>,
+    /// Modules of the initramfs, by name; they are loaded in this order, after what they depend on.
+    pub initramfs: Vec<String>,
+}
+
+impl Recipe {
+    /// A built-in recipe.
+    pub fn built_in(name: &str) -> Result<Self, ImageError> {
+        let text = match name {
+            "trixie" => include_str!("../../firmware/trixie.toml"),
+            "bookworm" => include_str!("../../firmware/bookworm.toml"),
+            _ => return Err(ImageError::NoRecipe { name: name.to_owned() }),
+        };
+        Self::parse(&format!("firmware/{name}.toml"), text)
+    }
+
+    /// A recipe in a file.
+    pub fn load(file: &Path) -> Result<Self, ImageError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ImageError::RecipeRead { file: file.to_owned(), source })?;
+        Self::parse(&file.display().to_string(), &text)
+    }
+
+    /// Checks a recipe's text; `file` is for errors.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ImageError> {
+        let recipe: Self = toml::from_str(text).map_err(|error| {
+            let (line, key) = locate(text, error.span().map_or(0, |span| span.start));
+            ImageError::Recipe { file: file.to_owned(), line, key, message: error.message().to_owned() }
+        })?;
+        let wrong = |key: &str, message: String| {
+            let line = text.lines().position(|l| l.trim_start().starts_with(key)).map_or(1, |n| n + 1);
+            Err(ImageError::Recipe { file: file.to_owned(), line, key: key.to_owned(), message })
+        };
+        let word = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._:~".contains(&b))
+        };
+        if !word(&recipe.suite) {
+            return wrong("suite", format!("{:?} is not a suite", recipe.suite));
+        }
+        for (key, names) in [
+            ("components", &recipe.components),
+            ("packages", &recipe.packages),
+            ("extra_packages", &recipe.extra_packages),
+            ("initramfs", &recipe.kernel.initramfs),
+        ] {
+            if let Some(name) = names.iter().find(|name| !word(name)) {
+                return wrong(key, format!("{name:?} is not a name"));
+            }
+        }
+        if let Some(path) =
+            recipe.remove.iter().find(|p| p.starts_with('/') || p.split('/').any(|s| s == ".."))
+        {
+            return wrong("remove", format!("{path:?} must be relative to the root and without `..`"));
+        }
+        if recipe.components.is_empty() {
+            return wrong("components", "at least one is needed".to_owned());
+        }
+        Ok(recipe)
+    }
+
+    /// The kernel package for `arch`.
+    pub(super) fn kernel_package(&self, arch: Arch) -> Result<&str, ImageError> {
+        let package = self.kernel.package.get(&arch).map(String::as_str);
+        package.ok_or_else(|| ImageError::Incomplete {
+            what: format!("kernel for {arch} (recipe key kernel.package)"),
+        })
+    }
+
+    /// All packages of the base root, sorted, each once.
+    pub(super) fn all_packages(&self) -> Vec<&str> {
+        let mut all: Vec<&str> =
+            self.packages.iter().chain(&self.extra_packages).map(String::as_str).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// The line (from 1) of a byte offset, and the key on that line.
+fn locate(text: &str, offset: usize) -> (usize, String) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count();
+    let content = text.lines().nth(line).unwrap_or_default();
+    let key = content.split_once('=').map_or("", |(key, _)| key.trim());
+    (line + 1, key.to_owned())
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for any characters but `/`.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
+            let end = rest.find('/').unwrap_or(rest.len());
+            (0..=end)
+                .filter(|&n| rest.is_char_boundary(n))
+                .any(|n| rest.get(n..).is_some_and(|r| matches(tail, r)))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "suite = \"trixie\"\ncomponents = [\"main\"]\npackages = [\"systemd\"]\n\
+        [kernel]\npackage = { arm64 = \"linux-image-arm64\" }\nmodules = [\"fs/\"]\ninitramfs = [\"virtio_net\"]\n";
+
+    #[test]
+    fn built_in_recipes_are_good() {
+        for name in BUILT_IN {
+            let recipe = Recipe::built_in(name).unwrap();
+            assert_eq!(recipe.suite, *name);
+            for arch in [Arch::Arm64, Arch::Amd64] {
+                assert!(recipe.kernel_package(arch).is_ok(), "{name} {arch}");
+            }
+        }
+        assert!(matches!(Recipe::built_in("sarge"), Err(ImageError::NoRecipe { .. })));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let cases = [
+            (MINIMAL.replace("suite", "siute"), 1, "siute"),
+            (MINIMAL.replace("[\"main\"]", "\"main\""), 2, "components"),
+            (MINIMAL.replace("[\"main\"]", "[]"), 2, "components"),
+            (MINIMAL.replace("\"systemd\"", "\"systemd; rm -rf /\""), 3, "packages"),
+            (MINIMAL.replace("packages =", "remove = [\"../etc\"]\npackages ="), 3, "remove"),
+            (MINIMAL.replace("modules =", "moduls ="), 6, "moduls"),
+            (MINIMAL.replace("arm64 =", "armhf ="), 5, "package"),
+        ];
+        for (text, line, key) in cases {
+            match Recipe::parse("my.toml", &text) {
+                Err(ImageError::Recipe { file, line: l, key: k, .. }) => {
+                    assert_eq!((file.as_str(), l, k.as_str()), ("my.toml", line, key), "{text}");
+                }
+                other => panic!("{text}\n{other:?}"),
+            }
+        }
+        assert!(Recipe::parse("my.toml", MINIMAL).is_ok());
+    }
+
+    #[test]
+    fn architectures_have_two_names() {
+        assert_eq!("aarch64".parse(), Ok(Arch::Arm64));
+        assert_eq!("amd64".parse(), Ok(Arch::Amd64));
+        assert!("riscv64".parse::<Arch>().is_err());
+    }
+
+    #[test]
+    fn a_star_stays_within_a_name() {
+        assert!(matches("etc/ssh/ssh_host_*", "etc/ssh/ssh_host_rsa_key"));
+        assert!(matches("a*c*e", "abcde"));
+        assert!(!matches("etc/*", "etc/ssh/x"));
+        assert!(matches("var/log", "var/log"));
+        assert!(!matches("var/log", "var/logs"));
+    }
+}
