@@ -1,8 +1,6 @@
-//! The integration tests, one binary.
+//! Tests against real parts: one binary, one module per part.
 
 mod console;
 mod device;
 mod journal;
-//! Tests against real parts: one binary, one module per part.
-
 mod nats;
