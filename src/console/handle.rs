@@ -4,7 +4,7 @@ use super::line::Command;
 use super::lines::{Change, Lines};
 use super::recorder::{Note, StageReached, Stages, Status};
 use super::stages::text;
-use crate::journal::{Cursor, Entry, From, Item, JournalError, JournalHandle};
+use crate::journal::{Cursor, Entry, Item, JournalError, JournalHandle, Since};
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::time::Stamp;
@@ -142,7 +142,7 @@ impl ConsoleHandle {
     }
 
     /// Reads along, from anywhere: a cursor into the device's journal, events included.
-    pub fn subscribe(&self, from: From) -> Cursor {
+    pub fn subscribe(&self, from: Since) -> Cursor {
         self.journal.cursor(from)
     }
 
@@ -233,8 +233,8 @@ impl ConsoleHandle {
 
     async fn find(&self, from: WaitFrom, pattern: &Regex) -> Result<MatchedLine, WaitError> {
         let (attempt, start) = match from {
-            WaitFrom::Attempt(attempt) => (Some(attempt), From::Attempt(attempt)),
-            WaitFrom::Offset(offset) => (None, From::Console(offset)),
+            WaitFrom::Attempt(attempt) => (Some(attempt), Since::Attempt(attempt)),
+            WaitFrom::Offset(offset) => (None, Since::Console(offset)),
         };
         let mut cursor = self.journal.cursor(start);
         let mut lines = Lines::default();

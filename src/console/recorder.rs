@@ -6,6 +6,7 @@ use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
 use crate::model::time::Stamp;
 use crate::support::chain::Chain;
+use crate::support::clock;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,8 +23,8 @@ pub struct StageReached {
     pub offset: u64,
 }
 
-/// The stages of the current boot attempt, in the order they were reached. Progress is there once,
-/// trouble each time, up to a bound.
+/// The stages of the current boot attempt, in the order they were reached since this process began.
+/// Progress is there once, trouble each time, up to a bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stages {
     /// The attempt.
@@ -112,15 +113,16 @@ impl Recorder {
                 }
                 Note::Bytes(bytes) => self.bytes(bytes).await,
                 Note::Gone(cause) => {
+                    self.close_hole().await;
                     let found = self.detector.flush(self.offset);
-                    self.reached(found, crate::support::clock::stamp()).await;
+                    self.reached(found, clock::stamp()).await;
                     self.gap(cause.clone()).await;
                     self.set_status(false, Some(cause));
                 }
                 Note::Unopened(cause) => self.set_status(false, Some(cause)),
                 Note::Begin(attempt, begun) => {
                     let found = self.detector.begin(self.offset);
-                    self.reached(found, crate::support::clock::stamp()).await;
+                    self.reached(found, clock::stamp()).await;
                     self.attempt = attempt;
                     self.stages.send_replace(Stages { attempt, reached: Vec::new() });
                     // Whoever asked and left needs no answer; the attempt has begun all the same.

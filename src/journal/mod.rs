@@ -50,7 +50,7 @@ mod record;
 mod segment;
 mod writer;
 
-pub use cursor::{Cursor, From, Item, Missing};
+pub use cursor::{Cursor, Item, Missing, Since};
 pub use record::{Entry, Intent, Record, Summary};
 pub use writer::{JournalHandle, JournalTask, Receipt};
 

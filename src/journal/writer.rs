@@ -1,6 +1,6 @@
 //! The task that owns a journal's files, and the handle to it.
 
-use super::cursor::{Cursor, From};
+use super::cursor::{Cursor, Since};
 use super::record::{self, Body, Entry, MAX_PAYLOAD, SEGMENT_HEADER, Summary};
 use super::segment::{self, Recovery, Segment};
 use super::{JournalError, Options};
@@ -89,7 +89,7 @@ impl JournalHandle {
     }
 
     /// A reader that begins at `from` and follows the journal for as long as it is open.
-    pub fn cursor(&self, from: From) -> Cursor {
+    pub fn cursor(&self, from: Since) -> Cursor {
         Cursor::new(self.head.clone(), from)
     }
 
