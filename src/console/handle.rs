@@ -6,6 +6,7 @@ use super::recorder::{Note, StageReached, Stages, Status};
 use super::stages::text;
 use crate::journal::{Cursor, Entry, Item, JournalError, JournalHandle, Since};
 use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::event::Event;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::time::Stamp;
 use bytes::Bytes;
@@ -241,7 +242,10 @@ impl ConsoleHandle {
         loop {
             let record = match cursor.next().await {
                 Ok(Item::Record(record)) => record,
-                Ok(Item::Missing { .. }) => continue,
+                Ok(Item::Missing { .. }) => {
+                    lines = Lines::default();
+                    continue;
+                }
                 Err(JournalError::Gone) => return Err(WaitError::Gone),
                 Err(error) => return Err(WaitError::Journal { cause: error.to_string() }),
             };
@@ -250,10 +254,15 @@ impl ConsoleHandle {
             {
                 return Err(WaitError::Superseded { attempt, current: record.attempt });
             }
-            if let Entry::Console { offset, bytes } = record.entry
-                && let Some((line, length)) = search(&mut lines, &bytes, pattern)
-            {
-                return Ok(MatchedLine { line, stamp: record.stamp, offset: offset + length as u64 });
+            match record.entry {
+                Entry::Console { offset, bytes } => {
+                    if let Some((line, length)) = search(&mut lines, &bytes, pattern) {
+                        return Ok(MatchedLine { line, stamp: record.stamp, offset: offset + length as u64 });
+                    }
+                }
+                // What comes after a hole does not continue the line before it.
+                Entry::Event(Event::ConsoleGap { .. }) => lines = Lines::default(),
+                Entry::Event(_) | Entry::Cut { .. } => {}
             }
         }
     }

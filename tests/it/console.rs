@@ -231,6 +231,14 @@ async fn patterns_match_whole_lines_and_prompts_from_any_place() {
         line.write_all(b"x\n").await.unwrap();
     });
     assert!(matches!(over, Err(WaitError::Superseded { .. })), "{over:?}");
+    // A line does not go on over a hole.
+    line.write_all(b"over the").await.unwrap();
+    rig.unplug(line).await;
+    let mut line = rig.plug().await;
+    line.write_all(b" hole\nover the hole\n").await.unwrap();
+    let whole = Regex::new("^over the hole$").unwrap();
+    let matched = rig.console.wait_pattern(WaitFrom::Offset(43), &whole, soon()).await.unwrap();
+    assert_eq!(matched.offset, 73);
     rig.stop().await;
     journal.close().await;
 }
