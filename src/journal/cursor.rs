@@ -101,17 +101,26 @@ impl Cursor {
     /// journal. Cancel-safe: a call that is dropped takes nothing.
     pub async fn next(&mut self) -> Result<Item, JournalError> {
         loop {
+            if let Some(item) = self.next_written().await? {
+                return Ok(item);
+            }
+            self.head.changed().await.map_err(|_| JournalError::Gone)?;
+        }
+    }
+
+    /// The next record, or none when all that has been written so far is read. Cancel-safe.
+    pub async fn next_written(&mut self) -> Result<Option<Item>, JournalError> {
+        loop {
             while let Some(item) = self.ready.pop_front() {
                 if let Some(item) = self.admit(item) {
-                    return Ok(item);
+                    return Ok(Some(item));
                 }
             }
             let head = self.head.borrow_and_update().clone();
-            if self.next < head.next_sequence {
-                self.fill(&head).await?;
-            } else {
-                self.head.changed().await.map_err(|_| JournalError::Gone)?;
+            if self.next >= head.next_sequence {
+                return Ok(None);
             }
+            self.fill(&head).await?;
         }
     }
 

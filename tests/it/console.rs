@@ -343,6 +343,8 @@ async fn after_a_crash_the_time_without_a_reader_is_a_gap() {
     let journal = Open::at(copy.path()).await;
     let rig = Rig::new(&journal.handle);
     let mut line = rig.plug().await;
+    let before = rig.console.wait_stage(BootAttempt(4), BootStage::Kernel, soon()).await.unwrap();
+    assert_eq!(before.offset, 20, "what was reached before is known");
     line.write_all(b"pilab: initramfs\n").await.unwrap();
     let stage = rig.console.wait_stage(BootAttempt(4), BootStage::Initramfs, soon()).await.unwrap();
     assert_eq!(stage.offset, 37, "offsets go on, and so does the attempt");
