@@ -4,8 +4,9 @@ use super::line::Command;
 use super::lines::{Change, Lines};
 use super::recorder::{Note, StageReached, Stages, Status};
 use super::stages::text;
-use crate::journal::{Cursor, Entry, From, Item, JournalError, JournalHandle};
+use crate::journal::{Cursor, Entry, Item, JournalError, JournalHandle, Since};
 use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::event::Event;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::time::Stamp;
 use bytes::Bytes;
@@ -142,7 +143,7 @@ impl ConsoleHandle {
     }
 
     /// Reads along, from anywhere: a cursor into the device's journal, events included.
-    pub fn subscribe(&self, from: From) -> Cursor {
+    pub fn subscribe(&self, from: Since) -> Cursor {
         self.journal.cursor(from)
     }
 
@@ -233,15 +234,18 @@ impl ConsoleHandle {
 
     async fn find(&self, from: WaitFrom, pattern: &Regex) -> Result<MatchedLine, WaitError> {
         let (attempt, start) = match from {
-            WaitFrom::Attempt(attempt) => (Some(attempt), From::Attempt(attempt)),
-            WaitFrom::Offset(offset) => (None, From::Console(offset)),
+            WaitFrom::Attempt(attempt) => (Some(attempt), Since::Attempt(attempt)),
+            WaitFrom::Offset(offset) => (None, Since::Console(offset)),
         };
         let mut cursor = self.journal.cursor(start);
         let mut lines = Lines::default();
         loop {
             let record = match cursor.next().await {
                 Ok(Item::Record(record)) => record,
-                Ok(Item::Missing { .. }) => continue,
+                Ok(Item::Missing { .. }) => {
+                    lines = Lines::default();
+                    continue;
+                }
                 Err(JournalError::Gone) => return Err(WaitError::Gone),
                 Err(error) => return Err(WaitError::Journal { cause: error.to_string() }),
             };
@@ -250,10 +254,15 @@ impl ConsoleHandle {
             {
                 return Err(WaitError::Superseded { attempt, current: record.attempt });
             }
-            if let Entry::Console { offset, bytes } = record.entry
-                && let Some((line, length)) = search(&mut lines, &bytes, pattern)
-            {
-                return Ok(MatchedLine { line, stamp: record.stamp, offset: offset + length as u64 });
+            match record.entry {
+                Entry::Console { offset, bytes } => {
+                    if let Some((line, length)) = search(&mut lines, &bytes, pattern) {
+                        return Ok(MatchedLine { line, stamp: record.stamp, offset: offset + length as u64 });
+                    }
+                }
+                // What comes after a hole does not continue the line before it.
+                Entry::Event(Event::ConsoleGap { .. }) => lines = Lines::default(),
+                Entry::Event(_) | Entry::Cut { .. } => {}
             }
         }
     }

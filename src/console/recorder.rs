@@ -1,11 +1,12 @@
 //! The task that puts a console's bytes into the journal, in order, and then looks for stages in them.
 
 use super::stages::{Detector, Found};
-use crate::journal::{JournalError, JournalHandle};
+use crate::journal::{Entry, Item, JournalError, JournalHandle, Record, Since};
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
 use crate::model::time::Stamp;
 use crate::support::chain::Chain;
+use crate::support::clock;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,8 +23,8 @@ pub struct StageReached {
     pub offset: u64,
 }
 
-/// The stages of the current boot attempt, in the order they were reached. Progress is there once,
-/// trouble each time, up to a bound.
+/// The stages of the current boot attempt, in the order they were reached, also before a restart of
+/// this process. Progress is there once, trouble each time, up to a bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stages {
     /// The attempt.
@@ -101,6 +102,9 @@ impl Recorder {
 
     /// Records until the line task has ended.
     pub(super) async fn run(mut self, mut notes: mpsc::Receiver<Note>) {
+        if let Err(error) = self.recall().await {
+            tracing::warn!("earlier boot stages are not known: {}", Chain(&error));
+        }
         if self.journal.recovered().console_open {
             self.gap("the coordinator was not running".to_owned()).await;
         }
@@ -112,15 +116,16 @@ impl Recorder {
                 }
                 Note::Bytes(bytes) => self.bytes(bytes).await,
                 Note::Gone(cause) => {
+                    self.close_hole().await;
                     let found = self.detector.flush(self.offset);
-                    self.reached(found, crate::support::clock::stamp()).await;
+                    self.reached(found, clock::stamp()).await;
                     self.gap(cause.clone()).await;
                     self.set_status(false, Some(cause));
                 }
                 Note::Unopened(cause) => self.set_status(false, Some(cause)),
                 Note::Begin(attempt, begun) => {
                     let found = self.detector.begin(self.offset);
-                    self.reached(found, crate::support::clock::stamp()).await;
+                    self.reached(found, clock::stamp()).await;
                     self.attempt = attempt;
                     self.stages.send_replace(Stages { attempt, reached: Vec::new() });
                     // Whoever asked and left needs no answer; the attempt has begun all the same.
@@ -131,6 +136,23 @@ impl Recorder {
                 }
             }
         }
+    }
+
+    /// Reads the stages that this attempt had reached when the last process ended.
+    async fn recall(&mut self) -> Result<(), JournalError> {
+        let mut cursor = self.journal.cursor(Since::Attempt(self.attempt));
+        let mut reached = Vec::new();
+        while let Some(item) = cursor.next_written().await? {
+            if let Item::Record(Record { stamp, attempt, entry: Entry::Event(event), .. }) = item
+                && attempt == self.attempt
+                && let Event::Stage { stage, line, offset } = event
+            {
+                self.detector.recall(stage);
+                reached.push(StageReached { stage, stamp, line, offset });
+            }
+        }
+        self.stages.send_modify(|stages| stages.reached = reached);
+        Ok(())
     }
 
     async fn bytes(&mut self, bytes: Bytes) {

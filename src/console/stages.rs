@@ -104,6 +104,11 @@ impl Detector {
         found
     }
 
+    /// A stage of this attempt was found before this process began.
+    pub(super) fn recall(&mut self, stage: BootStage) {
+        self.seen.push(stage);
+    }
+
     /// Takes a chunk whose first byte has this offset.
     pub(super) fn push(&mut self, offset: u64, chunk: &[u8]) -> Vec<Found> {
         let mut found = Vec::new();

@@ -18,7 +18,7 @@ const READ: usize = 128 * 1024;
 
 /// Where a cursor begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum Since {
     /// With the oldest record that is kept.
     Start,
     /// With the next record to be written.
@@ -62,7 +62,7 @@ pub struct Cursor {
     head: watch::Receiver<Head>,
     /// The sequence number of the next record to read.
     next: u64,
-    skip: From,
+    skip: Since,
     place: Option<Place>,
     ready: VecDeque<Item>,
 }
@@ -80,7 +80,7 @@ struct Place {
 }
 
 impl Cursor {
-    pub(super) fn new(mut head: watch::Receiver<Head>, from: From) -> Self {
+    pub(super) fn new(mut head: watch::Receiver<Head>, from: Since) -> Self {
         let now = head.borrow_and_update().clone();
         // The last segment that a test holds for, or else the first one.
         let last = |holds: &dyn Fn(&Segment) -> bool| {
@@ -88,11 +88,11 @@ impl Cursor {
             found.or(now.segments.first()).map_or(now.next_sequence, |segment| segment.first)
         };
         let next = match from {
-            From::Start => last(&|_| false),
-            From::End => now.next_sequence,
-            From::Sequence(sequence) => sequence,
-            From::Console(offset) => last(&|segment| segment.console_offset <= offset),
-            From::Attempt(attempt) => last(&|segment| segment.attempt < attempt),
+            Since::Start => last(&|_| false),
+            Since::End => now.next_sequence,
+            Since::Sequence(sequence) => sequence,
+            Since::Console(offset) => last(&|segment| segment.console_offset <= offset),
+            Since::Attempt(attempt) => last(&|segment| segment.attempt < attempt),
         };
         Self { head, next, skip: from, place: None, ready: VecDeque::new() }
     }
@@ -101,17 +101,26 @@ impl Cursor {
     /// journal. Cancel-safe: a call that is dropped takes nothing.
     pub async fn next(&mut self) -> Result<Item, JournalError> {
         loop {
+            if let Some(item) = self.next_written().await? {
+                return Ok(item);
+            }
+            self.head.changed().await.map_err(|_| JournalError::Gone)?;
+        }
+    }
+
+    /// The next record, or none when all that has been written so far is read. Cancel-safe.
+    pub async fn next_written(&mut self) -> Result<Option<Item>, JournalError> {
+        loop {
             while let Some(item) = self.ready.pop_front() {
                 if let Some(item) = self.admit(item) {
-                    return Ok(item);
+                    return Ok(Some(item));
                 }
             }
             let head = self.head.borrow_and_update().clone();
-            if self.next < head.next_sequence {
-                self.fill(&head).await?;
-            } else {
-                self.head.changed().await.map_err(|_| JournalError::Gone)?;
+            if self.next >= head.next_sequence {
+                return Ok(None);
             }
+            self.fill(&head).await?;
         }
     }
 
@@ -121,7 +130,7 @@ impl Cursor {
             return Some(item);
         };
         match (self.skip, &mut record.entry) {
-            (From::Console(from), Entry::Console { offset, bytes }) => {
+            (Since::Console(from), Entry::Console { offset, bytes }) => {
                 let before = usize::try_from(from.saturating_sub(*offset)).unwrap_or(usize::MAX);
                 if before >= bytes.len() {
                     return None;
@@ -129,11 +138,11 @@ impl Cursor {
                 bytes.advance(before);
                 *offset += before as u64;
             }
-            (From::Console(_), _) => return None,
-            (From::Attempt(attempt), _) if record.attempt < attempt => return None,
+            (Since::Console(_), _) => return None,
+            (Since::Attempt(attempt), _) if record.attempt < attempt => return None,
             _ => {}
         }
-        self.skip = From::Start;
+        self.skip = Since::Start;
         Some(Item::Record(record))
     }
 

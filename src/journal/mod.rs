@@ -33,7 +33,7 @@
 //! | kind | payload |
 //! |---|---|
 //! | 1 console | 8 bytes absolute offset, then the bytes as they came |
-//! | 2 event | [`Event`] as JSON |
+//! | 2 event | [`crate::model::event::Event`] as JSON |
 //! | 3 cut | 8 bytes: how many unreadable bytes were cut off after a crash |
 //! | 4 summary | [`Summary`] as JSON |
 //!
@@ -50,12 +50,10 @@ mod record;
 mod segment;
 mod writer;
 
-pub use cursor::{Cursor, From, Item, Missing};
+pub use cursor::{Cursor, Item, Missing, Since};
 pub use record::{Entry, Intent, Record, Summary};
 pub use writer::{JournalHandle, JournalTask, Receipt};
 
-#[expect(unused_imports, reason = "named in the module's documentation")]
-use crate::model::event::Event;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The task that owns a journal's files, and the handle to it.
 
-use super::cursor::{Cursor, From};
+use super::cursor::{Cursor, Since};
 use super::record::{self, Body, Entry, MAX_PAYLOAD, SEGMENT_HEADER, Summary};
 use super::segment::{self, Recovery, Segment};
 use super::{JournalError, Options};
@@ -89,7 +89,7 @@ impl JournalHandle {
     }
 
     /// A reader that begins at `from` and follows the journal for as long as it is open.
-    pub fn cursor(&self, from: From) -> Cursor {
+    pub fn cursor(&self, from: Since) -> Cursor {
         Cursor::new(self.head.clone(), from)
     }
 
@@ -289,7 +289,7 @@ impl Writer {
         record::encode(&mut bytes, first, stamp, self.summary.attempt, kind, &payload);
         // A file of this name can only be left over from a failed try: no record of it was ever shown.
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o640).open(&path)?;
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         let made = file.write_all_at(&bytes, 0).and_then(|()| File::open(&self.dir)?.sync_all());
         if let Err(error) = made {
             // What is left over has no complete record and is overwritten by the next try.

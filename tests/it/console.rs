@@ -3,7 +3,7 @@
 use crate::journal::{Open, read_all, records};
 use pilab::console::port::{ByteStream, Line, LineFuture};
 use pilab::console::{self, ConsoleHandle, ConsoleParts, WaitError, WaitFrom, WriteError};
-use pilab::journal::{Entry, From, JournalHandle, Record};
+use pilab::journal::{Entry, JournalHandle, Record, Since};
 use pilab::model::boot::{BootAttempt, BootStage};
 use pilab::model::event::Event;
 use pilab::model::lease::FencingToken;
@@ -131,7 +131,7 @@ async fn no_byte_is_lost_or_doubled_and_each_disconnect_is_a_gap() {
         holes.push(sent.len() as u64);
     }
     rig.stop().await;
-    let all = records(read_all(&journal.handle, From::Start).await);
+    let all = records(read_all(&journal.handle, Since::Start).await);
     assert!(bytes(&all) == sent, "{} bytes of {}", bytes(&all).len(), sent.len());
     assert_eq!(gaps(&all), holes);
     journal.close().await;
@@ -158,7 +158,7 @@ async fn stages_are_journaled_before_they_are_seen_and_belong_to_their_attempt()
     assert!(matches!(over, Err(WaitError::Superseded { current: BootAttempt(2), .. })), "{over:?}");
     assert_eq!(rig.console.last_lines(2).await, ["Linux version 6.1.0", "pilab"]);
     rig.stop().await;
-    let all = records(read_all(&journal.handle, From::Start).await);
+    let all = records(read_all(&journal.handle, Since::Start).await);
     let stages: Vec<_> = all
         .iter()
         .filter_map(|record| match &record.entry {
@@ -231,6 +231,14 @@ async fn patterns_match_whole_lines_and_prompts_from_any_place() {
         line.write_all(b"x\n").await.unwrap();
     });
     assert!(matches!(over, Err(WaitError::Superseded { .. })), "{over:?}");
+    // A line does not go on over a hole.
+    line.write_all(b"over the").await.unwrap();
+    rig.unplug(line).await;
+    let mut line = rig.plug().await;
+    line.write_all(b" hole\nover the hole\n").await.unwrap();
+    let whole = Regex::new("^over the hole$").unwrap();
+    let matched = rig.console.wait_pattern(WaitFrom::Offset(43), &whole, soon()).await.unwrap();
+    assert_eq!(matched.offset, 73);
     rig.stop().await;
     journal.close().await;
 }
@@ -255,7 +263,7 @@ async fn only_the_holder_writes_and_each_write_is_audited() {
     let long = rig.console.write(NEW, vec![0; 100_000]).await;
     assert!(matches!(long, Err(WriteError::TooLong { .. })), "{long:?}");
     rig.stop().await;
-    let all = records(read_all(&journal.handle, From::Start).await);
+    let all = records(read_all(&journal.handle, Since::Start).await);
     let writes: Vec<_> = all
         .into_iter()
         .filter_map(|record| match record.entry {
@@ -308,7 +316,7 @@ async fn while_the_journal_fails_the_line_is_read_and_the_hole_is_a_gap() {
     assert_eq!(rig.console.stages().borrow().get(BootStage::Initramfs), None, "nothing unrecorded is shown");
     status.wait_for(|status| status.open && status.fault.is_none()).await.unwrap();
     rig.stop().await;
-    let all = records(read_all(&journal.handle, From::Start).await);
+    let all = records(read_all(&journal.handle, Since::Start).await);
     assert_eq!(gaps(&all), [20, 61], "the hole, and the end");
     let after = all.iter().find_map(|record| match &record.entry {
         Entry::Console { offset: 37, bytes } => Some(bytes.clone()),
@@ -335,11 +343,13 @@ async fn after_a_crash_the_time_without_a_reader_is_a_gap() {
     let journal = Open::at(copy.path()).await;
     let rig = Rig::new(&journal.handle);
     let mut line = rig.plug().await;
+    let before = rig.console.wait_stage(BootAttempt(4), BootStage::Kernel, soon()).await.unwrap();
+    assert_eq!(before.offset, 20, "what was reached before is known");
     line.write_all(b"pilab: initramfs\n").await.unwrap();
     let stage = rig.console.wait_stage(BootAttempt(4), BootStage::Initramfs, soon()).await.unwrap();
     assert_eq!(stage.offset, 37, "offsets go on, and so does the attempt");
     rig.stop().await;
-    let all = records(read_all(&journal.handle, From::Start).await);
+    let all = records(read_all(&journal.handle, Since::Start).await);
     assert_eq!(gaps(&all), [20, 37]);
     assert_eq!(bytes(&all), b"Linux version 6.1.0\npilab: initramfs\n");
     journal.close().await;

@@ -7,7 +7,7 @@ use pilab::device::ports::{
     TicketGrant, TicketOffice, TicketRefusal,
 };
 use pilab::device::{self, BootRequest, DeviceError, DeviceHandle, DeviceParts, DeviceState, MIN_OFF};
-use pilab::journal::{Entry, From, JournalHandle};
+use pilab::journal::{Entry, JournalHandle, Since};
 use pilab::model::boot::BootAttempt;
 use pilab::model::device::{Backend, Device, Model};
 use pilab::model::event::Event;
@@ -213,7 +213,7 @@ async fn events(journal: &JournalHandle) -> Vec<(u64, Event)> {
         Entry::Event(event) => Some((record.attempt.0, event)),
         _ => None,
     };
-    records(read_all(journal, From::Start).await).into_iter().filter_map(event).collect()
+    records(read_all(journal, Since::Start).await).into_iter().filter_map(event).collect()
 }
 
 fn request(layer: &Path) -> BootRequest {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pilab::journal::{
-    self, Cursor, Entry, From, Item, JournalError, JournalHandle, Missing, Options, Record,
+    self, Cursor, Entry, Item, JournalError, JournalHandle, Missing, Options, Record, Since,
 };
 use pilab::model::boot::BootAttempt;
 use pilab::model::event::Event;
@@ -46,19 +46,14 @@ pub(crate) async fn next(cursor: &mut Cursor) -> Item {
     timeout(Duration::from_secs(20), cursor.next()).await.expect("a record comes").expect("it can be read")
 }
 
-/// Everything from a place up to the end as it is now, found by an event of its own.
-pub(crate) async fn read_all(handle: &JournalHandle, from: From) -> Vec<Item> {
+/// Everything from a place up to the end as it is now.
+pub(crate) async fn read_all(handle: &JournalHandle, from: Since) -> Vec<Item> {
     let mut cursor = handle.cursor(from);
-    let mark = Event::RunStarted { run: "the-end".to_owned() };
-    let end = handle.event(BootAttempt(u64::MAX >> 1), mark.clone()).await.unwrap().sequence;
     let mut items = Vec::new();
-    loop {
-        match next(&mut cursor).await {
-            Item::Record(record) if record.sequence == end => return items,
-            Item::Record(record) if record.entry == Entry::Event(mark.clone()) => {}
-            item => items.push(item),
-        }
+    while let Some(item) = cursor.next_written().await.unwrap() {
+        items.push(item);
     }
+    items
 }
 
 pub(crate) fn records(items: Vec<Item>) -> Vec<Record> {
@@ -107,7 +102,7 @@ async fn what_was_written_is_read_after_a_restart_and_goes_on() {
     let done = Event::PowerDone { state: PowerState::On, reading: PowerReading::On };
     let next = open.handle.event(BootAttempt(2), done.clone()).await.unwrap();
     assert!(next.sequence > last.sequence);
-    let all = entries(read_all(&open.handle, From::Start).await);
+    let all = entries(read_all(&open.handle, Since::Start).await);
     let hello = Entry::Console { offset: 0, bytes: Bytes::from_static(b"hello") };
     let opened = Entry::Event(Event::ConsoleOpened {});
     assert_eq!(all, [Entry::Event(run("a")), hello, opened, Entry::Event(intent), Entry::Event(done)]);
@@ -132,7 +127,7 @@ async fn a_tail_torn_at_any_byte_is_cut_and_recorded() {
         fs::write(torn.path().join(path.file_name().unwrap()), &whole[..length]).unwrap();
         let open = Open::at(torn.path()).await;
         open.handle.event(BootAttempt(1), run("after")).await.unwrap();
-        let all = entries(read_all(&open.handle, From::Start).await);
+        let all = entries(read_all(&open.handle, Since::Start).await);
         let kept = ends.iter().filter(|end| **end <= length as u64).count();
         let consoles = all.iter().filter(|entry| matches!(entry, Entry::Console { .. })).count();
         assert_eq!(consoles, kept, "{length} bytes left: {all:?}");
@@ -154,7 +149,7 @@ async fn segments_rotate_and_expire_and_a_late_reader_is_told() {
     let options = Options { segment_bytes: 1000, total_bytes: 4000 };
     let open = Open::with(dir.path(), options.clone()).await;
     open.handle.event(BootAttempt(1), run("first")).await.unwrap();
-    let mut late = open.handle.cursor(From::Start);
+    let mut late = open.handle.cursor(Since::Start);
     let mut last = 0;
     for index in 0..100 {
         let bytes = Bytes::from(vec![b'x'; 100]);
@@ -183,7 +178,7 @@ async fn segments_rotate_and_expire_and_a_late_reader_is_told() {
     open.close().await;
     let open = Open::with(dir.path(), options).await;
     assert_eq!(open.handle.console_offset(), 10_000);
-    let from = entries(read_all(&open.handle, From::Console(9_550)).await);
+    let from = entries(read_all(&open.handle, Since::Console(9_550)).await);
     assert_eq!(from[0], Entry::Console { offset: 9550, bytes: Bytes::from(vec![b'x'; 50]) });
     assert_eq!(from.len(), 5);
     open.close().await;
@@ -198,15 +193,15 @@ async fn a_cursor_begins_where_it_is_told() {
         let bytes = Bytes::from_static(b"0123456789");
         open.handle.console(BootAttempt(attempt), 10 * (attempt - 1), bytes).await.unwrap();
     }
-    let all = records(read_all(&open.handle, From::Start).await);
+    let all = records(read_all(&open.handle, Since::Start).await);
     assert_eq!(all.len(), 6);
-    let from = records(read_all(&open.handle, From::Sequence(all[4].sequence)).await);
-    assert_eq!(from[..2], all[4..]);
-    let from = records(read_all(&open.handle, From::Attempt(BootAttempt(2))).await);
-    assert_eq!(from[..4], all[2..]);
-    let from = entries(read_all(&open.handle, From::Console(17)).await);
+    let from = records(read_all(&open.handle, Since::Sequence(all[4].sequence)).await);
+    assert_eq!(from, all[4..]);
+    let from = records(read_all(&open.handle, Since::Attempt(BootAttempt(2))).await);
+    assert_eq!(from, all[2..]);
+    let from = entries(read_all(&open.handle, Since::Console(17)).await);
     assert_eq!(from[0], Entry::Console { offset: 17, bytes: Bytes::from_static(b"789") });
-    assert!(entries(read_all(&open.handle, From::End).await).is_empty());
+    assert!(entries(read_all(&open.handle, Since::End).await).is_empty());
     open.close().await;
 }
 
@@ -225,7 +220,7 @@ async fn damage_in_an_old_segment_is_told_and_read_over() {
     bytes[length - 10] ^= 1;
     fs::write(&second, bytes).unwrap();
     let open = Open::with(dir.path(), options).await;
-    let all = read_all(&open.handle, From::Start).await;
+    let all = read_all(&open.handle, Since::Start).await;
     let missing: Vec<_> = all.iter().filter(|item| matches!(item, Item::Missing { .. })).collect();
     let [Item::Missing { from, to, cause: Missing::Damaged }] = missing[..] else { panic!("{missing:?}") };
     assert_eq!(to - from, 1, "one record was damaged");
@@ -264,7 +259,7 @@ async fn a_failed_write_is_told_and_the_next_try_succeeds() {
     fs::rename(&away, &dir).unwrap();
     let after = open.handle.event_synced(BootAttempt(1), run("after")).await.unwrap();
     assert!(after.sequence > before.sequence);
-    let all = entries(read_all(&open.handle, From::Start).await);
+    let all = entries(read_all(&open.handle, Since::Start).await);
     assert_eq!(all, [Entry::Event(run("before")), Entry::Event(run("after"))]);
     let long = open.handle.console(BootAttempt(1), 0, Bytes::from(vec![0; 2 << 20])).await;
     assert!(matches!(long, Err(JournalError::TooLong { .. })), "{long:?}");
@@ -286,7 +281,7 @@ async fn many_writers_and_readers_see_one_sequence() {
     }
     let mut readers = Vec::new();
     for pause in 0..3_u64 {
-        let mut cursor = open.handle.cursor(From::Start);
+        let mut cursor = open.handle.cursor(Since::Start);
         readers.push(tracker.spawn(async move {
             let mut seen = Vec::new();
             while seen.len() < 800 {
@@ -320,7 +315,7 @@ async fn a_closed_journal_ends_its_readers_and_refuses_writers() {
     let open = Open::at(dir.path()).await;
     let handle = open.handle.clone();
     handle.event(BootAttempt(0), run("a")).await.unwrap();
-    let mut cursor = handle.cursor(From::Start);
+    let mut cursor = handle.cursor(Since::Start);
     open.close().await;
     assert!(matches!(next(&mut cursor).await, Item::Record(_)), "what is there is still read");
     assert!(matches!(cursor.next().await, Err(JournalError::Gone)));
