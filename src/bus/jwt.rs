@@ -194,8 +194,7 @@ pub struct Signer<'a> {
 impl Signer<'_> {
     /// An operator, signed by itself.
     pub fn operator(&self, name: &str, system_account: &str) -> Result<String, JwtError> {
-        let body =
-            Body::Operator { version: CLAIMS_VERSION, system_account: system_account.to_owned() };
+        let body = Body::Operator { version: CLAIMS_VERSION, system_account: system_account.to_owned() };
         self.sign(name, &self.key.public_key(), None, body)
     }
 
@@ -263,7 +262,8 @@ impl Signer<'_> {
         let unnamed = serde_json::to_vec(&claims).map_err(JwtError::Encode)?;
         claims.jti = BASE32_NOPAD.encode(&Sha256::digest(unnamed));
         let body = serde_json::to_vec(&claims).map_err(JwtError::Encode)?;
-        let signed = format!("{}.{}", BASE64URL_NOPAD.encode(HEADER.as_bytes()), BASE64URL_NOPAD.encode(&body));
+        let signed =
+            format!("{}.{}", BASE64URL_NOPAD.encode(HEADER.as_bytes()), BASE64URL_NOPAD.encode(&body));
         let signature = self.key.sign(signed.as_bytes()).map_err(JwtError::Sign)?;
         Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
     }
@@ -347,8 +347,10 @@ mod tests {
         let account = key(KeyPairType::Account, 3);
         let first = Signer { key: &account, now: 7 }.full_user("c", "UPUB", 9).unwrap();
         assert_eq!(first, Signer { key: &account, now: 7 }.full_user("c", "UPUB", 9).unwrap());
-        let (first, later) =
-            (open(&first, &account), open(&Signer { key: &account, now: 8 }.full_user("c", "UPUB", 9).unwrap(), &account));
+        let (first, later) = (
+            open(&first, &account),
+            open(&Signer { key: &account, now: 8 }.full_user("c", "UPUB", 9).unwrap(), &account),
+        );
         assert_eq!(first["jti"].as_str().unwrap().len(), 52, "32 bytes in base32 without padding");
         assert_ne!(first["jti"], later["jti"]);
     }
