@@ -9,19 +9,23 @@
 //!
 //! What a device may do, and what was tried against it: `tests/it/nats.rs`.
 
+mod files;
+mod rights;
+
+use self::files::{private_dir, read_private, write_private};
+use self::rights::{device_template, user_template};
 use super::connect::{Bus, BusOptions};
 use super::error::BusError;
-use super::jwt::{JwtError, Permissions, Signer, SigningKey, credentials_file};
+use super::jwt::{JwtError, Signer, SigningKey, credentials_file};
 use crate::model::id::{DeviceId, LabName, UserName};
-use crate::support::{atomic_file, clock};
+use crate::support::clock;
 use crate::wire::subject;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -33,14 +37,6 @@ pub const SYSTEM: &str = "system";
 const KEYS: &str = "keys.json";
 const REVOKED: &str = "revoked.json";
 
-/// How long after a request a device may answer it: async-nats' own request time-out.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The most subscriptions of a device or person: they need a handful.
-const MAX_SUBSCRIPTIONS: u32 = 64;
-/// The most bytes in a device's message: a status with its log tail takes a few KB.
-const MAX_DEVICE_PAYLOAD: u32 = 256 * 1024;
-/// The most bytes in a person's request: nats-server's default for any message.
-const MAX_USER_PAYLOAD: u32 = 1024 * 1024;
 /// How long the server may take to accept a new account JWT, connecting included.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection made for one push may be used.
@@ -368,46 +364,6 @@ impl Seeds {
     }
 }
 
-/// What a device may do: read its own desired keys and pull them through its durable, write its own
-/// status and presence, take requests and answer them.
-///
-/// A device answers by a right to publish once to the reply subject of a message it got, not by a right to
-/// publish to the coordinator's inboxes: those are guessable from any one of them (a client's request ids
-/// count up), so a device could then forge the answers that other devices or JetStream owe. Only the
-/// coordinator may publish `fleet.>`, and it chooses the reply subject.
-///
-/// What must never be granted, with the attack each grant allows: making or deleting consumers (reading
-/// or re-pointing other devices' cursors), `STREAM.INFO` (lists all keys), `DIRECT.GET` without a key (reads any
-/// message by number), any read of `status`.
-fn device_template() -> Permissions {
-    const NAME: &str = "{{name()}}";
-    let desired = subject::stream(subject::DESIRED);
-    Permissions::only(
-        vec![
-            format!("$JS.API.DIRECT.GET.{desired}.{}", subject::key(subject::DESIRED, &format!("{NAME}.>"))),
-            format!("$JS.API.CONSUMER.INFO.{desired}.{NAME}"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{desired}.{NAME}"),
-            format!("$JS.ACK.{desired}.{NAME}.>"),
-            subject::key(subject::STATUS, &format!("{NAME}.>")),
-            subject::key(subject::PRESENCE, NAME),
-        ],
-        vec![format!("{}.>", subject::inbox(NAME)), format!("fleet.{NAME}.>")],
-    )
-    .with_one_response(ANSWER_WITHIN)
-    .with_limits(MAX_SUBSCRIPTIONS, MAX_DEVICE_PAYLOAD)
-}
-
-/// What a person may do: ask the coordinator under her own name, and follow runs, events and consoles.
-fn user_template(lab: &LabName) -> Permissions {
-    const NAME: &str = "{{name()}}";
-    let all = |what: &str| format!("lab.{lab}.{what}.>");
-    Permissions::only(
-        vec![format!("lab.{lab}.req.{NAME}.>")],
-        vec![format!("{}.>", subject::inbox(NAME)), all("run"), all("event"), all("console")],
-    )
-    .with_limits(MAX_SUBSCRIPTIONS, MAX_USER_PAYLOAD)
-}
-
 /// A new user key, who signs for it, and when it ends.
 fn fresh(signing: &KeyPair, ttl: Duration) -> (KeyPair, Signer<'_>, u64) {
     let now = seconds_now();
@@ -423,41 +379,11 @@ fn seconds_now() -> u64 {
     clock::wall_ms() / 1000
 }
 
-/// Makes `dir`, or takes the rights of others away from it.
-fn private_dir(dir: &Path) -> Result<(), IssuerError> {
-    let failed = |source| IssuerError::File { action: "create", path: dir.to_owned(), source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)
-}
-
-fn read_private<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, IssuerError> {
-    let failed = |source| IssuerError::File { action: "read", path: path.to_owned(), source };
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(IssuerError::Exposed { path: path.to_owned(), mode });
-    }
-    let content = std::fs::read(path).map_err(failed)?;
-    // serde_json's own words could quote a seed.
-    serde_json::from_slice(&content).map(Some).map_err(|error| IssuerError::Damaged {
-        path: path.to_owned(),
-        problem: format!("not what was written there (line {}, column {})", error.line(), error.column()),
-    })
-}
-
-fn write_private<T: Serialize>(path: &Path, value: &T) -> Result<(), IssuerError> {
-    let failed = |source| IssuerError::File { action: "write", path: path.to_owned(), source };
-    let content = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
-    atomic_file::write(path, &content, 0o600).map_err(failed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     fn lab() -> LabName {
         LabName::new("lab").unwrap()

@@ -1,5 +1,7 @@
 //! The embedded nats-server, its credentials and what they confine. Needs `nats-server`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use bytes::Bytes;
 use pilab::bus::connect::{Bus, BusOptions};
 use pilab::bus::consume::{Durable, Pulled};
@@ -152,7 +154,6 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     assert!(bus.kv_get(subject::DESIRED, &subject::index_key(&mine)).await.unwrap().is_some());
     bus.kv_put(subject::STATUS, &key, "ok").await.unwrap();
     bus.kv_put(subject::PRESENCE, mine.as_str(), "here").await.unwrap();
-    let _: Value = bus.api("CONSUMER.INFO.KV_desired.lab-one", &Value::Null).await.unwrap();
     let durable = Durable::new(bus.clone(), subject::DESIRED, subject::durable(&mine));
     for _ in 0..2 {
         let Pulled::Delivery(delivery) = durable.pull().await.unwrap() else { panic!("nothing to pull") };
@@ -182,6 +183,7 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
         "STREAM.UPDATE.KV_status",
         "STREAM.MSG.DELETE.KV_status",
         "CONSUMER.LIST.KV_desired",
+        "CONSUMER.INFO.KV_desired.lab-one",
         "CONSUMER.INFO.KV_desired.lab-two",
         "CONSUMER.MSG.NEXT.KV_desired.lab-two",
         "CONSUMER.DELETE.KV_desired.lab-one",
@@ -220,7 +222,8 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     let raw = raw_client(&lab, &lab.issuer.device(&mine, HOUR).unwrap(), "lab-one").await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Rollup", "all");
-    let answer = raw.request_with_headers("$KV.status.lab-one.web".to_string(), headers, "x".into()).await.unwrap();
+    let answer =
+        raw.request_with_headers("$KV.status.lab-one.web".to_string(), headers, "x".into()).await.unwrap();
     assert!(String::from_utf8_lossy(&answer.payload).contains("10111"), "{answer:?}");
     let kept = coordinator.kv_get(subject::STATUS, &subject::deployment_key(&other, &web())).await.unwrap();
     assert_eq!(kept.unwrap().value, "mine");
@@ -287,7 +290,8 @@ async fn a_device_answers_what_it_was_asked_once_and_nothing_else() {
 async fn a_user_asks_under_her_own_name_alone() {
     let lab = Lab::start().await;
     let coordinator = lab.coordinator().await;
-    let ann = lab.connect("ann", &lab.issuer.user(&UserName::new("ann").unwrap(), HOUR).unwrap()).await.unwrap();
+    let ann =
+        lab.connect("ann", &lab.issuer.user(&UserName::new("ann").unwrap(), HOUR).unwrap()).await.unwrap();
     let mut requests = coordinator.subscribe(subject::requests(&lab_name())).await.unwrap();
     let mut events = ann.subscribe("lab.lab.event.>").await.unwrap();
     coordinator.flush().await.unwrap();
@@ -443,11 +447,14 @@ async fn a_sweep_ends_what_its_mark_fits_and_nothing_else() {
     let mut sleeper = pilab::support::command::Command::new("sleep").arg("600").build().spawn().unwrap();
     let pid = sleeper.id().unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let started: u64 = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
+    let started: u64 =
+        stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let mark = |started: u64, boot: &str| format!("{pid} {started} {boot}");
     let file = nats.join("nats-server.pid");
-    for other in [mark(started + 1, &boot), mark(started, "another-boot"), pid.to_string(), "x".into(), "".into()] {
+    for other in
+        [mark(started + 1, &boot), mark(started, "another-boot"), pid.to_string(), "x".into(), "".into()]
+    {
         std::fs::write(&file, &other).unwrap();
         assert_eq!(EmbeddedServer::sweep(&nats).await.unwrap(), None, "{other}");
         assert!(sleeper.try_wait().unwrap().is_none(), "{other}");
@@ -506,12 +513,10 @@ async fn a_fresh_start_leaves_nothing_of_the_last_holder() {
         coordinator.kv_put(subject::PRESENCE, device.as_str(), "x").await.unwrap();
     }
     provision::device(&coordinator, &mine).await.unwrap();
-    let all = "lab-*.>";
-    assert_eq!(coordinator.kv_keys(subject::DESIRED, ">").await.unwrap(), ["lab-two._index", "lab-two.web"], "{all}");
+    assert_eq!(coordinator.kv_keys(subject::DESIRED, ">").await.unwrap(), ["lab-two._index", "lab-two.web"]);
     assert_eq!(coordinator.kv_keys(subject::STATUS, ">").await.unwrap(), ["lab-two.web"]);
     assert_eq!(coordinator.kv_keys(subject::PRESENCE, ">").await.unwrap(), ["lab-two"]);
-    let bus = lab.device("lab-one").await;
-    let info: Value = bus.api("CONSUMER.INFO.KV_desired.lab-one", &Value::Null).await.unwrap();
+    let info: Value = coordinator.api("CONSUMER.INFO.KV_desired.lab-one", &Value::Null).await.unwrap();
     assert_eq!(info["num_pending"], 0, "{info}");
     assert_eq!(info["config"]["filter_subject"], "$KV.desired.lab-one.>");
     lab.stop().await;
@@ -601,4 +606,39 @@ async fn raw_client(lab: &Lab, credentials: &Credentials, name: &str) -> async_n
         .connect(lab.server.url())
         .await
         .unwrap()
+}
+
+/// A known limit of one account for all: JetStream answers to whatever reply subject a request names, with
+/// no rights of its own to check, and streams store those answers. A device can so spoil keys that it may
+/// not write, but only with the server's own words, which nothing takes for desired state.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reflected_answer_is_never_taken_for_desired_state() {
+    let lab = Lab::start().await;
+    let coordinator = lab.coordinator().await;
+    let (mine, other) = (device_id("lab-one"), device_id("lab-two"));
+    for device in [&mine, &other] {
+        provision::device(&coordinator, device).await.unwrap();
+        provision::put_desired(&coordinator, device, &web(), &score(), TOKEN).await.unwrap();
+    }
+    let key = subject::deployment_key(&other, &web());
+    let before = coordinator.kv_get(subject::DESIRED, &key).await.unwrap().unwrap();
+    let raw = raw_client(&lab, &lab.issuer.device(&mine, HOUR).unwrap(), "lab-one").await;
+    for (request, body) in [
+        ("$JS.API.DIRECT.GET.KV_desired.$KV.desired.lab-one.web", ""),
+        ("$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one", "{"),
+        ("$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one", r#"{"batch":1,"no_wait":true}"#),
+        ("$KV.status.lab-one.web", "x"),
+    ] {
+        let reply = subject::key(subject::DESIRED, &key);
+        raw.publish_with_reply(request.to_owned(), reply, body.into()).await.unwrap();
+        // The device's own answer comes after what its earlier requests caused.
+        raw.request("$KV.presence.lab-one".to_owned(), "x".into()).await.unwrap();
+        let now = coordinator.kv_get(subject::DESIRED, &key).await.unwrap().unwrap();
+        assert!(
+            now == before || serde_json::from_slice::<Desired>(&now.value).is_err(),
+            "{request} put a valid value on another device's key: {now:?}"
+        );
+    }
+    provision::put_desired(&coordinator, &other, &web(), &score(), TOKEN).await.unwrap();
+    lab.stop().await;
 }
