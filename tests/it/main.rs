@@ -1,1 +1,4 @@
-//! x
+//! Tests on real parts, one binary.
+
+mod agent;
+mod podman;
