@@ -183,10 +183,32 @@ impl Bus {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<async_nats::Message, BusError> {
-        let mut request = Request::new().payload(payload).timeout(Some(timeout));
+        let mut request = Request::new().payload(payload);
         if !headers.is_empty() {
             request = request.headers(headers);
         }
+        self.ask(subject, request, timeout).await
+    }
+
+    /// Asks through an inbox of its own. async-nats tells the answers of its shared inbox apart by their
+    /// subject, but a consumer's delivery keeps the subject under which it was stored.
+    pub(super) async fn exchange_delivery(
+        &self,
+        subject: String,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<async_nats::Message, BusError> {
+        let request = Request::new().payload(payload).inbox(self.client.new_inbox());
+        self.ask(subject, request, timeout).await
+    }
+
+    async fn ask(
+        &self,
+        subject: String,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<async_nats::Message, BusError> {
+        let request = request.timeout(Some(timeout));
         let mut connection = self.connection.clone();
         let before = denials(&connection.borrow_and_update());
         let denied = connection.wait_for(|now| {

@@ -5,7 +5,6 @@ use super::connect::Bus;
 use super::error::BusError;
 use super::kv::{Entry, is_deletion};
 use crate::wire::subject;
-use async_nats::header::HeaderMap;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -56,8 +55,7 @@ impl Durable {
         let stream = subject::stream(&self.bucket);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", self.name);
         let body = format!(r#"{{"batch":1,"expires":{}}}"#, PULL_EXPIRES.as_nanos());
-        let pull =
-            self.bus.exchange(subject.clone(), HeaderMap::new(), body.into(), PULL_EXPIRES + PULL_GRACE);
+        let pull = self.bus.exchange_delivery(subject.clone(), body.into(), PULL_EXPIRES + PULL_GRACE);
         let message = pull.await?;
         if let Some(status) = message.status {
             // 404: no messages; 408: the pull expired (ADR-13).

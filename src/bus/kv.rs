@@ -56,19 +56,20 @@ impl Bus {
     pub async fn kv_get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", subject::stream(bucket), subject::key(bucket, key));
         let message = self.exchange(subject.clone(), HeaderMap::new(), Bytes::new(), KV_TIMEOUT).await?;
-        match message.status {
-            Some(StatusCode::NOT_FOUND) => return Ok(None),
-            Some(status) => {
-                let description = message.description.unwrap_or_default();
-                let code = u64::from(status.as_u16());
-                return Err(BusError::Refused { subject, code, err_code: 0, description });
-            }
-            None => {}
-        }
         let headers = message.headers.unwrap_or_default();
         let revision = headers.get("Nats-Sequence").and_then(|value| value.as_str().parse().ok());
+        // An entry first: one may have been stored with a status of its own, when somebody named this key
+        // as the reply subject of another request.
         let Some(revision) = revision else {
-            return Err(BusError::Malformed { subject, problem: "no Nats-Sequence header".into() });
+            let description = message.description.unwrap_or_default();
+            return match message.status {
+                Some(StatusCode::NOT_FOUND) => Ok(None),
+                Some(status) => {
+                    let code = u64::from(status.as_u16());
+                    Err(BusError::Refused { subject, code, err_code: 0, description })
+                }
+                None => Err(BusError::Malformed { subject, problem: "no Nats-Sequence header".into() }),
+            };
         };
         Ok(Some(Entry { revision, value: message.payload, deleted: is_deletion(&headers) }))
     }

@@ -3,4 +3,12 @@
 pub mod connect;
 pub mod consume;
 pub mod error;
+#[cfg(feature = "coordinator")]
+pub mod issuer;
+#[cfg(feature = "coordinator")]
+pub mod jwt;
 pub mod kv;
+#[cfg(feature = "coordinator")]
+pub mod provision;
+#[cfg(feature = "coordinator")]
+pub mod server;

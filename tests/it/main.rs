@@ -1,4 +1,5 @@
-//! Tests on real parts, one binary.
+//! Tests against real parts: one binary, one module per part.
 
 mod agent;
+mod nats;
 mod podman;
