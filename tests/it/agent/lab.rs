@@ -1,40 +1,50 @@
-//! A lab for one agent: a real nats-server that confines the device as the coordinator's issuer would.
+//! A lab for one agent: the coordinator's embedded server and issuer, so the device has the rights it has
+//! in the field.
 
 use pilab::agent::ports::ContainerRuntime;
 use pilab::agent::run::{Resources, run};
 use pilab::bus::connect::{Bus, BusOptions};
+use pilab::bus::issuer::{COORDINATOR, Credentials, Issuer};
 use pilab::bus::kv::Entry;
-use pilab::model::id::DeviceId;
+use pilab::bus::provision;
+use pilab::bus::server::{EmbeddedServer, ServerOptions, ServerState};
+use pilab::model::id::{DeviceId, LabName};
 use pilab::model::workload::{Phase, Status};
-use pilab::support::command::Command;
 use pilab::wire::fleet::{Pong, Verb};
 use pilab::wire::subject;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// Longest wait for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
+const HOUR: Duration = Duration::from_secs(3600);
 /// Between two looks at a key.
 const LOOK: Duration = Duration::from_millis(20);
 
+fn lab_name() -> LabName {
+    LabName::new("lab").unwrap()
+}
+
 pub(crate) struct Lab {
-    nats: tokio::process::Child,
-    port: u16,
-    dir: tempfile::TempDir,
+    _stop: DropGuard,
+    server: EmbeddedServer,
+    issuer: Arc<Issuer>,
     bus: Bus,
     pub(crate) device: DeviceId,
+    dir: tempfile::TempDir,
 }
 
 /// A running agent.
 pub(crate) struct Agent {
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    log: watch::Receiver<()>,
+    alive: watch::Receiver<()>,
     nats_log: std::path::PathBuf,
 }
 
@@ -47,7 +57,7 @@ impl Agent {
 
     /// Stops the agent as a signal does.
     pub(crate) async fn stop(self) {
-        assert!(!self.log.has_changed().is_err(), "the agent ended by itself");
+        assert!(!self.alive.has_changed().is_err(), "the agent ended by itself");
         self.shutdown.cancel();
         self.tasks.close();
         tokio::time::timeout(DEADLINE, self.tasks.wait()).await.expect("the agent did not stop");
@@ -66,29 +76,6 @@ pub(crate) fn desired(generation: u64, score: Value) -> String {
     .to_string()
 }
 
-fn configuration(device: &str, port: &str, dir: &Path) -> String {
-    let dir = dir.display();
-    format!(
-        r#"listen: "127.0.0.1:{port}"
-ports_file_dir: "{dir}"
-log_file: "{dir}/nats.log"
-jetstream: {{ store_dir: "{dir}/js" }}
-authorization {{ users: [
-  {{ user: lab, password: lab }}
-  {{ user: device, password: device, permissions: {{
-    publish: {{ allow: [
-      "$JS.API.DIRECT.GET.KV_desired.$KV.desired.{device}.>",
-      "$JS.API.CONSUMER.INFO.KV_desired.{device}",
-      "$JS.API.CONSUMER.MSG.NEXT.KV_desired.{device}",
-      "$JS.ACK.KV_desired.{device}.>",
-      "$KV.status.{device}.>",
-      "$KV.presence.{device}" ] }}
-    subscribe: {{ allow: [ "_INBOX.{device}.>", "fleet.{device}.>" ] }}
-    allow_responses: {{ max: 1, expires: "5s" }} }} }} ] }}
-"#
-    )
-}
-
 fn missing(program: &str, level: &str) {
     let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|name| name == level), "{program} is required and not installed");
@@ -105,32 +92,33 @@ pub(crate) fn installed(program: &str, level: &str) -> bool {
     found
 }
 
-async fn connect(port: u16, user: &str, inbox: &str) -> Bus {
-    let options = BusOptions {
-        url: format!("nats://{user}:{user}@127.0.0.1:{port}"),
-        creds: String::new(),
-        name: user.to_owned(),
-        inbox_prefix: subject::inbox(inbox),
-    };
+async fn connect(server: &EmbeddedServer, credentials: Credentials, name: &str) -> Bus {
+    let (url, inbox_prefix) = (server.url(), subject::inbox(name));
+    let options = BusOptions { url, creds: credentials.creds, name: name.to_owned(), inbox_prefix };
     Bus::connect(options, Some(DEADLINE)).await.unwrap()
 }
 
 impl Lab {
-    /// Starts a server with the three buckets and the device's durable; none without nats-server.
+    /// Starts a server with the buckets and the device's durable; none without nats-server.
     pub(crate) async fn start() -> Option<Self> {
         if !installed("nats-server", "podman") {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let device = DeviceId::new("lab-1").unwrap();
-        let (nats, port) = serve(&device, "-1", dir.path()).await;
-        let bus = connect(port, "lab", "lab").await;
-        let lab = Self { nats, port, dir, bus, device };
-        for bucket in [subject::STATUS, subject::PRESENCE] {
-            lab.make_bucket(bucket).await;
-        }
-        lab.make_desired().await;
-        Some(lab)
+        let issuer = Arc::new(Issuer::open(dir.path().join("issuer"), &lab_name()).unwrap());
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let options = ServerOptions {
+            dir: dir.path().join("nats"),
+            listen: Ipv4Addr::LOCALHOST.into(),
+            port: None,
+            program: None,
+        };
+        let server = EmbeddedServer::start(options, issuer.clone(), &tasks, shutdown.clone()).await.unwrap();
+        let bus = connect(&server, issuer.coordinator(HOUR).unwrap(), COORDINATOR).await;
+        provision::buckets(&bus, &lab_name()).await.unwrap();
+        provision::device(&bus, &device).await.unwrap();
+        Some(Self { dir, issuer, server, _stop: shutdown.drop_guard(), bus, device })
     }
 
     pub(crate) fn bus(&self) -> &Bus {
@@ -139,65 +127,50 @@ impl Lab {
 
     /// A connection with the device's rights.
     pub(crate) async fn device_bus(&self) -> Bus {
-        connect(self.port, "device", self.device.as_str()).await
+        connect(&self.server, self.issuer.device(&self.device, HOUR).unwrap(), self.device.as_str()).await
     }
 
     /// Starts an agent; its state outlives it.
     pub(crate) fn agent<R: ContainerRuntime>(&self, runtime: R) -> Agent {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let (nats_url, nats_creds) = self.identity();
         let resources = Resources {
             device: self.device.clone(),
-            nats_url: self.device_url(),
-            nats_creds: String::new(),
+            nats_url,
+            nats_creds,
             state_dir: self.dir.path().join("state"),
             runtime,
         };
         let token = shutdown.clone();
-        let (alive, log) = watch::channel(());
+        let (held, alive) = watch::channel(());
         tasks.spawn(async move {
             run(resources, token).await.unwrap();
-            drop(alive);
+            drop(held);
         });
-        Agent { tasks, shutdown, log, nats_log: self.dir.path().join("nats.log") }
+        Agent { tasks, shutdown, alive, nats_log: self.dir.path().join("nats/nats-server.log") }
     }
 
-    /// Where the device finds the server.
-    pub(crate) fn device_url(&self) -> String {
-        format!("nats://device:device@127.0.0.1:{}", self.port)
-    }
-
-    async fn make_bucket(&self, bucket: &str) {
-        let config = json!({ "name": subject::stream(bucket), "subjects": [subject::key(bucket, ">")],
-            "max_msgs_per_subject": 1, "allow_direct": true, "discard": "new", "storage": "file" });
-        let call = format!("STREAM.CREATE.{}", subject::stream(bucket));
-        self.bus.api::<Value>(&call, &config).await.unwrap();
-    }
-
-    async fn make_desired(&self) {
-        self.make_bucket(subject::DESIRED).await;
-        let stream = subject::stream(subject::DESIRED);
-        let filter = subject::key(subject::DESIRED, &subject::device_keys(&self.device));
-        let config = json!({ "durable_name": self.device, "filter_subject": filter, "ack_policy": "explicit",
-            "deliver_policy": "last_per_subject" });
-        let call = format!("CONSUMER.DURABLE.CREATE.{stream}.{}", subject::durable(&self.device));
-        let body = json!({ "stream_name": stream, "config": config });
-        self.bus.api::<Value>(&call, &body).await.unwrap();
+    /// Where the server is, and what the device needs to join.
+    pub(crate) fn identity(&self) -> (String, String) {
+        (self.server.url(), self.issuer.device(&self.device, HOUR).unwrap().creds)
     }
 
     /// Loses the bucket of desired state and makes it anew.
     pub(crate) async fn remake_desired(&self) {
         let call = format!("STREAM.DELETE.{}", subject::stream(subject::DESIRED));
         self.bus.api::<Value>(&call, &Value::Null).await.unwrap();
-        self.make_desired().await;
+        provision::buckets(&self.bus, &lab_name()).await.unwrap();
+        provision::device(&self.bus, &self.device).await.unwrap();
     }
 
-    /// Kills the server and starts it again.
-    pub(crate) async fn restart_nats(&mut self) {
-        self.nats.kill().await.unwrap();
-        let (nats, port) = serve(&self.device, &self.port.to_string(), self.dir.path()).await;
-        self.nats = nats;
-        assert_eq!(port, self.port);
+    /// Kills the server; its keeper starts it again.
+    pub(crate) async fn restart_nats(&self) {
+        let ServerState::Running { pid } = self.server.status().borrow().state.clone() else {
+            panic!("the server does not run")
+        };
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         let mut connection = self.bus.connection();
         let back = connection.wait_for(|now| now.up && now.epoch > 1);
         tokio::time::timeout(DEADLINE, back).await.expect("the lab did not reconnect").unwrap();
@@ -309,26 +282,4 @@ impl Lab {
             tokio::time::sleep(LOOK).await;
         }
     }
-}
-
-async fn serve(device: &DeviceId, port: &str, dir: &Path) -> (tokio::process::Child, u16) {
-    let config = dir.join("nats.conf");
-    std::fs::write(&config, configuration(device.as_str(), port, dir)).unwrap();
-    let child = Command::new("nats-server").arg("-c").arg(config).build().spawn().unwrap();
-    let ports = dir.join(format!("nats-server_{}.ports", child.id().unwrap()));
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let text = std::fs::read_to_string(&ports).unwrap_or_default();
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
-        if let Some(url) = value["nats"][0].as_str() {
-            let port = url.rsplit(':').next().unwrap().parse().unwrap();
-            return (child, port);
-        }
-        assert!(Instant::now() < deadline, "nats-server did not start: {}", log(dir));
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-fn log(dir: &Path) -> String {
-    std::fs::read_to_string(dir.join("nats.log")).unwrap_or_default()
 }

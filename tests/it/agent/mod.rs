@@ -179,7 +179,7 @@ async fn an_agent_that_was_away_catches_up_and_leaves_the_rest_alone() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_found_again() {
-    let (mut lab, fake) = lab_or_return!();
+    let (lab, fake) = lab_or_return!();
     let agent = lab.agent(fake.clone());
     lab.deploy("shop", 1, &[service("web", V1)]).await;
     lab.phase("shop", Phase::Running).await;
