@@ -1,5 +1,7 @@
 //! The podman adapter and the agent on real podman: a service of its own on its own storage.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use crate::agent::lab::{Lab, installed, service};
 use pilab::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use pilab::model::id::{ContainerName, DeploymentName, DeviceId};
@@ -86,11 +88,14 @@ impl Podman {
         names.sort();
         names
     }
+}
 
-    /// Removes all containers; the storage goes with the directory.
-    async fn clean(self) {
-        self.run(&["rm", "-af", "-t", "0"]).await;
-        assert_eq!(self.names().await, Vec::<String>::new());
+/// Also when a test fails, no container outlives it.
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Not through the runtime: a drop cannot wait for a future. The storage goes with the directory.
+        let mut remove = podman(self.dir.path(), &["rm", "-af", "-t", "0"]).build().into_std();
+        let _ = remove.stdout(std::process::Stdio::null()).status();
     }
 }
 
@@ -182,7 +187,6 @@ async fn a_container_lives_and_dies_as_the_port_says() {
     );
     topology.remove(&again).await.unwrap();
     topology.stop(&again, Duration::ZERO).await.unwrap();
-    podman.clean().await;
 }
 
 #[tokio::test]
@@ -219,7 +223,6 @@ async fn what_podman_refuses_is_typed() {
     let nowhere = PodmanTopology::new(DeviceId::new("lab-1").unwrap(), nowhere);
     let error = nowhere.list_managed_services().await.unwrap_err();
     assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
-    podman.clean().await;
 }
 
 #[tokio::test]
@@ -243,7 +246,6 @@ async fn changes_of_own_containers_are_told() {
         ended = topology.watch(&wake) => panic!("the watch ended: {ended:?}"),
         () = act => {}
     }
-    podman.clean().await;
 }
 
 #[tokio::test]
@@ -285,7 +287,6 @@ async fn the_agent_deploys_upgrades_and_deletes_on_podman() {
     assert_eq!(podman.names().await, Vec::<String>::new());
     assert_eq!(agent.denied(), 0);
     agent.stop().await;
-    podman.clean().await;
 }
 
 #[tokio::test]
@@ -320,5 +321,4 @@ async fn the_program_joins_by_its_identity_and_leaves_containers_at_a_signal() {
     let ended = tokio::time::timeout(DEADLINE, agent.wait()).await.expect("the agent did not end").unwrap();
     assert!(ended.success(), "{ended}");
     assert_eq!(podman.names().await, ["lab-1.shop.web"]);
-    podman.clean().await;
 }

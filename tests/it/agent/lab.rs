@@ -57,7 +57,7 @@ impl Agent {
 
     /// Stops the agent as a signal does.
     pub(crate) async fn stop(self) {
-        assert!(!self.alive.has_changed().is_err(), "the agent ended by itself");
+        assert!(self.alive.has_changed().is_ok(), "the agent ended by itself");
         self.shutdown.cancel();
         self.tasks.close();
         tokio::time::timeout(DEADLINE, self.tasks.wait()).await.expect("the agent did not stop");

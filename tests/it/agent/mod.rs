@@ -1,5 +1,8 @@
 //! The agent on a real nats-server: with a runtime that has state but no containers.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::print_stderr, reason = "a test says what it skipped")]
+
 mod fake;
 pub(crate) mod lab;
 
