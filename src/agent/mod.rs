@@ -15,6 +15,7 @@ pub mod facts;
 pub mod feed;
 pub mod fleet;
 pub mod intake;
+mod judge;
 pub mod ports;
 pub mod presence;
 pub mod reconciler;

@@ -7,13 +7,13 @@
 use super::act;
 use super::feed::Offer;
 use super::intake::Intake;
-use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
+use super::judge::{self, Evidence, of, seen_service, wanted};
+use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec};
 use super::report::Statuses;
-use super::score::{self, Reason, Refusal};
+use super::score::{self, Refusal};
 use crate::model::id::DeploymentName;
-use crate::model::workload::{ContainerStatus, Phase, Status, WORKLOAD_VERSION};
 use crate::plan::backoff;
-use crate::plan::reconcile::{self, Known, SeenService, SeenState, Standing, Step, WantedService};
+use crate::plan::reconcile::{self, Known, SeenService, Standing, Step, WantedService};
 use crate::support::chain::Chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -319,8 +319,17 @@ impl<R: ContainerRuntime> Reconciler<R> {
         if self.seen.is_none() && self.failed_looks < PATIENCE {
             return;
         }
-        let records = self.intake.records().keys();
-        let all = records.filter_map(|name| Some((name.clone(), self.status(name)?))).collect();
+        let judge = |name: &DeploymentName| {
+            let evidence = Evidence {
+                intake: &self.intake,
+                seen: self.seen.as_deref(),
+                runtime_answers: self.failed_looks < PATIENCE,
+                failure: self.failure(name),
+                last_words: &self.last_words,
+            };
+            Some((name.clone(), judge::status(name, &evidence)?))
+        };
+        let all = self.intake.records().keys().filter_map(judge).collect();
         self.statuses.send_if_modified(|now| {
             let changed = now.as_ref() != Some(&all);
             *now = Some(all);
@@ -328,125 +337,11 @@ impl<R: ContainerRuntime> Reconciler<R> {
         });
     }
 
-    fn status(&self, name: &DeploymentName) -> Option<Status> {
-        let record = self.intake.records().get(name)?;
-        let there: Vec<&ManagedService> =
-            self.seen.iter().flatten().filter(|service| service.deployment == *name).collect();
-        let to_go = self.intake.is_to_go(name, record);
-        if to_go && there.is_empty() && record.accepted.is_none() {
-            return None;
-        }
-        let specs = self.specs(name).unwrap_or_default();
-        let (phase, reason, message) = if to_go {
-            (Phase::Pending, None, "is being removed".to_owned())
-        } else {
-            self.judge(name, &specs)
-        };
-        Some(Status {
-            version: WORKLOAD_VERSION,
-            phase,
-            generation: record.accepted.as_ref().map_or(0, |accepted| accepted.generation),
-            revision: record.revision,
-            message,
-            reason: reason.map(|reason| reason.to_string()).unwrap_or_default(),
-            services: specs.iter().map(|spec| container_status(spec, &there)).collect(),
-        })
-    }
-
-    fn judge(&self, name: &DeploymentName, specs: &[ServiceSpec]) -> (Phase, Option<Reason>, String) {
-        let record = self.intake.records().get(name);
-        let effort = self.efforts.get(name);
-        let generation = record.and_then(|r| r.accepted.as_ref()).map_or(0, |accepted| accepted.generation);
-        let failure =
-            effort.filter(|effort| effort.generation == generation).and_then(|e| e.failure.as_ref());
-        if let Some(Refusal { reason, message }) = record.and_then(|r| r.refusal.as_ref()).or(failure) {
-            return (Phase::Failed, Some(*reason), message.clone());
-        }
-        let (phase, reason, mut message) = self.judge_services(name, specs);
-        if let Some(note) = self.intake.note(name) {
-            message = format!("{message}; {note}");
-        }
-        (phase, reason, message)
-    }
-
-    fn judge_services(
-        &self,
-        name: &DeploymentName,
-        specs: &[ServiceSpec],
-    ) -> (Phase, Option<Reason>, String) {
-        let there: Vec<SeenService> = self.seen.iter().flatten().map(seen_service).collect();
-        let count = |n: usize| if n == 1 { "1 service".to_owned() } else { format!("{n} services") };
-        match (self.failed_looks, &self.seen) {
-            (PATIENCE.., _) => {
-                return (Phase::Pending, None, "the container runtime does not answer".to_owned());
-            }
-            (_, None) => return (Phase::Pending, None, format!("{} to start", count(specs.len()))),
-            _ => {}
-        }
-        match reconcile::standing(&wanted(specs), &of(&there, name)) {
-            Standing::Running { running, completed: 0 } => {
-                (Phase::Running, None, format!("{} running", count(running)))
-            }
-            Standing::Running { running, completed } => {
-                (Phase::Running, None, format!("{} running, {completed} completed", count(running)))
-            }
-            Standing::Waiting { services } => {
-                let names: Vec<&str> = services.iter().map(crate::model::id::ContainerName::as_str).collect();
-                (Phase::Pending, None, format!("not running yet: {}", names.join(", ")))
-            }
-            Standing::Exited { service, id, code } => {
-                let words = self.last_words.get(&id).filter(|line| !line.is_empty());
-                let words = words.map(|line| format!(": {line}")).unwrap_or_default();
-                (
-                    Phase::Failed,
-                    Some(Reason::ServiceExited),
-                    format!("{service} ended with exit code {code}{words}"),
-                )
-            }
-        }
-    }
-}
-
-fn wanted(specs: &[ServiceSpec]) -> Vec<WantedService> {
-    let one = |spec: &ServiceSpec| WantedService {
-        name: spec.name.clone(),
-        hash: spec.hash.clone(),
-        restart: spec.restart,
-    };
-    specs.iter().map(one).collect()
-}
-
-fn of(there: &[SeenService], name: &DeploymentName) -> Vec<SeenService> {
-    there.iter().filter(|service| service.deployment == *name).cloned().collect()
-}
-
-fn seen_service(service: &ManagedService) -> SeenService {
-    SeenService {
-        id: service.id.clone(),
-        deployment: service.deployment.clone(),
-        service: service.name.clone(),
-        hash: service.hash.clone(),
-        state: match service.state {
-            ServiceState::Created => SeenState::NotStarted,
-            ServiceState::Running => SeenState::Running,
-            ServiceState::Exited { code } => SeenState::Ended { code },
-            ServiceState::Other(_) => SeenState::Other,
-        },
-    }
-}
-
-/// The container of a service as last seen: the one made from this specification, else the one before it.
-fn container_status(spec: &ServiceSpec, there: &[&ManagedService]) -> ContainerStatus {
-    let same = || there.iter().filter(|service| service.name == spec.name);
-    let found = same().find(|service| service.hash == spec.hash).or_else(|| same().next());
-    ContainerStatus {
-        name: spec.name.clone(),
-        id: found.map(|service| service.id.clone()).unwrap_or_default(),
-        state: found.map_or("missing", |service| service.state.name()).to_owned(),
-        image: found.map_or(&spec.image, |service| &service.image).clone(),
-        exit_code: match found.map(|service| &service.state) {
-            Some(ServiceState::Exited { code }) => Some(*code),
-            _ => None,
-        },
+    /// What the last act on a deployment failed with, if it was for the generation that is wanted now.
+    fn failure(&self, name: &DeploymentName) -> Option<&Refusal> {
+        let accepted = self.intake.records().get(name)?.accepted.as_ref();
+        let generation = accepted.map_or(0, |accepted| accepted.generation);
+        let effort = self.efforts.get(name).filter(|effort| effort.generation == generation)?;
+        effort.failure.as_ref()
     }
 }

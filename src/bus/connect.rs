@@ -106,7 +106,7 @@ impl Bus {
         let deadline = patience.map(|patience| Instant::now() + patience);
         let (state, connection) = watch::channel(Connection::default());
         let state = Arc::new(state);
-        let mut attempt = 0;
+        let mut attempt = 0_usize;
         loop {
             attempt += 1;
             let error = match prepare(&options, &state)?.connect(&options.url).await {
@@ -117,7 +117,10 @@ impl Bus {
             if deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
                 return Err(BusError::Connect { url: options.url, source: NatsError::new(&error) });
             }
-            tracing::debug!(url = options.url, %error, "no NATS connection yet");
+            // Told ever more rarely: a console is read by people.
+            if attempt.is_power_of_two() {
+                tracing::warn!(url = options.url, attempt, %error, "no NATS connection yet");
+            }
             tokio::time::sleep(pause).await;
         }
     }

@@ -235,7 +235,8 @@ mod tests {
         use SeenState::{Ended, NotStarted, Other, Running};
         let start = |id: &str| Step::Start { id: id.into() };
         let remove = |id: &str| Step::Remove { id: id.into() };
-        let cases: Vec<(&str, Vec<WantedService>, Vec<SeenService>, Vec<Step>)> = vec![
+        type Case = (&'static str, Vec<WantedService>, Vec<SeenService>, Vec<Step>);
+        let cases: Vec<Case> = vec![
             ("nothing there", vec![wanted("a", "1", Always)], vec![], vec![create("a", &[])]),
             (
                 "as it should be",

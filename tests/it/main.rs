@@ -4,4 +4,6 @@
 mod console;
 mod device;
 mod journal;
+mod agent;
 mod nats;
+mod podman;

@@ -1,0 +1,324 @@
+//! The podman adapter and the agent on real podman: a service of its own on its own storage.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use crate::agent::lab::{Lab, installed, service};
+use pilab::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
+use pilab::model::id::{ContainerName, DeploymentName, DeviceId};
+use pilab::model::workload::{Phase, RestartPolicy};
+use pilab::podman::topology::{PodmanOptions, PodmanTopology};
+use pilab::support::command::Command;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+const V1: &str = "localhost/busybox:1";
+const V2: &str = "localhost/busybox:2";
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Small limits and runc: hosts with cgroups v1, or without the right to raise limits, refuse the defaults.
+const CONTAINERS_CONF: &str = r#"[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"#;
+
+/// podman with storage of its own, and two local images of the host's static busybox.
+struct Podman {
+    dir: tempfile::TempDir,
+    _service: tokio::process::Child,
+}
+
+impl Podman {
+    async fn start() -> Option<Self> {
+        let tools = ["podman", "runc", "busybox", "nats-server"];
+        if !tools.iter().all(|tool| installed(tool, "podman")) {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("containers.conf"), CONTAINERS_CONF).unwrap();
+        std::fs::create_dir_all(path("image/bin")).unwrap();
+        std::fs::copy("/bin/busybox", path("image/bin/busybox")).unwrap();
+        for applet in ["sh", "sleep", "cat", "httpd", "env"] {
+            symlink("busybox", path("image/bin").join(applet)).unwrap();
+        }
+        let tar = Command::new("tar").arg("-C").arg(path("image")).arg("-cf").arg(path("image.tar")).arg(".");
+        tar.output().await.unwrap();
+        for image in [V1, V2] {
+            podman(dir.path(), &["import", "-q", path("image.tar").to_str().unwrap(), image])
+                .output()
+                .await
+                .unwrap();
+        }
+        let socket = format!("unix://{}", path("podman.sock").display());
+        let service =
+            podman(dir.path(), &["system", "service", "--time=0", &socket]).build().spawn().unwrap();
+        let podman = Self { dir, _service: service };
+        let deadline = Instant::now() + DEADLINE;
+        while tokio::net::UnixStream::connect(podman.socket()).await.is_err() {
+            assert!(Instant::now() < deadline, "podman's service does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Some(podman)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("podman.sock")
+    }
+
+    fn topology(&self, device: &str) -> PodmanTopology {
+        let options = PodmanOptions { socket: self.socket(), oci_runtime: Some("runc".into()) };
+        PodmanTopology::new(DeviceId::new(device).unwrap(), options)
+    }
+
+    /// What podman itself says, without the adapter.
+    async fn run(&self, args: &[&str]) -> String {
+        String::from_utf8(podman(self.dir.path(), args).output().await.unwrap()).unwrap()
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.run(&["ps", "-a", "--format", "{{.Names}}"]).await.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Also when a test fails, no container outlives it.
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Not through the runtime: a drop cannot wait for a future. The storage goes with the directory.
+        let mut remove = podman(self.dir.path(), &["rm", "-af", "-t", "0"]).build().into_std();
+        let _ = remove.stdout(std::process::Stdio::null()).status();
+    }
+}
+
+fn podman(dir: &std::path::Path, args: &[&str]) -> Command {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    Command::new("podman")
+        .env("CONTAINERS_CONF", path("containers.conf"))
+        .args(["--storage-driver", "vfs", "--root", &path("root"), "--runroot", &path("runroot")])
+        .args(["--tmpdir", &path("tmp")])
+        .args(args.iter().copied())
+}
+
+macro_rules! podman_or_return {
+    () => {
+        match Podman::start().await {
+            Some(podman) => podman,
+            None => return,
+        }
+    };
+}
+
+fn spec(name: &str, args: &[&str]) -> ServiceSpec {
+    ServiceSpec {
+        deployment: DeploymentName::new("shop").unwrap(),
+        name: ContainerName::new(name).unwrap(),
+        generation: 1,
+        hash: "h1".into(),
+        image: V1.into(),
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        env: BTreeMap::new(),
+        volumes: Vec::new(),
+        ports: Vec::new(),
+        restart: RestartPolicy::No,
+    }
+}
+
+/// Waits until the only container is as wanted.
+async fn until(topology: &PodmanTopology, wanted: impl Fn(&ManagedService) -> bool) -> ManagedService {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let seen = topology.list_managed_services().await.unwrap();
+        if let [one] = seen.as_slice()
+            && wanted(one)
+        {
+            return one.clone();
+        }
+        assert!(Instant::now() < deadline, "not in {DEADLINE:?}; last: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A service that ends at once when asked to.
+fn sleeper(name: &str, image: &str) -> serde_json::Value {
+    let mut service = service(name, image);
+    service["args"] = json!(["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait; done"]);
+    service
+}
+
+#[tokio::test]
+async fn a_container_lives_and_dies_as_the_port_says() {
+    let podman = podman_or_return!();
+    let (topology, other) = (podman.topology("lab-1"), podman.topology("lab-2"));
+    assert_eq!(topology.list_managed_services().await.unwrap(), []);
+
+    let mut failing = spec("web", &["sh", "-c", "echo $GREETING; cat /data/file; exit 3"]);
+    std::fs::write(podman.dir.path().join("file"), "from the host\n").unwrap();
+    failing.env.insert("GREETING".into(), "hello".into());
+    failing.volumes = vec![pilab::agent::score::Volume {
+        source: podman.dir.path().to_str().unwrap().into(),
+        target: "/data".into(),
+        options: vec!["ro".into()],
+    }];
+    let id = topology.create(&failing).await.unwrap();
+    let seen = until(&topology, |seen| seen.state == ServiceState::Exited { code: 3 }).await;
+    assert_eq!((&seen.id, seen.hash.as_str(), seen.image.as_str()), (&id, "h1", V1));
+    assert_eq!(topology.logs(&id, 5).await.unwrap(), "hello\nfrom the host\n");
+    assert_eq!(other.list_managed_services().await.unwrap(), [], "devices are kept apart by labels");
+    assert_eq!(podman.names().await, ["lab-1.shop.web"]);
+
+    let again = topology.create(&spec("web", &["sleep", "1000"])).await.unwrap();
+    assert_ne!(again, id, "a left-over of ours makes way");
+    until(&topology, |seen| seen.state == ServiceState::Running).await;
+    topology.start(&again).await.unwrap();
+    let began = Instant::now();
+    topology.remove(&again).await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "removal does not wait for a process that ignores TERM"
+    );
+    topology.remove(&again).await.unwrap();
+    topology.stop(&again, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_podman_refuses_is_typed() {
+    let podman = podman_or_return!();
+    let topology = podman.topology("lab-1");
+    let missing = topology.ensure_image("localhost/none:1").await.unwrap_err();
+    assert!(
+        matches!(&missing, RuntimeError::ImageMissing { image, .. } if image == "localhost/none:1"),
+        "{missing}"
+    );
+    // Port 1 of this host: nothing answers, so the pull fails as an answer with status 200.
+    let pulled = topology.ensure_image("127.0.0.1:1/none:1").await.unwrap_err();
+    assert!(matches!(&pulled, RuntimeError::ImageMissing { .. }), "{pulled}");
+    topology.ensure_image(V1).await.unwrap();
+
+    let mut gone = spec("web", &[]);
+    gone.image = "localhost/none:1".into();
+    let error = topology.create(&gone).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::ImageMissing { .. }), "{error}");
+
+    let error = topology.create(&spec("bad", &["/no/such/program"])).await.unwrap_err();
+    assert!(
+        matches!(&error, RuntimeError::Refused { cause, .. } if cause.contains("no/such/program")),
+        "{error}"
+    );
+    until(&topology, |seen| seen.state == ServiceState::Created).await;
+
+    podman.run(&["create", "--name", "lab-1.shop.web", V1, "sleep", "1"]).await;
+    let error = topology.create(&spec("web", &["sleep", "1"])).await.unwrap_err();
+    assert!(matches!(&error, RuntimeError::NameTaken { name } if name == "lab-1.shop.web"), "{error}");
+
+    let nowhere = PodmanOptions { socket: podman.dir.path().join("none.sock"), oci_runtime: None };
+    let nowhere = PodmanTopology::new(DeviceId::new("lab-1").unwrap(), nowhere);
+    let error = nowhere.list_managed_services().await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn changes_of_own_containers_are_told() {
+    let podman = podman_or_return!();
+    let topology = podman.topology("lab-1");
+    let wake = Notify::new();
+    let act = async {
+        // The first may come before the watch is open: repeat until one is told.
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let id = topology.create(&spec("web", &["sleep", "1000"])).await.unwrap();
+            topology.remove(&id).await.unwrap();
+            if tokio::time::timeout(Duration::from_secs(2), wake.notified()).await.is_ok() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no change was told");
+        }
+    };
+    tokio::select! {
+        ended = topology.watch(&wake) => panic!("the watch ended: {ended:?}"),
+        () = act => {}
+    }
+}
+
+#[tokio::test]
+async fn the_agent_deploys_upgrades_and_deletes_on_podman() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    lab.ping().await;
+    lab.deploy("shop", 1, &[sleeper("web", V1), sleeper("db", V1)]).await;
+    let first = lab.phase("shop", Phase::Running).await;
+    assert_eq!(podman.names().await, ["lab-1.shop.db", "lab-1.shop.web"]);
+
+    lab.deploy("shop", 2, &[sleeper("web", V2), sleeper("db", V1)]).await;
+    let second = lab.status("shop", |s| s.generation == 2 && s.phase == Phase::Running).await;
+    assert_ne!(first.services[0].id, second.services[0].id);
+    assert_eq!(first.services[1].id, second.services[1].id, "the unchanged service is the same container");
+    let image = podman.run(&["inspect", "--format", "{{.ImageName}}", "lab-1.shop.web"]).await;
+    assert_eq!(image.trim(), V2);
+
+    podman.run(&["kill", "lab-1.shop.db"]).await;
+    podman.run(&["rm", "-f", "-t", "0", "lab-1.shop.web"]).await;
+    let healed = |s: &pilab::model::workload::Status| {
+        s.phase == Phase::Running && s.services[0].id != second.services[0].id
+    };
+    lab.status("shop", healed).await;
+
+    lab.deploy("ghost", 1, &[service("web", "localhost/none:1")]).await;
+    let status = lab.phase("ghost", Phase::Failed).await;
+    assert_eq!(status.reason, "ImageMissing");
+    assert!(status.message.contains("localhost/none:1"), "{}", status.message);
+    lab.delete("ghost").await;
+    lab.gone("ghost").await;
+
+    agent.stop().await;
+    assert_eq!(podman.names().await.len(), 2, "containers outlive the agent");
+    let agent = lab.agent(podman.topology("lab-1"));
+    lab.delete("shop").await;
+    lab.gone("shop").await;
+    assert_eq!(podman.names().await, Vec::<String>::new());
+    assert_eq!(agent.denied(), 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_program_joins_by_its_identity_and_leaves_containers_at_a_signal() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let dir = podman.dir.path().join("identity");
+    std::fs::create_dir_all(&dir).unwrap();
+    let program = || {
+        Command::new(env!("CARGO_BIN_EXE_pilab-agent"))
+            .arg("--identity-dir")
+            .arg(&dir)
+            .arg("--podman-socket")
+            .arg(podman.socket())
+            .arg("--state-dir")
+            .arg(podman.dir.path().join("state"))
+            .args(["--oci-runtime", "runc"])
+    };
+    let refused = program().output().await.unwrap_err().to_string();
+    assert!(refused.contains("identity.json: No such file"), "{refused}");
+    let (nats_url, creds) = lab.identity();
+    let identity = json!({ "version": 1, "device": lab.device, "attempt": 1, "nats_url": nats_url });
+    std::fs::write(dir.join("identity.json"), identity.to_string()).unwrap();
+    std::fs::write(dir.join("nats.creds"), creds).unwrap();
+
+    let mut agent = program().build().spawn().unwrap();
+    lab.ping().await;
+    lab.deploy("shop", 1, &[sleeper("web", V1)]).await;
+    lab.phase("shop", Phase::Running).await;
+    let pid = rustix::process::Pid::from_raw(agent.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(DEADLINE, agent.wait()).await.expect("the agent did not end").unwrap();
+    assert!(ended.success(), "{ended}");
+    assert_eq!(podman.names().await, ["lab-1.shop.web"]);
+}
