@@ -267,7 +267,51 @@ mod tests {
 
     #[test]
     fn an_emulated_arm_domain() {
-        insta::assert_snapshot!(xml(Arch::Aarch64, Accelerator::Tcg, "a=\"<1>\"").unwrap(), @"");
+        insta::assert_snapshot!(xml(Arch::Aarch64, Accelerator::Tcg, "a=\"<1>\"").unwrap(), @r#"
+        <domain type='qemu'>
+          <name>pilab-dev-lab-vm-1</name>
+          <metadata><pilab:domain xmlns:pilab='urn:pilab:domain:1' instance='dev' device='lab-vm-1' owner-lock='/run/pilab/a &amp; b/lock' kept='no'/></metadata>
+          <memory unit='MiB'>1024</memory>
+          <vcpu>2</vcpu>
+          <os>
+            <type arch='aarch64' machine='virt'>hvm</type>
+            <kernel>/images/vmlinuz</kernel>
+            <initrd>/images/it&apos;s</initrd>
+            <cmdline>console=ttyAMA0 panic=-1 a=&quot;&lt;1&gt;&quot;</cmdline>
+          </os>
+          <features><gic version='2'/></features>
+          <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>cortex-a72</model></cpu>
+          <on_poweroff>destroy</on_poweroff>
+          <on_reboot>destroy</on_reboot>
+          <on_crash>destroy</on_crash>
+          <devices>
+            <emulator>/usr/bin/qemu</emulator>
+            <disk type='file' device='disk'>
+              <driver name='qemu' type='raw' cache='writeback' io='threads'/>
+              <source file='/images/base.squashfs'/>
+              <target dev='vda' bus='virtio'/>
+              <readonly/>
+              <serial>01234567890123456789</serial>
+            </disk>
+            <interface type='network'>
+              <mac address='52:54:00:00:00:01'/>
+              <source network='default'/>
+              <model type='virtio'/>
+              <rom enabled='no'/>
+            </interface>
+            <serial type='unix'>
+              <source mode='bind' path='/run/pilab/x.console'/>
+              <target port='0'/>
+            </serial>
+            <rng model='virtio'>
+              <backend model='random'>/dev/urandom</backend>
+            </rng>
+            <controller type='usb' model='none'/>
+            <memballoon model='none'/>
+          </devices>
+          <seclabel type='static' model='dac' relabel='no'><label>+64055:+64055</label></seclabel>
+        </domain>
+        "#);
     }
 
     #[test]
