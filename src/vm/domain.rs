@@ -1,7 +1,7 @@
 //! The description of a domain, and whose it is. Pure.
 
 use super::capabilities::{Accelerator, GuestSupport};
-use super::xml::{self, NotXml, Token, escape};
+use super::xml::{self, NotXml, escape};
 use crate::device::ports::BootOffer;
 use crate::model::device::Arch;
 use std::fmt::Write;
@@ -31,10 +31,20 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// As the element that libvirt keeps with the domain.
+    /// As the element that libvirt keeps with a domain. libvirt adds the namespace when it replaces the
+    /// element, and takes it away when it answers it.
     pub fn element(&self) -> Result<String, NotXml> {
+        Ok(format!("<domain {}/>", self.attributes()?))
+    }
+
+    /// As the element inside a domain's description.
+    fn qualified_element(&self) -> Result<String, NotXml> {
+        Ok(format!("<{PREFIX}:domain xmlns:{PREFIX}='{NAMESPACE}' {}/>", self.attributes()?))
+    }
+
+    fn attributes(&self) -> Result<String, NotXml> {
         Ok(format!(
-            "<{PREFIX}:domain xmlns:{PREFIX}='{NAMESPACE}' instance='{}' device='{}' owner-lock='{}' kept='{}'/>",
+            "instance='{}' device='{}' owner-lock='{}' kept='{}'",
             escape(&self.instance)?,
             escape(&self.device)?,
             escape(text(&self.lock)?)?,
@@ -42,19 +52,15 @@ impl Owner {
         ))
     }
 
-    /// Reads the element; none when it is not one of ours.
+    /// Reads the element that libvirt answers for [`NAMESPACE`].
     pub fn read(element: &str) -> Option<Self> {
-        xml::tokens(element).iter().find_map(|token| {
-            let Token::Open { name, attributes } = token else { return None };
-            let ours = attributes.iter().any(|(key, value)| key.starts_with("xmlns") && value == NAMESPACE);
-            let value = |key| token.attribute(name, key);
-            ours.then_some(())?;
-            Some(Self {
-                instance: value("instance")?.to_owned(),
-                device: value("device")?.to_owned(),
-                lock: PathBuf::from(value("owner-lock")?),
-                kept: value("kept") == Some("yes"),
-            })
+        let tokens = xml::tokens(element);
+        let value = |key| tokens.first()?.attribute("domain", key);
+        Some(Self {
+            instance: value("instance")?.to_owned(),
+            device: value("device")?.to_owned(),
+            lock: PathBuf::from(value("owner-lock")?),
+            kept: value("kept") == Some("yes"),
         })
     }
 }
@@ -111,7 +117,7 @@ impl Domain<'_> {
         let arguments = self.arguments();
         let arguments = escape(&arguments)?;
         let name = escape(self.name)?;
-        let metadata = self.owner.element()?;
+        let metadata = self.owner.qualified_element()?;
         let kernel = escape(text(&self.offer.kernel)?)?;
         let initramfs = escape(text(&self.offer.initramfs)?)?;
         let emulator = escape(text(&self.support.emulator)?)?;
@@ -336,10 +342,7 @@ mod tests {
     #[test]
     fn the_owner_reads_back_and_other_elements_do_not() {
         assert_eq!(Owner::read(&owner().element().unwrap()), Some(owner()));
-        assert_eq!(Owner::read("<domain instance='x' device='y' owner-lock='/z'/>"), None);
-        assert_eq!(
-            Owner::read("<a:domain xmlns:a='urn:other' instance='x' device='y' owner-lock='/z'/>"),
-            None
-        );
+        assert_eq!(Owner::read("<domain instance='x' device='y'/>"), None);
+        assert_eq!(Owner::read(""), None);
     }
 }
