@@ -34,7 +34,7 @@ impl Handler for Server {
     type Error = russh::Error;
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
-        let good = user == "root" && key.public_key().key_data() == self.client.key_data();
+        let good = user == "root" && key.public_key.key_data() == self.client.key_data();
         Ok(if good { Auth::Accept } else { Auth::reject() })
     }
 
