@@ -1,5 +1,7 @@
 //! Commands over SSH: against a server in this process, and against the host's sshd where there is one.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pilab::device::ports::{PortError, REACH_OUTPUT_LIMIT, Reach, ReachOutput, ReachTarget};
 use pilab::model::lease::FencingToken;
 use pilab::ssh::{KeyPair, SshError, SshReach, generate_key};

@@ -1,5 +1,7 @@
 //! Boot tickets and layers over real sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use pilab::device::ports::{BootLayer, TicketFate, TicketGrant, TicketOffice, TicketRefusal};
 use pilab::model::id::DeviceId;
 use pilab::netboot::neighbours::Neighbours;

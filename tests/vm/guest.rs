@@ -1,5 +1,11 @@
 //! What the tests of this level share: a host, a kernel to boot, a console that keeps what it reads.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and say why they skip"
+)]
+
 use pilab::console::port::ByteStream;
 use pilab::device::ports::BootOffer;
 use pilab::model::boot::BootAttempt;
@@ -38,7 +44,7 @@ pub(crate) fn kernel() -> Option<PathBuf> {
     let store =
         std::env::var_os("PILAB_IMAGE_DIR").map_or_else(|| "/var/cache/pilab/images".into(), PathBuf::from);
     let modified = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();
-    files(store, 4).into_iter().filter(|path| is_arm64_image(path)).max_by_key(modified)
+    files(store, 4).into_iter().filter(is_arm64_image).max_by_key(modified)
 }
 
 fn files(dir: PathBuf, depth: usize) -> Vec<PathBuf> {
@@ -186,13 +192,18 @@ impl Console {
         self.wait(text, |said| said.text.contains(text)).await
     }
 
-    /// Waits until the line has ended `times` times; answers all it said.
-    pub(crate) async fn wait_for_end(&mut self, times: usize) -> String {
-        self.wait("the line to end", |said| said.ended >= times).await
+    /// Waits until the console has said `text` so many times; answers all it said.
+    pub(crate) async fn wait_for_times(&mut self, text: &str, times: usize) -> String {
+        self.wait(text, |said| said.text.matches(text).count() >= times).await
+    }
+
+    /// Waits until the line has ended; answers all it said.
+    pub(crate) async fn wait_for_end(&mut self) -> String {
+        self.wait("the line to end", |said| said.ended > 0).await
     }
 
     async fn wait(&mut self, what: &str, is_so: impl Fn(&Said) -> bool) -> String {
-        let waited = tokio::time::timeout(PATIENCE, self.said.wait_for(|said| is_so(said)));
+        let waited = tokio::time::timeout(PATIENCE, self.said.wait_for(is_so));
         let text = waited.await.map(|said| said.unwrap().text.clone());
         text.unwrap_or_else(|_| {
             panic!("waited for {what:?} in vain; the console said:\n{}", self.said.borrow().text)

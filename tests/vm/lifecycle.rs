@@ -1,5 +1,7 @@
 //! A device's life as a domain: on, console, off, crash, sweep, keep.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use crate::guest::{Bench, Console, PATIENCE, kernel, skip, token};
 use pilab::device::ports::{Boot, PortError, Power};
 use pilab::model::power::{PowerReading, PowerState};
@@ -40,7 +42,7 @@ async fn the_first_byte_of_each_boot_is_seen_and_a_panic_reads_as_off() {
     for attempt in 1..=2 {
         device.set(token(1), PowerState::On).await.unwrap();
         device.set(token(1), PowerState::On).await.unwrap();
-        let said = console.wait_for_end(attempt).await;
+        let said = console.wait_for_times("end Kernel panic", attempt).await;
         let boots = said.matches("Booting Linux on physical CPU").count();
         assert_eq!(boots, attempt, "each boot's first line is seen once:\n{said}");
         assert!(said.starts_with("[    0.000000] Booting Linux"), "from the first byte:\n{said}");
@@ -69,7 +71,7 @@ async fn a_machine_is_switched_off_by_the_lease_holder_alone() {
     device.set(token(2), PowerState::Off).await.unwrap();
     device.set(token(2), PowerState::Off).await.unwrap();
     assert_eq!(device.get().await.unwrap(), PowerReading::Off);
-    console.wait_for_end(1).await;
+    console.wait_for_end().await;
     assert!(!virsh(&["list", "--all", "--name"]).await.lines().any(|name| name == device.domain_name()));
 }
 
