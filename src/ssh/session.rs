@@ -111,7 +111,7 @@ impl Session {
             match message {
                 ChannelMsg::Data { data } => keep(&mut output.stdout, &data),
                 ChannelMsg::ExtendedData { data, ext: EXTENDED_DATA_STDERR } => {
-                    keep(&mut output.stderr, &data)
+                    keep(&mut output.stderr, &data);
                 }
                 ChannelMsg::ExitStatus { exit_status } => {
                     output.exit_code = Some(i32::from_ne_bytes(exit_status.to_ne_bytes()));

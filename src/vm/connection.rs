@@ -95,7 +95,7 @@ mod tests {
         let error = connection.call("find the domain nobody", lookup).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot find the domain nobody");
         let kind = connection
-            .call("", |connect| {
+            .call("", move |connect| {
                 let result: Result<(), Error> = lookup(connect);
                 Ok(result.err().map(|error| error.code()))
             })

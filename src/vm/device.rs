@@ -320,6 +320,8 @@ impl VmDevice {
 }
 
 impl ByteStream for VmDevice {
+    /// Waits for the next domain. While a domain is ending its socket may still take a connection, which
+    /// then ends at once, without a byte.
     fn open(&self) -> LineFuture<'_> {
         Box::pin(async move {
             let mut console = self.console.subscribe();

@@ -1,7 +1,7 @@
 //! The description of a domain, and whose it is. Pure.
 
 use super::capabilities::{Accelerator, GuestSupport};
-use super::xml::{self, NotXml, Token, escape};
+use super::xml::{self, NotXml, escape};
 use crate::device::ports::BootOffer;
 use crate::model::device::Arch;
 use std::fmt::Write;
@@ -31,10 +31,20 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// As the element that libvirt keeps with the domain.
+    /// As the element that libvirt keeps with a domain. libvirt adds the namespace when it replaces the
+    /// element, and takes it away when it answers it.
     pub fn element(&self) -> Result<String, NotXml> {
+        Ok(format!("<domain {}/>", self.attributes()?))
+    }
+
+    /// As the element inside a domain's description.
+    fn qualified_element(&self) -> Result<String, NotXml> {
+        Ok(format!("<{PREFIX}:domain xmlns:{PREFIX}='{NAMESPACE}' {}/>", self.attributes()?))
+    }
+
+    fn attributes(&self) -> Result<String, NotXml> {
         Ok(format!(
-            "<{PREFIX}:domain xmlns:{PREFIX}='{NAMESPACE}' instance='{}' device='{}' owner-lock='{}' kept='{}'/>",
+            "instance='{}' device='{}' owner-lock='{}' kept='{}'",
             escape(&self.instance)?,
             escape(&self.device)?,
             escape(text(&self.lock)?)?,
@@ -42,19 +52,15 @@ impl Owner {
         ))
     }
 
-    /// Reads the element; none when it is not one of ours.
+    /// Reads the element that libvirt answers for [`NAMESPACE`].
     pub fn read(element: &str) -> Option<Self> {
-        xml::tokens(element).iter().find_map(|token| {
-            let Token::Open { name, attributes } = token else { return None };
-            let ours = attributes.iter().any(|(key, value)| key.starts_with("xmlns") && value == NAMESPACE);
-            let value = |key| token.attribute(name, key);
-            ours.then_some(())?;
-            Some(Self {
-                instance: value("instance")?.to_owned(),
-                device: value("device")?.to_owned(),
-                lock: PathBuf::from(value("owner-lock")?),
-                kept: value("kept") == Some("yes"),
-            })
+        let tokens = xml::tokens(element);
+        let value = |key| tokens.first()?.attribute("domain", key);
+        Some(Self {
+            instance: value("instance")?.to_owned(),
+            device: value("device")?.to_owned(),
+            lock: PathBuf::from(value("owner-lock")?),
+            kept: value("kept") == Some("yes"),
         })
     }
 }
@@ -111,7 +117,7 @@ impl Domain<'_> {
         let arguments = self.arguments();
         let arguments = escape(&arguments)?;
         let name = escape(self.name)?;
-        let metadata = self.owner.element()?;
+        let metadata = self.owner.qualified_element()?;
         let kernel = escape(text(&self.offer.kernel)?)?;
         let initramfs = escape(text(&self.offer.initramfs)?)?;
         let emulator = escape(text(&self.support.emulator)?)?;
@@ -267,7 +273,51 @@ mod tests {
 
     #[test]
     fn an_emulated_arm_domain() {
-        insta::assert_snapshot!(xml(Arch::Aarch64, Accelerator::Tcg, "a=\"<1>\"").unwrap(), @"");
+        insta::assert_snapshot!(xml(Arch::Aarch64, Accelerator::Tcg, "a=\"<1>\"").unwrap(), @r#"
+        <domain type='qemu'>
+          <name>pilab-dev-lab-vm-1</name>
+          <metadata><pilab:domain xmlns:pilab='urn:pilab:domain:1' instance='dev' device='lab-vm-1' owner-lock='/run/pilab/a &amp; b/lock' kept='no'/></metadata>
+          <memory unit='MiB'>1024</memory>
+          <vcpu>2</vcpu>
+          <os>
+            <type arch='aarch64' machine='virt'>hvm</type>
+            <kernel>/images/vmlinuz</kernel>
+            <initrd>/images/it&apos;s</initrd>
+            <cmdline>console=ttyAMA0 panic=-1 a=&quot;&lt;1&gt;&quot;</cmdline>
+          </os>
+          <features><gic version='2'/></features>
+          <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>cortex-a72</model></cpu>
+          <on_poweroff>destroy</on_poweroff>
+          <on_reboot>destroy</on_reboot>
+          <on_crash>destroy</on_crash>
+          <devices>
+            <emulator>/usr/bin/qemu</emulator>
+            <disk type='file' device='disk'>
+              <driver name='qemu' type='raw' cache='writeback' io='threads'/>
+              <source file='/images/base.squashfs'/>
+              <target dev='vda' bus='virtio'/>
+              <readonly/>
+              <serial>01234567890123456789</serial>
+            </disk>
+            <interface type='network'>
+              <mac address='52:54:00:00:00:01'/>
+              <source network='default'/>
+              <model type='virtio'/>
+              <rom enabled='no'/>
+            </interface>
+            <serial type='unix'>
+              <source mode='bind' path='/run/pilab/x.console'/>
+              <target port='0'/>
+            </serial>
+            <rng model='virtio'>
+              <backend model='random'>/dev/urandom</backend>
+            </rng>
+            <controller type='usb' model='none'/>
+            <memballoon model='none'/>
+          </devices>
+          <seclabel type='static' model='dac' relabel='no'><label>+64055:+64055</label></seclabel>
+        </domain>
+        "#);
     }
 
     #[test]
@@ -292,10 +342,7 @@ mod tests {
     #[test]
     fn the_owner_reads_back_and_other_elements_do_not() {
         assert_eq!(Owner::read(&owner().element().unwrap()), Some(owner()));
-        assert_eq!(Owner::read("<domain instance='x' device='y' owner-lock='/z'/>"), None);
-        assert_eq!(
-            Owner::read("<a:domain xmlns:a='urn:other' instance='x' device='y' owner-lock='/z'/>"),
-            None
-        );
+        assert_eq!(Owner::read("<domain instance='x' device='y'/>"), None);
+        assert_eq!(Owner::read(""), None);
     }
 }

@@ -117,7 +117,7 @@ impl VmError {
     }
 
     /// As the port's error for `operation`.
-    pub(super) fn into_port(self, operation: String) -> PortError {
+    pub fn into_port(self, operation: String) -> PortError {
         if matches!(self, Self::NotEnabled) {
             return PortError::NotEnabled { part: "virtual machines (feature `vm`)" };
         }

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn names_are_readable_when_they_can_be() {
         assert_eq!(domain_name("dev", &id("lab-vm-1")), "pilab-dev-lab-vm-1");
-        assert_eq!(domain_name("a/b", &id("x")), "pilab-a-b-x-b72efe43");
+        assert_eq!(domain_name("a/b", &id("x")), "pilab-a-b-x-76e8c1ff");
         assert_eq!(mac("pilab-dev-lab-vm-1"), mac("pilab-dev-lab-vm-1"));
         assert_ne!(mac("pilab-dev-lab-vm-1"), mac("pilab-dev-lab-vm-2"));
     }

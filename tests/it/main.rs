@@ -7,3 +7,7 @@ mod journal;
 mod agent;
 mod nats;
 mod podman;
+//! The parts against real ones: sockets, servers, processes.
+
+mod ssh;
+mod tickets;

@@ -1,1 +1,4 @@
-//! x
+//! The vm level: real libvirt. Run it with `LIBVIRT_DEFAULT_URI` as for virsh.
+
+mod guest;
+mod lifecycle;
