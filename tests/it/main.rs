@@ -1,8 +1,8 @@
-//! The integration tests, one binary.
+//! Tests against real parts: one binary, one module per part.
 
+mod cli;
 mod console;
 mod device;
 mod journal;
-//! Tests against real parts: one binary, one module per part.
-
 mod nats;
+mod support;
