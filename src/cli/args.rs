@@ -38,35 +38,45 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run scenarios on devices and say how each ended
-    Run(RunArgs),
-    /// Build, list, check and remove boot images
-    #[command(subcommand)]
-    Image(ImageCommand),
-    /// Read scenario files, and the lab file, without running anything
-    Check(CheckArgs),
-    /// Print a completion script for a shell
-    Completion(CompletionArgs),
-}
-
-/// Run scenarios on devices and say how each ended.
-///
-/// With no coordinator running, this starts an embedded lab for these runs: a NATS server, a
-/// coordinator, and the virtual machines of the lab file. All of it is gone when the command ends,
-/// except devices kept with --keep.
-///
-/// A table of results and timings goes to standard output, progress to standard error. Each run's
-/// evidence (console, events, what the agent reported) is written to a bundle directory.
-///
-/// Ctrl-C stops the runs and waits until the lab is tidy; a second Ctrl-C leaves at once, and the next
-/// start tidies up.
-#[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
+    /// Run scenarios on devices and say how each ended.
+    ///
+    /// With no coordinator running, this starts an embedded lab for these runs: a NATS server, a
+    /// coordinator, and the virtual machines of the lab file. All of it is gone when the command ends,
+    /// except devices kept with --keep.
+    ///
+    /// A table of results and timings goes to standard output, progress to standard error. Each run's
+    /// evidence (console, events, what the agent reported) is written to a bundle directory.
+    ///
+    /// Ctrl-C stops the runs and waits until the lab is tidy; a second Ctrl-C leaves at once, and the next
+    /// start tidies up.
+    #[command(after_long_help = "Examples:
   pilab run ping                          boot one virtual machine, ask its agent
   pilab run ping isolation deploy-lifecycle --junit report.xml
   pilab run ./my.toml --arch x86_64 --keep
                                           leave the machine up, print how to enter and to remove it
   pilab run ping --json | jq .kind        the runs' events, one JSON object a line")]
+    Run(RunArgs),
+    /// Build, list, check and remove boot images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Read scenario files, and the lab file, without running anything.
+    ///
+    /// An error names file, line and key. What only a coordinator can know, such as whether the devices are
+    /// there, is not checked.
+    #[command(after_long_help = "Examples:
+  pilab check lab/scenarios/*.toml
+  pilab check ping --lab my-lab.toml")]
+    Check(CheckArgs),
+    /// Print a completion script for a shell.
+    #[command(after_long_help = "Examples:
+  pilab completion bash > ~/.local/share/bash-completion/completions/pilab
+  pilab completion fish > ~/.config/fish/completions/pilab.fish
+  pilab completion zsh > \"${fpath[1]}/_pilab\"")]
+    Completion(CompletionArgs),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
 pub struct RunArgs {
     /// Scenarios: names of files in lab/scenarios without .toml, or paths
     #[arg(required = true, value_name = "SCENARIO")]
@@ -152,14 +162,8 @@ pub struct ImageRefArgs {
     pub json: JsonArgs,
 }
 
-/// Read scenario files, and the lab file, without running anything.
-///
-/// An error names file, line and key. What only a coordinator can know, such as whether the devices are
-/// there, is not checked.
+/// Arguments of `check`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
-  pilab check lab/scenarios/*.toml
-  pilab check ping --lab my-lab.toml")]
 pub struct CheckArgs {
     /// Scenarios: names of files in lab/scenarios without .toml, or paths
     #[arg(required = true, value_name = "SCENARIO")]
@@ -169,12 +173,8 @@ pub struct CheckArgs {
     pub lab: Option<PathBuf>,
 }
 
-/// Print a completion script for a shell.
+/// Arguments of `completion`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
-  pilab completion bash > ~/.local/share/bash-completion/completions/pilab
-  pilab completion fish > ~/.config/fish/completions/pilab.fish
-  pilab completion zsh > \"${fpath[1]}/_pilab\"")]
 pub struct CompletionArgs {
     /// The shell
     pub shell: Shell,

@@ -20,6 +20,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a coordinator may take to answer. It answers from memory; a slow disk or a loaded host is
 /// what takes seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to answer with events: they are asked for again anyway, so a question that a
+/// dying NATS server swallowed should not be waited for long.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A user of a lab. Clones share one connection.
 #[derive(Debug, Clone)]
@@ -82,7 +85,7 @@ impl Client {
     /// A piece of a bundle's file; empty at its end.
     pub async fn bundle_read(&self, run: &RunId, path: &str, offset: u64) -> Result<Bytes, CliError> {
         let body = BundleRead { run: run.clone(), path: path.to_owned(), offset };
-        self.exchange(request::BUNDLE_READ, &body).await
+        self.exchange(request::BUNDLE_READ, &body, ANSWER_TIMEOUT).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -90,7 +93,8 @@ impl Client {
         verb: &'static str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
-        let answer = self.exchange(verb, body).await?;
+        let timeout = if verb == request::EVENTS { EVENTS_TIMEOUT } else { ANSWER_TIMEOUT };
+        let answer = self.exchange(verb, body, timeout).await?;
         match serde_json::from_slice(&answer) {
             Ok(Reply::Ok { body }) => Ok(body),
             Ok(Reply::Refused { error, hint }) => Err(CliError::Refused { verb, cause: error, hint }),
@@ -98,10 +102,15 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, verb: &'static str, body: &impl Serialize) -> Result<Bytes, CliError> {
+    async fn exchange(
+        &self,
+        verb: &'static str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<Bytes, CliError> {
         let failed = |source| CliError::Request { verb, source };
         let body = serde_json::to_vec(body).map_err(|source| failed(source.into()))?;
         let subject = subject::request(&self.lab, &self.user, verb);
-        self.bus.request(subject, body, ANSWER_TIMEOUT).await.map_err(|source| failed(source.into()))
+        self.bus.request(subject, body, timeout).await.map_err(|source| failed(source.into()))
     }
 }

@@ -57,7 +57,8 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
     if let Some(path) = &args.lab {
         match config::lab::load(path, None, None) {
             Ok(lab) => {
-                ui.data(&format!("{}: lab {}, {} devices\n", path.display(), lab.name, lab.devices.len()))?
+                let (path, devices) = (path.display(), lab.devices.len());
+                ui.data(&format!("{path}: lab {}, devices: {devices}\n", lab.name))?;
             }
             Err(error) => wrong(error.into()),
         }
@@ -73,7 +74,7 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
 
 fn described(scenario: &Scenario) -> String {
     let Scenario { name, summary, needs, steps, .. } = scenario;
-    format!("{name}: {} devices, {} steps: {summary}\n", needs.len(), steps.len())
+    format!("{name}: {summary} (devices: {}, steps: {})\n", needs.len(), steps.len())
 }
 
 fn completion(args: &CompletionArgs, ui: Ui) -> Result<Exit, CliError> {

@@ -122,11 +122,20 @@ async fn session(
     } else {
         show.ui.data(&report)?;
     }
-    if let Some(path) = &args.junit {
-        let written = atomic_file::write(path, junit::report(&runs)?.as_bytes(), 0o644);
-        written.map_err(|source| CliError::Write { path: path.clone(), source })?;
+    let mut exit = Exit::of(runs.iter().map(RunView::verdict)).max(bundles.exit);
+    if let Some(path) = &args.junit
+        && let Err(error) = write_junit(path, &runs)
+    {
+        show.ui.error(&error);
+        exit = exit.max(error.exit());
     }
-    Ok(Exit::of(runs.iter().map(RunView::verdict)).max(bundles.exit))
+    Ok(exit)
+}
+
+fn write_junit(path: &Path, runs: &[RunView]) -> Result<(), CliError> {
+    let report = junit::report(runs)?;
+    atomic_file::write(path, report.as_bytes(), 0o644)
+        .map_err(|source| CliError::Write { path: path.to_owned(), source })
 }
 
 /// What became of the bundles.

@@ -1,6 +1,7 @@
 //! Tests against real parts: one binary, one module per part.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod cli;
 mod console;
 mod device;
 mod journal;
@@ -11,3 +12,4 @@ mod podman;
 
 mod ssh;
 mod tickets;
+mod support;

@@ -1,0 +1,3 @@
+//! What several integration tests need: a lab whose coordinator follows a script.
+
+pub mod scripted;
