@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Hooks of mmdebstrap.
 const SETUP: &str = include_str!("../../firmware/base/setup");
+const ESSENTIAL: &str = include_str!("../../firmware/base/essential");
 const CUSTOMIZE: &str = include_str!("../../firmware/base/customize");
 
 /// Counts up when this file changes what a base root is.
@@ -84,8 +85,17 @@ impl Base {
 
 /// SHA-256 over all that a base root is made from.
 pub(super) fn key(recipe: &Recipe, arch: Arch, lock: Option<&Lock>) -> Result<String, ImageError> {
-    let inputs =
-        serde_json::to_vec(&(REVISION, recipe, arch, SETUP, CUSTOMIZE, LEFT_OVERS, squash::EPOCH, lock));
+    let inputs = serde_json::to_vec(&(
+        REVISION,
+        recipe,
+        arch,
+        SETUP,
+        ESSENTIAL,
+        CUSTOMIZE,
+        LEFT_OVERS,
+        squash::EPOCH,
+        lock,
+    ));
     inputs.map(|bytes| sha256(&bytes)).map_err(|e| ImageError::io("encode", Path::new("recipe"), e.into()))
 }
 
@@ -166,6 +176,7 @@ impl BaseBuild<'_> {
         let sources = write("sources.list", &format!("{}\n", lines.join("\n")))?;
         write("preferences", &self.lock.map(Lock::preferences).unwrap_or_default())?;
         write("setup", SETUP)?;
+        write("essential", ESSENTIAL)?;
         write("customize", CUSTOMIZE)?;
         let packages = self.recipe.all_packages().join(",");
         let command = Command::new("setpriv")
@@ -190,6 +201,7 @@ impl BaseBuild<'_> {
             .args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\""])
             .args([
                 r#"--setup-hook=sh "$PILAB_WORK/setup" "$1""#,
+                r#"--essential-hook=sh "$PILAB_WORK/essential" "$1""#,
                 r#"--customize-hook=sh "$PILAB_WORK/customize" "$1""#,
             ])
             .arg(&self.recipe.suite)

@@ -90,6 +90,10 @@ impl Bootstrap {
         } else if (first, second) == ("Setting", "up") {
             self.steps += 1;
             format!("set up {}", words.next().unwrap_or_default())
+        } else if line.starts_with("I: extracting") || line.starts_with("I: installing") {
+            // What was not fetched lay in the cache.
+            self.steps = self.steps.max(self.packages);
+            line.strip_prefix("I: ")?.trim_end_matches('.').to_owned()
         } else {
             line.strip_prefix("I: ")?.trim_end_matches('.').to_owned()
         };
