@@ -10,7 +10,7 @@
 
 use super::parts::BootImage;
 use crate::device::DeviceHandle;
-use crate::journal::{Entry, From, Item, JournalError, Record};
+use crate::journal::{Entry, Item, JournalError, Record, Since};
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
@@ -127,7 +127,7 @@ async fn write_device(dir: &Path, span: &Span, files: &mut Vec<BundleFile>) -> R
     let device = span.device.id();
     let (console_name, journal_name) = (format!("console/{device}.log"), format!("journal/{device}.jsonl"));
     let (mut console, mut lines) = (create(dir, &console_name)?, create(dir, &journal_name)?);
-    let mut cursor = span.device.journal().cursor(From::Sequence(span.first));
+    let mut cursor = span.device.journal().cursor(Since::Sequence(span.first));
     let mut next = span.first;
     while next <= span.last {
         let item = cursor.next().await;

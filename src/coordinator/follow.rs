@@ -2,7 +2,7 @@
 
 use super::log::RunLog;
 use crate::device::DeviceHandle;
-use crate::journal::{Entry, From, Item, Record};
+use crate::journal::{Entry, Item, Record, Since};
 use crate::model::event::Event;
 use crate::model::power::PowerState;
 use crate::model::run::RunFact;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Adds what the device's journal says from record number `from` on to the log, until the record that
 /// says that the log's run has ended.
 pub(super) async fn follow(device: DeviceHandle, from: u64, log: Arc<RunLog>) {
-    let mut cursor = device.journal().cursor(From::Sequence(from));
+    let mut cursor = device.journal().cursor(Since::Sequence(from));
     let mut powered_on: Option<Stamp> = None;
     loop {
         match cursor.next().await {

@@ -270,7 +270,7 @@ fn compile(seat: &Seat, pattern: &str) -> Result<Regex, Fault> {
     Regex::new(pattern).map_err(|e| seat.lab("compile the pattern", &e))
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Judgement {
     Met,
     NotYet,

@@ -222,6 +222,7 @@ fn request(layer: &Path) -> BootRequest {
         kernel: PathBuf::from("/kernel"),
         initramfs: PathBuf::from("/initramfs"),
         layers: vec![BootLayer { path: layer.to_owned(), sha256: "ab12".to_owned() }],
+        cmdline: vec!["loglevel=6".to_owned()],
         window: Duration::from_secs(60),
         host_key_public: "host".to_owned(),
         client_key_private: "client".to_owned(),
@@ -248,7 +249,7 @@ async fn a_boot_is_offered_recorded_and_switched_in_order() {
     assert_eq!(attempt, BootAttempt(1));
     let acts = ["power Off", "issue 52:54:00:00:00:01", "offer 1", "power On"];
     assert_eq!(world.take(), acts);
-    assert_eq!(world.lock().cmdline, ["pilab.ticket=t", "pilab.layer=ab12:42"]);
+    assert_eq!(world.lock().cmdline, ["pilab.ticket=t", "loglevel=6", "pilab.layer=ab12:42"]);
     assert_eq!(world.lock().files, [("identity.json".to_owned(), b"1".to_vec())]);
     let state = lab.until("on", |state| state.powered_on_at.is_some()).await;
     assert_eq!((state.power, state.attempt, state.address), (PowerReading::On, attempt, None));

@@ -1,3 +1,5 @@
 //! What several integration tests need: a lab whose coordinator follows a script.
 
+#![expect(unreachable_pub, reason = "shared by the modules of one test binary")]
+
 pub mod scripted;
