@@ -51,7 +51,7 @@ pub(crate) struct Agent {
 impl Agent {
     /// How often the server refused the device something.
     pub(crate) fn denied(&self) -> usize {
-        let log = std::fs::read_to_string(&self.nats_log).unwrap_or_default();
+        let log = std::fs::read_to_string(&self.nats_log).unwrap();
         log.lines().filter(|line| line.contains("Violation")).inspect(|line| eprintln!("{line}")).count()
     }
 
