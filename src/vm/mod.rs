@@ -15,7 +15,7 @@
 //! What libvirt needs of the host: the directory of the consoles can be entered by the user that runs
 //! QEMU (it is made with mode 0711), images can be read by that user (world-readable, below
 //! directories that all may enter), and a coordinator that is not root needs that user's group to
-//! connect to a console. See `docs/vm.md`.
+//! connect to a console.
 //!
 //! Without the feature `vm` the same functions exist and [`Host::connect`] answers
 //! [`VmError::NotEnabled`].
