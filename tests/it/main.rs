@@ -1,1 +1,3 @@
-//! x
+//! Parts of pilab with real parts around them; one binary, so that it is linked once.
+
+mod image;
