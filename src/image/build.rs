@@ -168,3 +168,171 @@ impl Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::command::Command;
+    use tempfile::TempDir;
+
+    /// A store that has a base root already, a small one, so that a build takes a second.
+    struct Small {
+        store: Store,
+        request: BuildRequest,
+        /// Of the agent, and of the store unless it lies elsewhere.
+        dir: TempDir,
+    }
+
+    impl Small {
+        /// None, with the reason printed, where there is no mksquashfs.
+        async fn new(store: Option<&Path>) -> Option<Self> {
+            if Command::new("mksquashfs").arg("-version").build().output().await.is_err() {
+                let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
+                assert!(!required.contains("vm"), "PILAB_REQUIRE has vm, but mksquashfs is not installed");
+                eprintln!("skipped: mksquashfs is not installed");
+                return None;
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let agent = dir.path().join("agent");
+            fs::write(&agent, "agent 1").unwrap();
+            let recipe = Recipe::built_in("trixie").unwrap();
+            let request = BuildRequest { recipe, arch: Arch::Arm64, agent, lock: None };
+            let store = Store::new(store.map_or_else(|| dir.path().join("store"), Path::to_owned));
+            let lock = store.try_lock().unwrap();
+            let base = Base {
+                root: store.put_bytes(b"root").unwrap(),
+                kernel: store.put_bytes(b"kernel").unwrap(),
+                kit: store.put_bytes(b"kit!").unwrap(),
+                busybox: store.put_bytes(b"busybox").unwrap(),
+                lock: store.put_bytes(b"{}").unwrap(),
+                kernel_release: "6.12.0".to_owned(),
+            };
+            let record = key(&request.recipe, request.arch, None).unwrap();
+            let record = store.root().join("bases").join(format!("{record}.json"));
+            fs::write(record, serde_json::to_vec(&base).unwrap()).unwrap();
+            drop(lock);
+            Some(Self { store, request, dir })
+        }
+
+        async fn build(&self) -> Result<Image, ImageError> {
+            self.store.build(&self.request, &Sink::silent(), &CancellationToken::new()).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_agent_changes_the_device_layer_alone() {
+        let Some(mut small) = Small::new(None).await else { return };
+        let first = small.build().await.unwrap();
+        let again = small.build().await.unwrap();
+        assert_eq!(first.id, again.id, "equal input, equal bytes");
+        assert_eq!(small.store.ls().unwrap().len(), 1);
+
+        small.request.agent = small.dir.path().join("agent-2");
+        fs::write(&small.request.agent, "agent 2").unwrap();
+        let second = small.build().await.unwrap();
+        assert_ne!(first.id, second.id);
+        assert_ne!(first.layers.get(1), second.layers.get(1));
+        assert_eq!(first.layers.first(), second.layers.first());
+        assert_eq!(first.initramfs, second.initramfs);
+        let found = small.store.find(&small.request.recipe, Arch::Arm64).unwrap().unwrap();
+        assert_eq!(found.manifest.recipe, second.manifest.recipe);
+        assert!(small.store.find(&small.request.recipe, Arch::Amd64).unwrap().is_none());
+
+        // Removing one leaves the other whole; removing both leaves nothing.
+        small.store.rm(&first.id).unwrap();
+        small.store.verify(&second, Check::All).await.unwrap();
+        assert!(matches!(small.store.get(&first.id), Err(ImageError::NoImage { .. })));
+        small.store.rm(second.id.get(..12).unwrap()).unwrap();
+        for directory in ["images", "parts", "bases", "seen", "work"] {
+            assert_eq!(
+                names(&small.store.root().join(directory)).unwrap(),
+                Vec::<String>::new(),
+                "{directory}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn one_wrong_byte_is_found_and_named() {
+        let Some(small) = Small::new(None).await else { return };
+        let image = small.build().await.unwrap();
+        small.store.verify(&image, Check::Changed).await.unwrap();
+        let layer = &image.layers.get(1).unwrap().path;
+        let mut bytes = fs::read(layer).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(layer, bytes).unwrap();
+        match small.store.verify(&image, Check::Changed).await {
+            Err(ImageError::PartCorrupt { part, path, .. }) => {
+                assert_eq!((part.as_str(), &path), ("device layer", layer));
+            }
+            other => panic!("{other:?}"),
+        }
+        fs::remove_file(&image.kernel).unwrap();
+        let missing =
+            small.store.verify(&Image { layers: Vec::new(), ..image.clone() }, Check::Changed).await;
+        assert!(matches!(missing, Err(ImageError::PartMissing { .. } | ImageError::PartCorrupt { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_manifest_that_was_changed_is_refused() {
+        let Some(small) = Small::new(None).await else { return };
+        let image = small.build().await.unwrap();
+        let path = small.store.root().join("images").join(format!("{}.json", image.id));
+        let text = fs::read_to_string(&path).unwrap().replace("6.12.0", "6.12.1");
+        fs::write(&path, text).unwrap();
+        assert!(matches!(small.store.get(&image.id), Err(ImageError::Manifest { source: None, .. })));
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_build_left_is_swept() {
+        let Some(small) = Small::new(None).await else { return };
+        let left = small.store.root().join("work/1/base/root/etc");
+        fs::create_dir_all(&left).unwrap();
+        assert!(small.store.ls().unwrap().is_empty());
+        small.build().await.unwrap();
+        assert!(names(&small.store.root().join("work")).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_second_build_waits_and_can_be_cancelled() {
+        let Some(small) = Small::new(None).await else { return };
+        let held = small.store.try_lock().unwrap();
+        let cancel = CancellationToken::new();
+        let (told, seen) = (cancel.clone(), std::sync::Arc::new(std::sync::Mutex::new(Vec::new())));
+        let stages = seen.clone();
+        let sink = Sink::new(move |progress| {
+            stages.lock().unwrap().push(progress.stage);
+            told.cancel();
+        });
+        let built = small.store.build(&small.request, &sink, &cancel).await;
+        assert!(matches!(built, Err(ImageError::Cancelled)), "{built:?}");
+        assert_eq!(seen.lock().unwrap().as_slice(), [Stage::Waiting]);
+        drop(held);
+        small.build().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_leaves_no_image() {
+        let mount = tempfile::tempdir().unwrap();
+        let path = mount.path().to_string_lossy().into_owned();
+        let tmpfs = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs", &path]);
+        if tmpfs.output().await.is_err() {
+            eprintln!("skipped: only root can mount a small disk");
+            return;
+        }
+        let result = async {
+            let mut small = Small::new(Some(mount.path())).await?;
+            // What does not compress does not fit.
+            small.request.agent = small.dir.path().join("large");
+            let random = fs::File::open("/dev/urandom").unwrap();
+            let mut large = fs::File::create(&small.request.agent).unwrap();
+            std::io::copy(&mut std::io::Read::take(random, 4 << 20), &mut large).unwrap();
+            Some((small.build().await, small.store.ls().unwrap().len()))
+        };
+        let result = result.await;
+        Command::new("umount").arg(&path).output().await.unwrap();
+        let Some((built, images)) = result else { return };
+        assert!(matches!(built, Err(ImageError::DiskFull { .. })), "{built:?}");
+        assert_eq!(images, 0);
+    }
+}

@@ -81,7 +81,7 @@ mod tests {
         // 110-byte header, name with its zero, padding to 4, content, padding to 4.
         assert_eq!(bytes.get(..14), Some(b"07070100000001".as_slice()));
         assert_eq!(bytes.get(14..22), Some(b"000041ed".as_slice()));
-        assert_eq!(bytes.get(110..116), Some(b"bin\0\x30\x37".as_slice()));
+        assert_eq!(bytes.get(110..120), Some(b"bin\0\0\x000707".as_slice()));
         let text = String::from_utf8(bytes.clone()).unwrap();
         assert!(text.contains("init\0\0hello\0\0\x30\x37\x30\x37\x30\x31"), "{text:?}");
         assert!(text.ends_with("TRAILER!!!\0\0\0\0"), "{text:?}");

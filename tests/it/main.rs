@@ -11,3 +11,6 @@ mod podman;
 mod ssh;
 mod support;
 mod tickets;
+//! Parts of pilab with real parts around them; one binary, so that it is linked once.
+
+mod image;
