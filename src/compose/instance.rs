@@ -10,9 +10,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const INSTANCES: &str = "instances";
 const LOCK: &str = "lock";
+/// The most embedded labs on one machine.
+const MAX_INSTANCES: u32 = 1000;
+
+/// How long making an instance's directory and locking it may take.
+const MOMENT: Duration = Duration::from_secs(10);
 
 /// One embedded lab's place.
 pub(super) struct Instance {
@@ -23,14 +29,25 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Makes a new one.
+    /// Makes a new one, under the lowest number that is free. Numbers come again, and with them the names
+    /// and MAC addresses of virtual machines: their network's DHCP server then knows them, and neither runs out
+    /// of addresses nor spends seconds on finding out whether one is in use.
     pub(super) fn create() -> io::Result<Self> {
-        let name = format!("{:06x}", rand::random::<u32>() & 0x00ff_ffff);
-        let dir = state_root()?.join(INSTANCES).join(&name);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let lock = File::create(dir.join(LOCK))?;
-        lock.try_lock().map_err(io::Error::from)?;
-        Ok(Self { name, dir, _lock: lock })
+        let root = state_root()?.join(INSTANCES);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        for number in 1..=MAX_INSTANCES {
+            let name = number.to_string();
+            let dir = root.join(&name);
+            // One that is there is somebody's, or waits for the sweep.
+            match fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            let lock = File::create(dir.join(LOCK))?;
+            lock.try_lock().map_err(io::Error::from)?;
+            return Ok(Self { name, dir, _lock: lock });
+        }
+        Err(io::Error::other(format!("{MAX_INSTANCES} labs are on this machine already")))
     }
 
     /// Tells it from others on this machine.
@@ -72,11 +89,16 @@ pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
         let (dir, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let lock_path = dir.join(LOCK);
         let lock = match File::open(&lock_path) {
-            Ok(lock) => Some(lock),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(lock) => lock,
+            // Being made, or being removed, just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_fresh(&dir) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                remove(&name, &dir)?;
+                continue;
+            }
             Err(error) => return Err(error),
         };
-        if lock.as_ref().is_some_and(|lock| lock.try_lock().is_err()) || in_use(&lock_path) {
+        if lock.try_lock().is_err() || in_use(&lock_path) {
             continue;
         }
         let server = dir.join(super::lab::NATS_DIR);
@@ -88,6 +110,12 @@ pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
         remove(&name, &dir)?;
     }
     Ok(())
+}
+
+/// Whether a directory changed within the last moments: its owner may be between two steps.
+fn is_fresh(dir: &Path) -> bool {
+    let changed = fs::metadata(dir).and_then(|meta| meta.modified()).ok();
+    changed.and_then(|changed| changed.elapsed().ok()).is_none_or(|age| age < MOMENT)
 }
 
 fn remove(name: &str, dir: &Path) -> io::Result<()> {

@@ -266,7 +266,7 @@ impl Devices<'_> {
             vcpus: wanted.vcpus,
             owner_lock: self.instance.lock_path(),
         };
-        let machine = self.host.device(spec).map_err(vm_error("use a virtual machine"))?;
+        let machine = self.host.device(spec).await.map_err(vm_error("use a virtual machine"))?;
         let dir = self.instance.dir().join("journal").join(id.as_str());
         let opened = journal::open(&dir, journal::Options::default()).await;
         let (journal, task) = opened.map_err(|e| failed("open a device's journal", None, e))?;

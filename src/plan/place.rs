@@ -69,15 +69,18 @@ fn augment(
     holder: &mut [Option<usize>],
     tried: &mut [bool],
 ) -> bool {
-    for (index, device) in devices.iter().enumerate() {
-        if tried[index] || !needs.get(need).is_some_and(|n| fits(n, device)) {
-            continue;
-        }
-        tried[index] = true;
-        let displaced = holder[index];
-        if displaced.is_none_or(|other| augment(other, needs, devices, holder, tried)) {
-            holder[index] = Some(need);
-            return true;
+    // A device that nobody has yet before one that another need would have to give up.
+    for free in [true, false] {
+        for (index, device) in devices.iter().enumerate() {
+            let fits = needs.get(need).is_some_and(|need| fits(need, device));
+            if tried[index] || !fits || holder[index].is_none() != free {
+                continue;
+            }
+            tried[index] = true;
+            if holder[index].is_none_or(|other| augment(other, needs, devices, holder, tried)) {
+                holder[index] = Some(need);
+                return true;
+            }
         }
     }
     false

@@ -1,6 +1,6 @@
 //! [`Host`]: this machine's libvirt, where devices are made and swept.
 
-use super::capabilities::{self, Capabilities};
+use super::capabilities::{self, Accelerator, GuestSupport};
 use super::connection::Connection;
 use super::device::{Parts, VmDevice};
 use super::domain::{NAMESPACE, Owner};
@@ -26,22 +26,25 @@ const RUN_DIR_MODE: u32 = 0o711;
 pub struct Host {
     connection: Connection,
     options: HostOptions,
-    capabilities: Capabilities,
+    /// The label of the user that runs QEMU, where libvirt runs it as another user.
+    qemu_user: Option<String>,
+    cpuinfo: String,
     gateway: Ipv4Addr,
     devices: Mutex<Vec<Arc<VmDevice>>>,
 }
 
 impl Host {
-    /// Connects, starts the network when it is not active, and learns what the host can do.
+    /// Connects, and starts the network when it is not active.
     pub async fn connect(options: HostOptions) -> Result<Self, VmError> {
         let connection = Connection::new(&options.uri);
-        let text = connection.call("read libvirt's capabilities", Connect::get_capabilities).await?;
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let capabilities = Capabilities::read(&text, &cpuinfo, Arch::host());
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let system = options.uri.ends_with("/system");
+        let qemu_user = system.then(|| capabilities::qemu_user(&passwd)).flatten();
         let gateway = gateway(&connection, &options.network).await?;
         make_run_dir(&options.run_dir)
             .map_err(|source| VmError::RunDir { path: options.run_dir.clone(), source })?;
-        Ok(Self { connection, options, capabilities, gateway, devices: Mutex::default() })
+        Ok(Self { connection, options, qemu_user, cpuinfo, gateway, devices: Mutex::default() })
     }
 
     /// This host's address on the guests' network.
@@ -50,8 +53,8 @@ impl Host {
     }
 
     /// A device of this host; it does not exist in libvirt before it is switched on.
-    pub fn device(&self, spec: VmSpec) -> Result<Arc<VmDevice>, VmError> {
-        let support = self.capabilities.guest(spec.arch).ok_or(VmError::NoEmulator { arch: spec.arch })?;
+    pub async fn device(&self, spec: VmSpec) -> Result<Arc<VmDevice>, VmError> {
+        let support = self.support(spec.arch).await?;
         let name = naming::domain_name(&self.options.instance, &spec.id);
         let console =
             naming::console(&self.options.run_dir, &name).map_err(|path| VmError::SocketPath { path })?;
@@ -67,14 +70,41 @@ impl Host {
             console,
             owner,
             spec,
-            support: support.clone(),
-            qemu_user: self.capabilities.qemu_user.clone(),
+            support,
+            qemu_user: self.qemu_user.clone(),
             network: self.options.network.clone(),
             uri: self.options.uri.clone(),
             connection: self.connection.clone(),
         }));
         self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&device));
         Ok(device)
+    }
+
+    /// How guests of `arch` run here: on the processor where that works, else emulated. One kind of domain
+    /// is asked about at a time, since a list of all makes libvirt try each emulator with KVM, for seconds
+    /// where `/dev/kvm` is there and useless.
+    async fn support(&self, arch: Arch) -> Result<GuestSupport, VmError> {
+        let kvm = capabilities::may_virtualize(arch, &self.cpuinfo, Arch::host());
+        let kinds = [("kvm", Accelerator::Kvm), ("qemu", Accelerator::Tcg)];
+        for (kind, accelerator) in kinds.into_iter().skip(usize::from(!kvm)) {
+            let name = arch.to_string();
+            let ask = move |connect: &Connect| {
+                connect.get_domain_capabilities(None, Some(&name), None, Some(kind), 0)
+            };
+            // libvirt has no error of its own for "no such emulator".
+            match self.connection.call("read what guests can do", ask).await {
+                Ok(text) => {
+                    if let Some(emulator) = capabilities::emulator(&text) {
+                        return Ok(GuestSupport { emulator, accelerator });
+                    }
+                }
+                Err(VmError::Call { source, .. }) => {
+                    tracing::debug!(%arch, kind, %source, "no such guests here");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(VmError::NoEmulator { arch })
     }
 
     /// Removes what a crashed coordinator left behind: each domain of ours whose owner's lock is free or
@@ -197,7 +227,7 @@ mod tests {
             vcpus: 1,
             owner_lock: dir.path().join("lock"),
         };
-        let error = host.device(spec).err().unwrap();
+        let error = host.device(spec).await.err().unwrap();
         assert!(error.to_string().starts_with("qemu-system-aarch64 is not installed"), "{error}");
         assert!(error.hint().unwrap().contains("lab/setup"));
         assert_eq!(host.sweep().await.unwrap(), Vec::<String>::new());

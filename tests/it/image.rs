@@ -18,6 +18,7 @@ fn request(dir: &Path) -> BuildRequest {
 }
 
 /// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `vm`.
+#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
 fn skip(why: &str) {
     let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|level| level == "vm"), "PILAB_REQUIRE has vm, but {why}");

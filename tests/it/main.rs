@@ -5,12 +5,10 @@ mod agent;
 mod cli;
 mod console;
 mod device;
+mod image;
 mod journal;
 mod nats;
 mod podman;
 mod ssh;
 mod support;
 mod tickets;
-//! Parts of pilab with real parts around them; one binary, so that it is linked once.
-
-mod image;

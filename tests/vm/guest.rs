@@ -101,7 +101,7 @@ impl Bench {
         Host::connect(options).await.unwrap()
     }
 
-    pub(crate) fn device(&self) -> Arc<VmDevice> {
+    pub(crate) async fn device(&self) -> Arc<VmDevice> {
         let spec = VmSpec {
             id: DeviceId::new("lab-vm").unwrap(),
             arch: Arch::Aarch64,
@@ -109,7 +109,7 @@ impl Bench {
             vcpus: 1,
             owner_lock: self.dir.path().join("lock"),
         };
-        self.host.device(spec).unwrap()
+        self.host.device(spec).await.unwrap()
     }
 
     /// What happens when the process dies: the kernel lets go of its lock.

@@ -30,7 +30,7 @@ async fn reads(power: &dyn Power, wanted: PowerReading) {
 async fn the_first_byte_of_each_boot_is_seen_and_a_panic_reads_as_off() {
     let Some(bench) = Bench::new("life").await else { return };
     let Some(kernel) = kernel() else { return skip("no kernel: build an image, or set PILAB_TEST_KERNEL") };
-    let device = bench.device();
+    let device = bench.device().await;
     let error = device.set(token(1), PowerState::On).await.unwrap_err();
     assert!(Chain(&error).to_string().contains("nothing was offered to boot"), "{error:?}");
 
@@ -58,7 +58,7 @@ async fn the_first_byte_of_each_boot_is_seen_and_a_panic_reads_as_off() {
 async fn a_machine_is_switched_off_by_the_lease_holder_alone() {
     let Some(bench) = Bench::new("fence").await else { return };
     let Some(kernel) = kernel() else { return skip("no kernel: build an image, or set PILAB_TEST_KERNEL") };
-    let device = bench.device();
+    let device = bench.device().await;
     let mut console = Console::read(&device);
     device.offer(token(2), bench.offer(kernel, &["panic=0"])).await.unwrap();
     device.set(token(2), PowerState::On).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_machine_is_switched_off_by_the_lease_holder_alone() {
 async fn a_sweep_removes_only_what_nobody_owns_or_keeps() {
     let Some(mut bench) = Bench::new("sweep").await else { return };
     let Some(kernel) = kernel() else { return skip("no kernel: build an image, or set PILAB_TEST_KERNEL") };
-    let device = bench.device();
+    let device = bench.device().await;
     let name = device.domain_name().to_owned();
     let _console = Console::read(&device);
     device.offer(token(1), bench.offer(kernel, &["panic=0"])).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_sweep_removes_only_what_nobody_owns_or_keeps() {
 async fn without_a_console_reader_a_machine_does_not_run() {
     let Some(bench) = Bench::new("blind").await else { return };
     let Some(kernel) = kernel() else { return skip("no kernel: build an image, or set PILAB_TEST_KERNEL") };
-    let device = bench.device();
+    let device = bench.device().await;
     device.offer(token(1), bench.offer(kernel, &[])).await.unwrap();
     let error = device.set(token(1), PowerState::On).await.unwrap_err();
     assert!(Chain(&error).to_string().contains("was not attached within"), "{}", Chain(&error));
