@@ -44,7 +44,10 @@ impl Instance {
                 made => made?,
             }
             let lock = File::create(dir.join(LOCK))?;
-            lock.try_lock().map_err(io::Error::from)?;
+            if lock.try_lock().is_err() {
+                // A sweep looked at it in this very moment, and removes it.
+                continue;
+            }
             return Ok(Self { name, dir, _lock: lock });
         }
         Err(io::Error::other(format!("{MAX_INSTANCES} labs are on this machine already")))

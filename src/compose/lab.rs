@@ -243,10 +243,9 @@ impl Devices<'_> {
         let options = OfficeOptions::new(format!("http://{address}"), source);
         let Layer { tracker, token } = &self.layers.devices;
         let office: Arc<dyn TicketOffice> = Office::start(listener, options, tracker, token.clone());
-        let reach = Arc::new(SshReach::new());
         let mut made = Made::new();
         for device in &self.lab.devices {
-            let (id, one) = self.one(device, &office, &reach).await?;
+            let (id, one) = self.one(device, &office).await?;
             made.insert(id, one);
         }
         Ok(made)
@@ -256,7 +255,6 @@ impl Devices<'_> {
         &self,
         wanted: &VmDevice,
         office: &Arc<dyn TicketOffice>,
-        reach: &Arc<SshReach>,
     ) -> Result<(DeviceId, (DeviceHandle, Arc<vm::VmDevice>)), CliError> {
         let id = wanted.device.id.clone();
         let spec = VmSpec {
@@ -280,7 +278,7 @@ impl Devices<'_> {
             mac: machine.mac().to_owned(),
             power: machine.clone(),
             boot: machine.clone(),
-            reach: reach.clone(),
+            reach: Arc::new(SshReach::new()),
             tickets: Arc::clone(office),
             console,
             journal,
