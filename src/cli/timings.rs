@@ -27,7 +27,11 @@ pub fn table(preparation: &[Preparation], runs: &[RunView]) -> String {
 
 /// One line a boot attempt, one column for each thing that any of them reached.
 fn boots(run: &RunView) -> String {
-    let all = || run.devices.iter().flat_map(|device| device.boots.iter().map(move |boot| (device, boot)));
+    // An attempt without a mark is an earlier run's, ended by this one.
+    let all = || {
+        let boots = run.devices.iter().flat_map(|device| device.boots.iter().map(move |boot| (device, boot)));
+        boots.filter(|(_, (_, boot))| !boot.marks.is_empty())
+    };
     let marks: BTreeSet<Mark> = all().flat_map(|(_, (_, boot))| boot.marks.keys().copied()).collect();
     if marks.is_empty() {
         return String::new();
