@@ -8,6 +8,7 @@ use crate::device::ports::{Boot, BootOffer, PortFuture, Power};
 use crate::model::lease::FencingToken;
 use crate::model::power::{PowerReading, PowerState};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Never exists in this build.
@@ -26,13 +27,17 @@ impl Host {
     }
 
     /// A device of this host.
-    #[expect(clippy::unused_async, reason = "the same function as in a build with libvirt")]
     pub async fn device(&self, _spec: VmSpec) -> Result<Arc<VmDevice>, VmError> {
         match *self {}
     }
 
     /// Removes what a crashed coordinator left behind.
     pub async fn sweep(&self) -> Result<Vec<String>, VmError> {
+        match *self {}
+    }
+
+    /// The locks of the owners of our domains.
+    pub async fn owner_locks(&self) -> Result<Vec<PathBuf>, VmError> {
         match *self {}
     }
 
