@@ -1,6 +1,7 @@
 //! The embedded lab: one run's NATS server, coordinator, ticket office and virtual machines, in this
 //! process. The command line talks NATS to it as to any other lab.
 
+use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
 use super::instance::{self, Instance};
 use super::{failed, image};
 use crate::bus::connect::{Bus, BusOptions};
@@ -9,29 +10,20 @@ use crate::bus::provision;
 use crate::bus::server::{EmbeddedServer, ServerOptions};
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
-use crate::config::lab::{Lab, VmDevice};
-use crate::console::{self, ConsoleParts};
-use crate::coordinator::parts::{BootImage, KeyPair, Parts};
+use crate::config::lab::Lab;
+use crate::coordinator::parts::{KeyPair, Parts};
 use crate::coordinator::service::Coordinator;
-use crate::device::ports::TicketOffice;
-use crate::device::{self, DeviceHandle, DeviceParts};
-use crate::journal;
-use crate::model::id::{DeviceId, LabName, UserName};
-use crate::netboot::{LayerSource, Office, OfficeOptions};
-use crate::ssh::{SshReach, generate_key};
-use crate::support::atomic_file;
+use crate::device::DeviceHandle;
+use crate::model::id::{LabName, UserName};
+use crate::ssh::generate_key;
 use crate::support::chain::Chain;
-use crate::vm::{self, Host, HostOptions, VmSpec};
+use crate::vm::{self, Host, HostOptions};
 use crate::wire::subject;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The NATS server's files, below the instance's directory.
 pub(super) const NATS_DIR: &str = "nats";
@@ -39,36 +31,6 @@ pub(super) const NATS_DIR: &str = "nats";
 const CREDENTIALS_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long the server, which is ready, may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// Pause before a console's line is opened again after an error.
-const REOPEN_AFTER: Duration = Duration::from_millis(200);
-/// How long each layer of the lab may take to end before it is left behind.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// Tasks that end together, and only after those that need them.
-#[derive(Default)]
-struct Layer {
-    tracker: TaskTracker,
-    token: CancellationToken,
-}
-
-impl Layer {
-    async fn end(&self, what: &str) {
-        self.token.cancel();
-        self.tracker.close();
-        if tokio::time::timeout(GRACE, self.tracker.wait()).await.is_err() {
-            tracing::warn!(what, "did not end in time");
-        }
-    }
-}
-
-/// From the first that may end to the last.
-#[derive(Default)]
-struct Layers {
-    devices: Layer,
-    journals: Layer,
-    server: Layer,
-}
-
 /// Starts the lab of `options`; what was begun is undone when it fails or is stopped.
 pub(super) async fn start(
     options: LabOptions,
@@ -128,7 +90,8 @@ async fn connect(lab: &Lab) -> Result<Place, CliError> {
     }
 }
 
-fn vm_error(doing: &'static str) -> impl Fn(vm::VmError) -> CliError {
+/// A fault of the virtual machines, in the command line's terms.
+pub(super) fn vm_error(doing: &'static str) -> impl Fn(vm::VmError) -> CliError {
     move |error| {
         let hint = error.hint();
         failed(doing, hint, error)
@@ -219,99 +182,6 @@ async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer) -> Result<Bus
     };
     let bus = Bus::connect(options, Some(CONNECT_PATIENCE)).await;
     bus.map_err(|e| failed("connect to the NATS server", None, e))
-}
-
-/// What devices are made of.
-struct Devices<'a> {
-    lab: &'a Lab,
-    instance: &'a Instance,
-    host: &'a Host,
-    layers: &'a Layers,
-}
-
-type Made = BTreeMap<DeviceId, (DeviceHandle, Arc<vm::VmDevice>)>;
-
-impl Devices<'_> {
-    async fn make(&self, gateway: IpAddr, image: &BootImage) -> Result<Made, CliError> {
-        let listener = TcpListener::bind(SocketAddr::new(gateway, 0)).await;
-        let listener = listener.map_err(|e| failed(format!("listen on {gateway}"), None, e))?;
-        let address = listener.local_addr().map_err(|e| failed("listen for devices", None, e))?;
-        let source = LayerSource::default();
-        for layer in &image.layers {
-            source.register(layer);
-        }
-        let options = OfficeOptions::new(format!("http://{address}"), source);
-        let Layer { tracker, token } = &self.layers.devices;
-        let office: Arc<dyn TicketOffice> = Office::start(listener, options, tracker, token.clone());
-        let mut made = Made::new();
-        for device in &self.lab.devices {
-            let (id, one) = self.one(device, &office).await?;
-            made.insert(id, one);
-        }
-        Ok(made)
-    }
-
-    async fn one(
-        &self,
-        wanted: &VmDevice,
-        office: &Arc<dyn TicketOffice>,
-    ) -> Result<(DeviceId, (DeviceHandle, Arc<vm::VmDevice>)), CliError> {
-        let id = wanted.device.id.clone();
-        let spec = VmSpec {
-            id: id.clone(),
-            arch: wanted.device.model.arch(),
-            memory_mib: wanted.memory_mib,
-            vcpus: wanted.vcpus,
-            owner_lock: self.instance.lock_path(),
-        };
-        let machine = self.host.device(spec).await.map_err(vm_error("use a virtual machine"))?;
-        let dir = self.instance.dir().join("journal").join(id.as_str());
-        let opened = journal::open(&dir, journal::Options::default()).await;
-        let (journal, task) = opened.map_err(|e| failed("open a device's journal", None, e))?;
-        self.layers.journals.tracker.spawn(task.run(self.layers.journals.token.clone()));
-        let Layer { tracker, token } = &self.layers.devices;
-        let console =
-            ConsoleParts { port: machine.clone(), journal: journal.clone(), reopen_after: REOPEN_AFTER };
-        let console = console::spawn(console, tracker, token.clone());
-        let parts = DeviceParts {
-            device: wanted.device.clone(),
-            mac: machine.mac().to_owned(),
-            power: machine.clone(),
-            boot: machine.clone(),
-            reach: Arc::new(SshReach::new()),
-            tickets: Arc::clone(office),
-            console,
-            journal,
-            min_off: Duration::ZERO,
-        };
-        Ok((id, (device::spawn(parts, tracker, token.clone()), machine)))
-    }
-}
-
-type Machines = BTreeMap<DeviceId, Arc<vm::VmDevice>>;
-
-/// How to enter and to remove a device; its SSH key is written to `dir` for that.
-fn keep_lines(
-    dir: PathBuf,
-    handles: Vec<DeviceHandle>,
-    machines: Machines,
-) -> impl Fn(&DeviceId, &str) -> Vec<String> {
-    move |id, key| {
-        let Some(machine) = machines.get(id) else { return Vec::new() };
-        let keep = machine.keep_instructions();
-        let handle = handles.iter().find(|handle| handle.id() == id);
-        let address = handle.and_then(|handle| handle.state().borrow().address);
-        let mut lines = vec![format!("{id}: console: {}", keep.enter)];
-        if let Some(address) = address {
-            let file = dir.join(format!("{id}.ssh-key"));
-            match atomic_file::write(&file, key.as_bytes(), 0o600) {
-                Ok(()) => lines.push(format!("{id}: shell:   ssh -i {} root@{address}", file.display())),
-                Err(error) => tracing::warn!(%error, path = %file.display(), "the SSH key was not written"),
-            }
-        }
-        lines.push(format!("{id}: remove:  {}", keep.remove));
-        lines
-    }
 }
 
 /// Who the caller is to the lab: `USER`, where that is a name a subject may hold.

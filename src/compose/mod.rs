@@ -1,5 +1,6 @@
 //! The only place that joins ports to adapters.
 
+mod devices;
 mod image;
 mod instance;
 mod lab;
