@@ -6,7 +6,7 @@ use super::initramfs;
 use super::manifest::{Lock, LockedPackage, Part, sha256};
 use super::modules::Dependencies;
 use super::progress::{Bootstrap, Sink, Stage};
-use super::recipe::{Arch, Recipe, matches};
+use super::recipe::{Arch, KernelRecipe, Recipe, matches};
 use super::store::{Store, hash_file, names};
 use super::{sources, squash};
 use crate::support::command::{Command, CommandError};
@@ -85,17 +85,11 @@ impl Base {
 
 /// SHA-256 over all that a base root is made from.
 pub(super) fn key(recipe: &Recipe, arch: Arch, lock: Option<&Lock>) -> Result<String, ImageError> {
-    let inputs = serde_json::to_vec(&(
-        REVISION,
-        recipe,
-        arch,
-        SETUP,
-        ESSENTIAL,
-        CUSTOMIZE,
-        LEFT_OVERS,
-        squash::EPOCH,
-        lock,
-    ));
+    // Kernel arguments are in the manifest, not in the root.
+    let kernel = KernelRecipe { cmdline: Vec::new(), ..recipe.kernel.clone() };
+    let recipe = Recipe { kernel, ..recipe.clone() };
+    let scripts = (SETUP, ESSENTIAL, CUSTOMIZE, LEFT_OVERS);
+    let inputs = serde_json::to_vec(&(REVISION, recipe, arch, scripts, squash::EPOCH, lock));
     inputs.map(|bytes| sha256(&bytes)).map_err(|e| ImageError::io("encode", Path::new("recipe"), e.into()))
 }
 

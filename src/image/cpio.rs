@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(bytes.get(14..22), Some(b"000041ed".as_slice()));
         assert_eq!(bytes.get(110..120), Some(b"bin\0\0\x000707".as_slice()));
         let text = String::from_utf8(bytes.clone()).unwrap();
-        assert!(text.contains("init\0\0hello\0\0\x30\x37\x30\x37\x30\x31"), "{text:?}");
+        assert!(text.contains("init\0\0hello\0\0\x00070701"), "{text:?}");
         assert!(text.ends_with("TRAILER!!!\0\0\0\0"), "{text:?}");
         assert_eq!(bytes.len() % 4, 0);
     }

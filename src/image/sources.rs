@@ -31,9 +31,8 @@ pub(super) fn lines(recipe: &Recipe, root: &Path) -> Result<Vec<String>, ImageEr
 
 fn render(recipe: &Recipe, mut sources: Vec<Source>) -> Vec<String> {
     sources.retain(|source| source.pocket != "-backports");
-    if recipe.backports
-        && let Some(main) = sources.iter().find(|source| source.pocket.is_empty()).cloned()
-    {
+    let main = sources.iter().find(|source| source.pocket.is_empty()).cloned();
+    if let Some(main) = main.filter(|_| recipe.backports) {
         sources.push(Source { pocket: "-backports".to_owned(), ..main });
     }
     let mut lines: Vec<String> = Vec::new();
