@@ -8,6 +8,7 @@ use crate::bus::server::EmbeddedServer;
 use crate::support::chain::Chain;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,9 +35,11 @@ impl Instance {
     /// of addresses nor spends seconds on finding out whether one is in use.
     pub(super) fn create() -> io::Result<Self> {
         let root = state_root()?.join(INSTANCES);
+        // Names are the machine's, numbers a state directory's.
+        let place = crc32fast::hash(root.as_os_str().as_bytes()) & 0xffff;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
         for number in 1..=MAX_INSTANCES {
-            let name = number.to_string();
+            let name = format!("{place:04x}-{number}");
             let dir = root.join(&name);
             // One that is there is somebody's, or waits for the sweep.
             match fs::DirBuilder::new().mode(0o700).create(&dir) {

@@ -2,3 +2,4 @@
 
 mod guest;
 mod lifecycle;
+mod scenarios;
