@@ -8,10 +8,12 @@ use crate::wire::subject;
 use bytes::Bytes;
 use std::time::Duration;
 
-/// How long the server holds a pull that has nothing to deliver.
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// How long the server holds a pull that has nothing to deliver. A pull that reaches the server while the
+/// consumer is being made anew is lost without a word (seen under load); this and the grace bound for
+/// how long nobody notices, so that a bucket made anew is believed within 12 s.
+const PULL_EXPIRES: Duration = Duration::from_secs(8);
 /// How much longer than [`PULL_EXPIRES`] an answer may take: the way there and back on a slow device.
-const PULL_GRACE: Duration = Duration::from_secs(5);
+const PULL_GRACE: Duration = Duration::from_secs(3);
 
 /// A durable pull consumer on a bucket.
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ impl Durable {
         Self { bus, bucket: bucket.into(), name: name.into() }
     }
 
-    /// Waits for the next entry, at most half a minute. [`BusError::NoResponders`] and
+    /// Waits for the next entry, at most some ten seconds. [`BusError::NoResponders`] and
     /// [`BusError::Refused`] tell that there is no such consumer (any more).
     ///
     /// Dropped before it ends, or cut off by a lost connection, an entry under way to it comes again only
