@@ -78,7 +78,7 @@ async fn fetch_file(client: &Client, run: &RunId, file: &BundleFile, to: &Path) 
         offset += length;
     }
     out.flush().await.map_err(write_error(to))?;
-    let sha256: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = data_encoding::HEXLOWER.encode(&hash.finalize());
     if !sha256.eq_ignore_ascii_case(&file.sha256) {
         return Err(bad(format!("{:?} has SHA-256 {sha256}, announced was {:?}", file.path, file.sha256)));
     }

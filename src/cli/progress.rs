@@ -9,9 +9,10 @@ use super::view::{DeviceView, RunView};
 use crate::model::event::Event;
 use crate::model::id::RunId;
 use crate::model::run::{RunEvent, RunFact, StepResult};
+use crate::support::lock::lock;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -46,8 +47,7 @@ impl Screen {
                 let plain = Mutex::new(Plain { what: String::new(), told: Instant::now() });
                 let ui = self.ui;
                 Progress::new(move |step| {
-                    let line =
-                        plain.lock().unwrap_or_else(PoisonError::into_inner).line(step, Instant::now());
+                    let line = lock(&plain).line(step, Instant::now());
                     if let Some(line) = line {
                         ui.note(&line);
                     }

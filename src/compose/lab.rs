@@ -222,18 +222,19 @@ impl RunningLab for EmbeddedLab {
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {
         Box::pin(async move {
             let Self { begun, instance, layers, .. } = *self;
-            let kept = begun.coordinator.kept();
+            let kept = begun.coordinator.shutdown().await;
+            let mut done = Ok(());
             for machine in kept.iter().filter_map(|id| begun.machines.get(id)) {
-                machine.keep().await.map_err(vm_error("keep a virtual machine"))?;
+                let one = machine.keep().await.map_err(vm_error("keep a virtual machine"));
+                done = done.and(one.map(|_| ()));
             }
-            begun.coordinator.shutdown().await;
             // The coordinator was the last to use the connection.
             let _ = begun.bus.close().await;
             end(&layers, &begun.host).await;
             if kept.is_empty() {
                 remove(instance);
             }
-            Ok(())
+            done
         })
     }
 }

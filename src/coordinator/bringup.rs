@@ -1,6 +1,7 @@
 //! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping.
 
 use super::session::{Seat, Session};
+use super::steps::GRACE;
 use crate::bus::provision;
 use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
@@ -8,9 +9,9 @@ use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
 use crate::model::run::{Fault, FaultKind};
 use crate::support::chain::Chain;
+use crate::support::lock::lock;
 use crate::wire::fleet::{FLEET_VERSION, Pong, Verb};
 use crate::wire::subject;
-use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,6 +23,16 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_PAUSE: Duration = Duration::from_millis(100);
 
 impl Session {
+    /// [`Self::bring_up`], cut off when a port or the journal does not answer at all.
+    pub(super) async fn bring_up_bounded(&self, seat: &Seat) -> Result<Pong, Fault> {
+        let bound = self.boot_timeout + GRACE;
+        let done = tokio::time::timeout(bound, self.bring_up(seat)).await;
+        done.unwrap_or_else(|_| {
+            let cause = format!("the device could not be booted within {} s", bound.as_secs());
+            Err(seat.fault(FaultKind::Lab, cause))
+        })
+    }
+
     /// Boots a device and waits for its agent. What the last holder left in NATS is wiped first.
     pub(super) async fn bring_up(&self, seat: &Seat) -> Result<Pong, Fault> {
         let deadline = Instant::now() + self.boot_timeout;
@@ -45,13 +56,10 @@ impl Session {
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
-        seat.credentials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((credentials.public_key, credentials.expires));
+        lock(&seat.credentials).push((credentials.public_key, credentials.expires));
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
-        seat.ssh_key.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&client_key.private);
+        lock(&seat.ssh_key).clone_from(&client_key.private);
         let (device, nats_url, creds) = (seat.id().clone(), parts.nats_url.clone(), credentials.creds);
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
@@ -105,7 +113,7 @@ impl Session {
             "boot attempt {attempt}: the agent did not answer within {} s; {reached}{suspect}",
             self.boot_timeout.as_secs()
         );
-        seat.fault(FaultKind::BootTimeout, cause)
+        self.silent(seat, FaultKind::BootTimeout, cause)
     }
 
     /// Asks the agent once.

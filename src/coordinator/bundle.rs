@@ -18,7 +18,6 @@ use crate::support::atomic_file;
 use crate::wire::request::{BUNDLE_PIECE, BundleFile};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
@@ -201,11 +200,7 @@ fn entry(path: &Path, name: String) -> Result<BundleFile, BundleError> {
     let error = |source| BundleError::Read { path: path.to_owned(), source };
     let mut hasher = Sha256::new();
     let size = io::copy(&mut File::open(path).map_err(error)?, &mut hasher).map_err(error)?;
-    let sha256 = hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let sha256 = data_encoding::HEXLOWER.encode(&hasher.finalize());
     Ok(BundleFile { path: name, size, sha256 })
 }
 

@@ -7,13 +7,19 @@ use crate::model::time::Stamp;
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::wire::subject;
+use std::time::Duration;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// The most events one page of a replay holds.
 const PAGE_EVENTS: usize = 200;
 /// The most bytes one page of a replay holds: half a NATS message (1 MB by default).
 const PAGE_BYTES: usize = 512 * 1024;
+
+/// How long an event may wait to be published. The connection takes it at once, unless it is down and its
+/// queue is full; then readers have to ask for what they missed anyhow, and the run goes on.
+const PUBLISH_WAIT: Duration = Duration::from_millis(200);
 
 /// The events of one run.
 pub(super) struct RunLog {
@@ -56,22 +62,32 @@ impl RunLog {
     }
 
     /// Adds a fact that happened at `at`. The lock is held over the publishing, so that the order on
-    /// the wire is that of the numbers; a reader that misses some asks for them.
+    /// the wire is that of the numbers; a reader that misses some asks for them. Cancelled meanwhile, the
+    /// fact is in the log all the same, though perhaps not published.
     pub(super) async fn push_at(&self, at: Stamp, fact: RunFact) {
         let ends = matches!(fact, RunFact::Ended { .. });
         let mut events = self.events.lock().await;
         let event = self.event(events.len(), at, fact);
-        match serde_json::to_vec(&event) {
-            Ok(bytes) => {
-                if let Err(error) = self.bus.publish(subject::run(&self.lab, &self.run), bytes).await {
-                    tracing::warn!(run = %self.run, error = %Chain(&error), "a run event was not published");
-                }
-            }
-            Err(error) => tracing::warn!(run = %self.run, %error, "a run event cannot be written as JSON"),
-        }
+        let bytes = serde_json::to_vec(&event);
         events.push(event);
+        // Whoever reads that the run has ended finds its last event in the log.
         if ends {
             self.ended.send_replace(true);
+        }
+        match bytes {
+            Ok(bytes) => self.publish(bytes).await,
+            Err(error) => tracing::warn!(run = %self.run, %error, "a run event cannot be written as JSON"),
+        }
+    }
+
+    async fn publish(&self, event: Vec<u8>) {
+        let published = self.bus.publish(subject::run(&self.lab, &self.run), event);
+        match timeout(PUBLISH_WAIT, published).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(run = %self.run, error = %Chain(&error), "a run event was not published");
+            }
+            Err(_) => tracing::warn!(run = %self.run, "a run event was not published in time"),
         }
     }
 

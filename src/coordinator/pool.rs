@@ -6,8 +6,9 @@ use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;
 use crate::model::scenario::Need;
 use crate::plan::place::{Placement, place};
+use crate::support::lock::lock;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +53,7 @@ pub(super) struct Grant {
 
 impl Drop for Grant {
     fn drop(&mut self) {
-        let mut ledger = self.pool.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = lock(&self.pool.ledger);
         for device in &self.devices {
             ledger.taken.remove(device.id());
         }
@@ -96,7 +97,7 @@ impl Pool {
 
     /// `None` means: wait until a device comes back.
     fn try_acquire(self: &Arc<Self>, needs: &[Need]) -> Option<Result<Grant, Denied>> {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = lock(&self.ledger);
         match place(needs, &self.inventory, |id| !ledger.taken.contains(id)) {
             Placement::Wait => None,
             Placement::Never { role, cause } => Some(Err(Denied::Never { role, cause })),

@@ -13,15 +13,20 @@ use crate::model::scenario::{Scenario, Step};
 use crate::plan::verdict;
 use crate::support::chain::Chain;
 use crate::support::clock;
+use crate::support::lock::lock;
 use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 /// How long the journals' readers may take to get to the run's end.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one act of handing a device back may take: libvirt and the NATS server answer within seconds
+/// or, when they are gone, never. A device that was not switched off is found so by its next boot.
+const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a run needs beside its devices.
 pub(super) struct Runner {
@@ -44,9 +49,9 @@ pub(super) struct Kept {
 type Ended = (Option<Fault>, Option<usize>);
 
 impl Runner {
-    /// Runs to the end; the last thing it does is to log [`RunFact::Ended`]. Answers the devices when
-    /// they are kept: they are nobody else's until this is dropped.
-    pub(super) async fn run(self) -> Option<Kept> {
+    /// Runs to the end; the last thing it does is to log [`RunFact::Ended`]. Devices that are kept go to
+    /// `kept` before that, so that whoever knows of the end can learn of them.
+    pub(super) async fn run(self, kept: impl FnOnce(Kept)) {
         let begun = Instant::now();
         let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
         self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
@@ -55,7 +60,7 @@ impl Runner {
             Err(denied) => {
                 let fault = denied_fault(denied);
                 self.end(&begun, self.judge((Some(fault), None)), Vec::new()).await;
-                return None;
+                return;
             }
         };
         let session = self.session(&grant);
@@ -74,17 +79,17 @@ impl Runner {
         let spans = self.finish(&session, &outcome, starts).await;
         followers.close();
         // They end with the records that `finish` has written.
-        if tokio::time::timeout(FOLLOW_TIMEOUT, followers.wait()).await.is_err() {
+        if timeout(FOLLOW_TIMEOUT, followers.wait()).await.is_err() {
             tracing::warn!(run = %self.log.run(), "the journals were not followed to the run's end");
         }
-        self.end(&begun, outcome, spans).await;
-        self.keep.then(|| {
+        if self.keep {
             let lines = session.seats.iter().flat_map(|seat| {
-                let key = seat.ssh_key.lock().unwrap_or_else(PoisonError::into_inner);
+                let key = lock(&seat.ssh_key);
                 (self.parts.keep_lines)(seat.id(), &key)
             });
-            Kept { lines: lines.collect(), grant }
-        })
+            kept(Kept { lines: lines.collect(), grant });
+        }
+        self.end(&begun, outcome, spans).await;
     }
 
     /// Marks the run's beginning in each device's journal; answers where.
@@ -132,26 +137,31 @@ impl Runner {
         RunFact::Started { devices: devices.collect(), image: self.parts.image.id.clone() }
     }
 
-    /// Boots and steps, until done, a panic, or somebody stops the run; then cleanup.
+    /// Boots and steps, until done, a device is lost, or somebody stops the run; then cleanup.
     async fn drive(&self, session: &Session) -> Ended {
         let current = Mutex::new(None);
         let work = async {
-            try_join_all(session.seats.iter().map(|seat| session.bring_up(seat))).await?;
+            try_join_all(session.seats.iter().map(|seat| session.bring_up_bounded(seat))).await?;
             for (index, step) in self.scenario.steps.iter().enumerate() {
-                *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(index);
+                *lock(&current) = Some(index);
                 self.step(session, index, step).await?;
             }
             Ok(())
         };
+        // The work is dropped at any of its awaits: what it holds is the devices' and NATS', and handing
+        // back undoes that.
         let fault = tokio::select! {
             biased;
             () = self.log.cancel().cancelled() => Some(cancelled()),
-            fault = session.panic() => Some(fault),
+            fault = session.lost() => Some(fault),
             done = work => done.err(),
         };
-        let step = *current.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = *lock(&current);
         let gone = fault.as_ref().is_some_and(|fault| {
-            matches!(fault.kind, FaultKind::Panic | FaultKind::BootTimeout | FaultKind::Cancelled)
+            matches!(
+                fault.kind,
+                FaultKind::Panic | FaultKind::Gone | FaultKind::BootTimeout | FaultKind::Cancelled
+            )
         });
         if gone || self.keep {
             return (fault, step);
@@ -195,14 +205,18 @@ impl Runner {
             if self.keep {
                 continue;
             }
-            let off = seat.device.off(seat.token).await;
-            let off = off.map_err(|e| seat.lab("switch the device off", &e));
-            let keys = std::mem::take(&mut *seat.credentials.lock().unwrap_or_else(PoisonError::into_inner));
+            let doing = "switch the device off";
+            let off = match timeout(HAND_BACK_TIMEOUT, seat.device.off(seat.token)).await {
+                Ok(off) => off.map_err(|e| seat.lab(doing, &e)),
+                Err(late) => Err(seat.lab(doing, &late)),
+            };
+            let keys = std::mem::take(&mut *lock(&seat.credentials));
             let mut revoked = Ok(());
             for (key, expires) in keys {
-                revoked = self.parts.issuer.revoke(&self.parts.nats_url, &key, expires).await;
+                // Bounded by itself, a few seconds each.
+                let one = self.parts.issuer.revoke(&self.parts.nats_url, &key, expires).await;
+                revoked = revoked.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
             }
-            let revoked = revoked.map_err(|e| seat.lab("revoke the device's credentials", &e));
             first = first.and(off).and(revoked);
         }
         first
@@ -212,7 +226,8 @@ impl Runner {
         verdict::outcome(self.scenario.under_test, fault.as_ref(), step)
     }
 
-    /// Writes the bundle, the last event in it, and then says that the run has ended.
+    /// Writes the bundle, the last event in it, and then says that the run has ended. A bundle that could
+    /// not be written has no list, so a request for it is refused.
     async fn end(&self, begun: &Instant, outcome: Outcome, spans: Vec<Span>) {
         let at = clock::stamp();
         let fact = RunFact::Ended { outcome, took: begun.elapsed().as_secs_f64() };

@@ -10,6 +10,7 @@ use crate::bus::error::BusError;
 use crate::model::id::{DeviceId, RunId, UserName};
 use crate::support::chain::Chain;
 use crate::support::clock;
+use crate::support::lock::lock;
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
     REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
@@ -18,7 +19,7 @@ use crate::wire::subject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -84,27 +85,26 @@ impl Coordinator {
         Ok(Self { shared, tracker, token })
     }
 
-    /// Stops all runs, waits for their ends, and ends. Kept devices are left as they are.
-    pub async fn shutdown(self) {
+    /// Stops all runs, waits for their ends, and ends. Answers the devices that are kept beyond their
+    /// runs; they are left as they are.
+    pub async fn shutdown(self) -> Vec<DeviceId> {
         for log in self.shared.logs() {
             log.cancel().cancel();
+        }
+        for log in self.shared.logs() {
             log.ended().await;
         }
         self.token.cancel();
         self.tracker.close();
         self.tracker.wait().await;
-    }
-
-    /// The devices that are kept beyond their runs.
-    pub fn kept(&self) -> Vec<DeviceId> {
-        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.shared.kept);
         kept.values().flat_map(|kept| kept.grant.devices.iter().map(|device| device.id().clone())).collect()
     }
 }
 
 impl Shared {
     fn logs(&self) -> Vec<Arc<RunLog>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        lock(&self.runs).values().cloned().collect()
     }
 
     async fn serve(self: &Arc<Self>, message: Message) {
@@ -147,7 +147,10 @@ impl Shared {
             BUNDLE => {
                 let request: RunRef = decode(payload)?;
                 let dir = self.finished(&request.run)?;
-                let files = bundle::list(&dir).map_err(|e| Refusal::new(Chain(&e).to_string()))?;
+                let files = bundle::list(&dir).map_err(|e| Refusal {
+                    error: format!("the run's bundle is incomplete: {}", Chain(&e)),
+                    hint: Some("the coordinator's log says why it was not written".to_owned()),
+                })?;
                 Ok(ok(BundleList { files, kept: self.kept_lines(&request.run) }))
             }
             BUNDLE_READ => {
@@ -167,7 +170,7 @@ impl Shared {
                 hint: Some("use the same version of pilab as the coordinator's".to_owned()),
             });
         }
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = lock(&self.runs);
         if runs.len() >= MAX_RUNS {
             return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
         }
@@ -193,15 +196,17 @@ impl Shared {
         };
         let (shared, name) = (Arc::clone(self), run.clone());
         self.tracker.spawn(async move {
-            if let Some(kept) = runner.run().await {
-                shared.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(name, kept);
-            }
+            runner
+                .run(|kept| {
+                    lock(&shared.kept).insert(name, kept);
+                })
+                .await;
         });
         Ok(RunAccepted { run })
     }
 
     fn log(&self, run: &RunId) -> Result<Arc<RunLog>, Refusal> {
-        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = lock(&self.runs);
         runs.get(run).cloned().ok_or_else(|| Refusal::new(format!("there is no run {run}")))
     }
 
@@ -214,7 +219,7 @@ impl Shared {
     }
 
     fn kept_lines(&self, run: &RunId) -> Vec<String> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         kept.get(run).map(|kept| kept.lines.clone()).unwrap_or_default()
     }
 }

@@ -7,11 +7,17 @@ use crate::model::id::{DeploymentName, DeviceId};
 use crate::model::lease::FencingToken;
 use crate::model::run::{Fault, FaultKind};
 use crate::support::chain::Chain;
+use crate::support::lock::lock;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a console's line may be closed before its device counts as gone: it is opened again within
+/// tenths of a second after a hiccup, and a device needs a moment to say that it was switched off.
+const AWAY: Duration = Duration::from_secs(3);
 
 /// A device in its role.
 pub(super) struct Seat {
@@ -69,27 +75,47 @@ impl Session {
     }
 
     pub(super) fn put(&self, seat: &Seat, deployment: &DeploymentName, generation: u64) {
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = lock(&self.generations);
         generations.insert((seat.id().clone(), deployment.clone()), generation);
     }
 
     /// The generation that was put last; 0 when nothing was.
     pub(super) fn generation(&self, seat: &Seat, deployment: &DeploymentName) -> u64 {
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let generations = lock(&self.generations);
         generations.get(&(seat.id().clone(), deployment.clone())).copied().unwrap_or_default()
     }
 
-    /// Ends with a fault when a device's kernel panics; otherwise never.
-    pub(super) async fn panic(&self) -> Fault {
-        let mut watches: FuturesUnordered<_> = self.seats.iter().map(seat_panic).collect();
+    /// Ends with a fault when a device's kernel panics or the device goes away; otherwise never.
+    pub(super) async fn lost(&self) -> Fault {
+        let mut watches = FuturesUnordered::new();
+        for seat in &self.seats {
+            watches.push(async move {
+                tokio::select! {
+                    // A device that panics may go away at once: the panic is what to tell.
+                    biased;
+                    fault = panicked(seat) => fault,
+                    fault = gone(seat) => fault,
+                }
+            });
+        }
         match watches.next().await {
             Some(fault) => fault,
             None => std::future::pending().await,
         }
     }
+
+    /// A fault for an agent that does not answer: the lab's own, when the coordinator has no connection to
+    /// NATS itself.
+    pub(super) fn silent(&self, seat: &Seat, kind: FaultKind, cause: String) -> Fault {
+        if self.parts.bus.connection().borrow().up {
+            seat.fault(kind, cause)
+        } else {
+            seat.fault(FaultKind::Lab, format!("the coordinator has lost its connection to NATS: {cause}"))
+        }
+    }
 }
 
-async fn seat_panic(seat: &Seat) -> Fault {
+async fn panicked(seat: &Seat) -> Fault {
     let mut stages = seat.device.console().stages();
     // What an earlier holder's boot attempt showed is not this run's.
     let panic = stages.wait_for(|now| now.attempt > seat.before && now.get(BootStage::Panic).is_some()).await;
@@ -97,4 +123,46 @@ async fn seat_panic(seat: &Seat) -> Fault {
     let Ok(line) = line else { return std::future::pending().await };
     let line = line.unwrap_or_default();
     seat.fault(FaultKind::Panic, format!("the kernel panicked: {line:?}"))
+}
+
+/// Ends when the console's line, which was open, is closed for [`AWAY`] while the device should be on.
+///
+/// `powered_on_at` is none from before power is switched off until after it is switched on, so a power
+/// cycle or the end of a run is never taken for this. Only a virtual machine's line goes away with its
+/// device; a serial adapter's stays, and one that is pulled is the lab's fault too.
+async fn gone(seat: &Seat) -> Fault {
+    let (mut status, mut state) = (seat.device.console().status(), seat.device.state());
+    let mut seen_open = None;
+    let mut closed_since: Option<Instant> = None;
+    loop {
+        let (powered, attempt) = {
+            let now = state.borrow_and_update();
+            (now.powered_on_at.is_some() && now.attempt > seat.before, now.attempt)
+        };
+        let open = status.borrow_and_update().open;
+        if powered && open {
+            seen_open = Some(attempt);
+        }
+        let away = powered && !open && seen_open == Some(attempt);
+        closed_since = if away { closed_since.or_else(|| Some(Instant::now())) } else { None };
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return std::future::pending().await },
+            changed = state.changed() => if changed.is_err() { return std::future::pending().await },
+            () = until(closed_since.map(|since| since + AWAY)) => {
+                let stages = seat.device.console().stages();
+                let stage = stages.borrow().last().map_or("no boot stage".to_owned(), |last| {
+                    format!("stage {} ({:?})", last.stage, last.line)
+                });
+                let cause = format!("boot attempt {attempt}: the device went away (console closed) at {stage}");
+                return seat.fault(FaultKind::Gone, cause);
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 /// and one small message each.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// How long a stuck step may run beyond its own bound before it is cut off.
-const GRACE: Duration = Duration::from_secs(15);
+pub(super) const GRACE: Duration = Duration::from_secs(15);
 /// The most of a command's output that is quoted.
 const QUOTE: usize = 300;
 
@@ -118,7 +118,7 @@ impl Session {
                     return Ok(format!("agent {} ({hash}) answered in {took} ms", pong.agent_version));
                 }
                 Err(cause) if Instant::now() >= deadline => {
-                    return Err(seat.fault(FaultKind::Agent, format!("no answer to ping: {cause}")));
+                    return Err(self.silent(seat, FaultKind::Agent, format!("no answer to ping: {cause}")));
                 }
                 Err(_) => sleep(STATUS_PAUSE).await,
             }

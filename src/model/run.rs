@@ -65,6 +65,8 @@ pub enum FaultKind {
     Expectation,
     /// The device's kernel panicked.
     Panic,
+    /// The device went away in mid-run, though nobody switched it off.
+    Gone,
     /// The device did not get to its agent in time.
     BootTimeout,
     /// A step's time ran out.

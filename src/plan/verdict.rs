@@ -6,7 +6,9 @@ use crate::model::scenario::UnderTest;
 /// The outcome of a run whose first fault, if any, is `fault`, seen during `step`.
 ///
 /// A fault of our own parts is never blamed on the product: a kernel panic while the agent or a
-/// workload is under test is the lab's, since the kernel is ours.
+/// workload is under test is the lab's, since the kernel is ours. A device that goes away is always the
+/// lab's: a virtual machine ends when its guest restarts, but also when the host takes it away, and
+/// nothing tells which.
 pub fn outcome(under_test: UnderTest, fault: Option<&Fault>, step: Option<usize>) -> Outcome {
     let Some(fault) = fault else {
         return Outcome { verdict: Verdict::Passed, reason: String::new(), device: None, step: None };
@@ -16,7 +18,9 @@ pub fn outcome(under_test: UnderTest, fault: Option<&Fault>, step: Option<usize>
         FaultKind::Expectation => Verdict::Failed,
         FaultKind::Panic if ours_boots => Verdict::Failed,
         FaultKind::Agent if matches!(under_test, UnderTest::Agent | UnderTest::Image) => Verdict::Failed,
-        FaultKind::Panic | FaultKind::Agent | FaultKind::AgentMismatch | FaultKind::Lab => Verdict::Lab,
+        FaultKind::Panic | FaultKind::Gone | FaultKind::Agent | FaultKind::AgentMismatch | FaultKind::Lab => {
+            Verdict::Lab
+        }
         FaultKind::BootTimeout | FaultKind::StepTimeout => Verdict::Timeout,
         FaultKind::Cancelled => Verdict::Cancelled,
         FaultKind::Unmet => Verdict::Skipped,
@@ -45,6 +49,7 @@ mod tests {
             (U::Workload, F::Agent, V::Lab),
             (U::Agent, F::AgentMismatch, V::Lab),
             (U::Agent, F::Lab, V::Lab),
+            (U::Image, F::Gone, V::Lab),
             (U::Image, F::BootTimeout, V::Timeout),
             (U::Agent, F::StepTimeout, V::Timeout),
             (U::Agent, F::Cancelled, V::Cancelled),

@@ -8,8 +8,9 @@ use super::quote;
 use super::session::Session;
 use crate::device::ports::{PortError, PortFuture, Reach, ReachOutput, ReachTarget};
 use crate::model::lease::{Fence, FencingToken};
+use crate::support::lock::lock;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -171,7 +172,7 @@ impl Reach for SshReach {
         timeout: Duration,
     ) -> PortFuture<'a, ReachOutput> {
         Box::pin(async move {
-            self.fence.lock().unwrap_or_else(PoisonError::into_inner).admit(token)?;
+            lock(&self.fence).admit(token)?;
             let line = quote::join(command);
             self.run_line(target, &line, timeout).await.map_err(|error| PortError::Failed {
                 operation: format!("run {line} over SSH on {}", target.address),

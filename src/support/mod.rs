@@ -1,9 +1,11 @@
-//! No domain words here: error chains, shutdown, child processes, atomic files, clocks, logs.
+//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, logs.
 
 pub mod atomic_file;
 pub mod chain;
 pub mod clock;
 #[cfg(feature = "coordinator")]
 pub mod command;
+#[cfg(feature = "coordinator")]
+pub mod lock;
 pub mod log;
 pub mod shutdown;

@@ -2,7 +2,8 @@
 //! serialise their own calls, so there are never more threads than devices.
 
 use super::error::{LibvirtError, VmError};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::support::lock::lock;
+use std::sync::{Arc, Mutex};
 use virt::connect::Connect;
 
 impl From<virt::error::Error> for LibvirtError {
@@ -55,7 +56,7 @@ impl Connection {
 
     /// The open connection, or a new one. What is answered shares it; libvirt counts references.
     fn connect(&self) -> Result<Connect, VmError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if let Some(connect) = open.as_ref().filter(|connect| connect.is_alive().unwrap_or(false)) {
             return Ok(connect.clone());
         }
@@ -67,7 +68,7 @@ impl Connection {
 
     /// The next call connects anew.
     pub(super) fn forget(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.open).take();
     }
 }
 

@@ -7,12 +7,13 @@ use super::domain::{NAMESPACE, Owner};
 use super::error::VmError;
 use super::{HostOptions, VmSpec, naming};
 use crate::model::device::Arch;
+use crate::support::lock::lock;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
@@ -76,7 +77,7 @@ impl Host {
             uri: self.options.uri.clone(),
             connection: self.connection.clone(),
         }));
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&device));
+        lock(&self.devices).push(Arc::clone(&device));
         Ok(device)
     }
 
@@ -125,7 +126,7 @@ impl Host {
     /// Removes every device of this host that was not kept. Dropping the host removes nothing, as a
     /// destructor cannot wait: what is left then is swept at the next start.
     pub async fn close(&self) -> Result<(), VmError> {
-        let devices = std::mem::take(&mut *self.devices.lock().unwrap_or_else(PoisonError::into_inner));
+        let devices = std::mem::take(&mut *lock(&self.devices));
         let mut first = Ok(());
         for device in devices {
             first = first.and(device.close().await);
