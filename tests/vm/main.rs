@@ -2,4 +2,3 @@
 
 mod guest;
 mod lifecycle;
-mod scenarios;
