@@ -2,3 +2,5 @@
 
 mod guest;
 mod lifecycle;
+mod pilab;
+mod runs;
