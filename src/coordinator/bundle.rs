@@ -13,7 +13,8 @@ use crate::device::DeviceHandle;
 use crate::journal::{Entry, Item, JournalError, Record, Since};
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;
-use crate::model::scenario::Scenario;
+use crate::model::scenario::{Action, Scenario};
+use crate::model::workload::Score;
 use crate::support::atomic_file;
 use crate::wire::request::{BUNDLE_PIECE, BundleFile};
 use serde::Serialize;
@@ -77,7 +78,7 @@ pub(super) async fn write(
     let mut files = Vec::new();
     let run = RunFile {
         version: BUNDLE_VERSION,
-        scenario,
+        scenario: &redacted(scenario),
         image: serde_json::from_str(&image.manifest).unwrap_or_default(),
         ended: events.last(),
     };
@@ -95,6 +96,31 @@ pub(super) async fn write(
     let list = ListFile { version: BUNDLE_VERSION, files };
     let list = serde_json::to_vec_pretty(&list).map_err(json("the list"))?;
     write_file(&dir.join(LIST), &list)
+}
+
+/// The scenario without the values of containers' environments, which may be secrets. A hash under a key
+/// that is thrown away stands in their place: equal values are seen to be equal, within one bundle.
+fn redacted(scenario: &Scenario) -> Scenario {
+    let mut scenario = scenario.clone();
+    let key: [u8; 32] = rand::random();
+    for step in scenario.steps.iter_mut().chain(&mut scenario.cleanup) {
+        let Action::Deploy { score: Score::PodmanV0(score), .. } = &mut step.action else { continue };
+        let inits = score.init_containers.iter_mut().map(|container| &mut container.env);
+        let services = score.services.iter_mut().map(|service| &mut service.env);
+        for value in inits.chain(services).flat_map(|env| env.values_mut()) {
+            let hash = hex(&Sha256::new().chain_update(key).chain_update(&value).finalize());
+            *value = format!("hash:{}", hash.get(..12).unwrap_or_default());
+        }
+    }
+    scenario
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// What a journal line of the bundle says.
@@ -201,11 +227,7 @@ fn entry(path: &Path, name: String) -> Result<BundleFile, BundleError> {
     let error = |source| BundleError::Read { path: path.to_owned(), source };
     let mut hasher = Sha256::new();
     let size = io::copy(&mut File::open(path).map_err(error)?, &mut hasher).map_err(error)?;
-    let sha256 = hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let sha256 = hex(&hasher.finalize());
     Ok(BundleFile { path: name, size, sha256 })
 }
 
@@ -239,6 +261,26 @@ pub(super) fn read(dir: &Path, name: &str, offset: u64) -> Result<Vec<u8>, Bundl
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_environments_do_not_get_into_a_bundle() {
+        let scenario = serde_json::json!({
+            "name": "s", "summary": "", "under_test": "agent", "needs": [], "cleanup": [],
+            "boot_timeout": { "secs": 1, "nanos": 0 },
+            "steps": [{
+                "name": "d", "timeout": { "secs": 1, "nanos": 0 },
+                "action": { "do": "deploy", "on": "dut", "deployment": "web", "score": {
+                    "type": "PodmanV0",
+                    "data": { "services": [
+                        { "name": "a", "image": "i", "env": { "TOKEN": "planted-secret" } },
+                    ] },
+                } },
+            }],
+        });
+        let scenario = serde_json::from_value(scenario).unwrap();
+        let json = serde_json::to_string(&redacted(&scenario)).unwrap();
+        assert!(!json.contains("planted-secret") && json.contains("\"TOKEN\":\"hash:"), "{json}");
+    }
 
     #[test]
     fn nothing_outside_the_bundle_is_read() {
