@@ -72,7 +72,7 @@ async fn make(
     };
     let before: Vec<String> = store.ls().map_err(&error)?.into_iter().map(|image| image.id).collect();
     let sink = sink(progress);
-    let request = BuildRequest { recipe, arch: image_arch(options.arch), agent, lock: None };
+    let request = BuildRequest { recipe, arch: options.arch, agent, lock: None };
     let image = store.build(&request, &sink, &stop).await.map_err(&error)?;
     store.verify(&image, Check::Changed).await.map_err(image_error("use the image"))?;
     let built = !before.contains(&image.id);
@@ -153,23 +153,9 @@ fn info(store: &Store, image: &Image) -> ImageInfo {
     ImageInfo {
         id: image.id.clone(),
         recipe: image.manifest.suite.clone(),
-        arch: model_arch(image.manifest.arch),
+        arch: image.manifest.arch,
         size: image.manifest.parts().iter().map(|(_, part)| part.size).sum(),
         made_ms: u64::try_from(made.as_millis()).unwrap_or(u64::MAX),
         path,
-    }
-}
-
-fn image_arch(arch: Arch) -> crate::image::Arch {
-    match arch {
-        Arch::Aarch64 => crate::image::Arch::Arm64,
-        Arch::X86_64 => crate::image::Arch::Amd64,
-    }
-}
-
-fn model_arch(arch: crate::image::Arch) -> Arch {
-    match arch {
-        crate::image::Arch::Arm64 => Arch::Aarch64,
-        crate::image::Arch::Amd64 => Arch::X86_64,
     }
 }

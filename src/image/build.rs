@@ -4,9 +4,10 @@ use super::base::{Base, BaseBuild, key};
 use super::error::{At, ImageError};
 use super::manifest::{Image, Lock, MANIFEST_VERSION, Manifest, Part};
 use super::progress::{Sink, Stage};
-use super::recipe::{Arch, Recipe};
+use super::recipe::Recipe;
 use super::store::{Check, Store, StoreLock, names};
 use super::{initramfs, layer, squash};
+use crate::model::device::Arch;
 use crate::support::atomic_file;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -196,7 +197,7 @@ mod tests {
             let agent = dir.path().join("agent");
             fs::write(&agent, "agent 1").unwrap();
             let recipe = Recipe::built_in("trixie").unwrap();
-            let request = BuildRequest { recipe, arch: Arch::Arm64, agent, lock: None };
+            let request = BuildRequest { recipe, arch: Arch::Aarch64, agent, lock: None };
             let store = Store::new(store.map_or_else(|| dir.path().join("store"), Path::to_owned));
             let lock = store.try_lock().unwrap();
             let base = Base {
@@ -234,9 +235,9 @@ mod tests {
         assert_ne!(first.layers.get(1), second.layers.get(1));
         assert_eq!(first.layers.first(), second.layers.first());
         assert_eq!(first.initramfs, second.initramfs);
-        let found = small.store.find(&small.request.recipe, Arch::Arm64).unwrap().unwrap();
+        let found = small.store.find(&small.request.recipe, Arch::Aarch64).unwrap().unwrap();
         assert_eq!(found.manifest.recipe, second.manifest.recipe);
-        assert!(small.store.find(&small.request.recipe, Arch::Amd64).unwrap().is_none());
+        assert!(small.store.find(&small.request.recipe, Arch::X86_64).unwrap().is_none());
 
         // Removing one leaves the other whole; removing both leaves nothing.
         small.store.rm(&first.id).unwrap();

@@ -1,6 +1,6 @@
 //! Manifests: which files an image is made of. The SHA-256 of the manifest is the image's id.
 
-use super::recipe::Arch;
+use crate::model::device::Arch;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;

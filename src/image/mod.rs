@@ -25,5 +25,5 @@ pub use build::BuildRequest;
 pub use error::ImageError;
 pub use manifest::{Image, Layer, Lock, LockedPackage, MANIFEST_VERSION, Manifest, Part};
 pub use progress::{Progress, Sink, Stage};
-pub use recipe::{Arch, ArchError, BUILT_IN, KernelRecipe, Recipe};
+pub use recipe::{BUILT_IN, KernelRecipe, Recipe};
 pub use store::{Check, DEFAULT_STORE, STORE_VARIABLE, Store};

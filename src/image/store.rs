@@ -13,7 +13,8 @@
 
 use super::error::{At, ImageError};
 use super::manifest::{Image, Layer, MANIFEST_VERSION, Manifest, Part, sha256};
-use super::recipe::{Arch, Recipe};
+use super::recipe::Recipe;
+use crate::model::device::Arch;
 use crate::support::atomic_file;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};

@@ -32,8 +32,10 @@ impl fmt::Display for Backend {
 #[serde(rename_all = "snake_case")]
 pub enum Arch {
     /// 64-bit ARM: every Raspberry Pi that netboots.
+    #[serde(alias = "arm64")]
     Aarch64,
     /// 64-bit PC: virtual machines only.
+    #[serde(rename = "x86_64", alias = "amd64")]
     X86_64,
 }
 
@@ -71,7 +73,7 @@ impl std::str::FromStr for Arch {
         match text {
             "aarch64" | "arm64" => Ok(Self::Aarch64),
             "x86_64" | "amd64" => Ok(Self::X86_64),
-            _ => Err(format!("unknown architecture {text:?}: use aarch64 or x86_64")),
+            _ => Err(format!("unknown architecture {text:?}: use aarch64 (arm64) or x86_64 (amd64)")),
         }
     }
 }
@@ -155,4 +157,21 @@ pub struct Device {
     pub labels: BTreeMap<String, String>,
     /// What it can do.
     pub capabilities: BTreeSet<Capability>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_architecture_is_written_with_one_name_and_read_with_two() {
+        for (arch, name) in [(Arch::Aarch64, "aarch64"), (Arch::X86_64, "x86_64")] {
+            for known in [name, arch.debian()] {
+                assert_eq!(known.parse(), Ok(arch));
+                assert_eq!(serde_json::from_str::<Arch>(&format!("{known:?}")).unwrap(), arch);
+            }
+            assert_eq!(serde_json::to_string(&arch).unwrap(), format!("{name:?}"));
+        }
+        assert!("riscv64".parse::<Arch>().is_err());
+    }
 }

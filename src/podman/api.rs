@@ -4,27 +4,9 @@
 use crate::agent::ports::{ManagedService, ServiceSpec, ServiceState};
 use crate::agent::score::Protocol;
 use crate::model::id::{ContainerName, DeploymentName, DeviceId};
-use crate::model::workload::RestartPolicy;
+use crate::model::workload::{RestartPolicy, label};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// Labels of the containers that an agent makes.
-pub mod label {
-    /// Always [`AGENT`].
-    pub const MANAGED_BY: &str = "pilab.managed-by";
-    /// Value of [`MANAGED_BY`].
-    pub const AGENT: &str = "pilab-agent";
-    /// The device.
-    pub const DEVICE: &str = "pilab.device";
-    /// The deployment.
-    pub const DEPLOYMENT: &str = "pilab.deployment";
-    /// The service's name in it.
-    pub const SERVICE: &str = "pilab.service";
-    /// The generation that made the container.
-    pub const GENERATION: &str = "pilab.generation";
-    /// Hash of the service's specification.
-    pub const SPEC_HASH: &str = "pilab.spec-hash";
-}
 
 /// The name of a service's container: `<device>.<deployment>.<service>`. No part holds a dot, so no two
 /// services share a name.

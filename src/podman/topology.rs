@@ -4,10 +4,11 @@
 //! both status 500 (5.x: 404 for the image), told apart by the `cause`; a pull that fails is status 200
 //! with an `error` in its answer; a container whose start failed stays `created`.
 
-use super::api::{self, Created, Inspected, Listed, Problem, PullLine, label};
+use super::api::{self, Created, Inspected, Listed, Problem, PullLine};
 use super::http::{Answer, Call, Socket};
 use crate::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec};
 use crate::model::id::DeviceId;
+use crate::model::workload::label;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;

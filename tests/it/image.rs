@@ -1,6 +1,7 @@
 //! Images, made by the real tools.
 
-use pilab::image::{Arch, BuildRequest, ImageError, Recipe, Sink, Store};
+use pilab::image::{BuildRequest, ImageError, Recipe, Sink, Store};
+use pilab::model::device::Arch;
 use pilab::support::command::Command;
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ const STORE: &str = "PILAB_TEST_BUILD_STORE";
 fn request(dir: &Path) -> BuildRequest {
     let agent = dir.join("agent");
     fs::write(&agent, "agent").unwrap();
-    BuildRequest { recipe: Recipe::built_in("trixie").unwrap(), arch: Arch::Amd64, agent, lock: None }
+    BuildRequest { recipe: Recipe::built_in("trixie").unwrap(), arch: Arch::X86_64, agent, lock: None }
 }
 
 /// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `vm`.
