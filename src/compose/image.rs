@@ -37,7 +37,9 @@ pub(super) async fn ready(
     let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
     let (image, built) = make(options, progress, stop).await?;
     let note = format!("{} {arch} {}", lab.image, if built { "built" } else { "cached" });
-    Ok((boot_image(&image)?, note))
+    let mut image = boot_image(&image)?;
+    image.cmdline.extend(lab.kernel_args.iter().cloned());
+    Ok((image, note))
 }
 
 fn boot_image(image: &Image) -> Result<BootImage, CliError> {

@@ -14,6 +14,11 @@ use toml::Spanned;
 const DEFAULT_MEMORY_MIB: u32 = 1024;
 /// Processors of a virtual machine when the file does not say.
 const DEFAULT_VCPUS: u32 = 2;
+/// The longest kernel argument in bytes. All of them share the kernel's command line, which has 2048 bytes
+/// (`COMMAND_LINE_SIZE` of arm64 and x86), with those of image and layers.
+const MAX_KERNEL_ARG: usize = 256;
+/// The most kernel arguments a lab may add.
+const MAX_KERNEL_ARGS: usize = 16;
 /// The most devices one pool may have.
 const MAX_POOL: u32 = 256;
 
@@ -26,6 +31,8 @@ pub struct Lab {
     pub image: String,
     /// The libvirt network its virtual machines are on.
     pub network: String,
+    /// Kernel arguments of all its devices, after those of the image.
+    pub kernel_args: Vec<String>,
     /// Its devices.
     pub devices: Vec<VmDevice>,
 }
@@ -49,6 +56,8 @@ struct RawLab {
     image: String,
     #[serde(default = "default_network")]
     network: String,
+    #[serde(default)]
+    kernel_args: Vec<Spanned<String>>,
     pools: Vec<Spanned<RawPool>>,
 }
 
@@ -92,6 +101,7 @@ fn default_vcpus() -> u32 {
 pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab, ConfigError> {
     let source = Source::read(path)?;
     let raw: RawLab = source.parse()?;
+    let kernel_args = kernel_args(&source, raw.kernel_args)?;
     let mut devices = Vec::new();
     let mut names = BTreeSet::new();
     for (index, pool) in raw.pools.iter().enumerate() {
@@ -130,7 +140,25 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         }
     }
     let image = image.map_or(raw.image, str::to_owned);
-    Ok(Lab { name: raw.name, image, network: raw.network, devices })
+    Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, devices })
+}
+
+/// One argument is one word: a blank would make several of it, and none may end the command line.
+fn kernel_args(source: &Source, raw: Vec<Spanned<String>>) -> Result<Vec<String>, ConfigError> {
+    let fits = |arg: &str| {
+        (1..=MAX_KERNEL_ARG).contains(&arg.len()) && arg.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let check = |(index, arg): (usize, Spanned<String>)| {
+        let cause = if index >= MAX_KERNEL_ARGS {
+            format!("there are more than {MAX_KERNEL_ARGS}")
+        } else if !fits(arg.get_ref()) {
+            format!("{:?} is not one word of 1 to {MAX_KERNEL_ARG} printable ASCII characters", arg.get_ref())
+        } else {
+            return Ok(arg.into_inner());
+        };
+        Err(source.value(&arg.span(), format!("kernel_args[{index}]"), cause))
+    };
+    raw.into_iter().enumerate().map(check).collect()
 }
 
 #[cfg(test)]
@@ -167,11 +195,26 @@ mod tests {
                 "/lab.toml:2: pools[0].name: device id \"l-v.m-1\" is not valid",
             ),
             ("name = \n", "/lab.toml:1:8: "),
+            (
+                "name = \"l\"\npools = []\nkernel_args = [\n  \"quiet\",\n  \"a b\",\n]\n",
+                "/lab.toml:5: kernel_args[1]: \"a b\" is not one word of 1 to 256 printable",
+            ),
+            (
+                "kernel_args = [\"a\\nb\"]\nname = \"l\"\npools = []\n",
+                "/lab.toml:1: kernel_args[0]: \"a\\nb\" is not one word",
+            ),
         ];
         for (text, expected) in table {
             let error = load_text(text).unwrap_err();
             assert!(error.starts_with(expected), "{text:?} gave {error:?}, not {expected:?}");
         }
+    }
+
+    #[test]
+    fn kernel_arguments_are_those_of_all_devices() {
+        let lab =
+            load_text("name = \"l\"\npools = []\nkernel_args = [\"quiet\", \"a=\\\"b\\\"\"]\n").unwrap();
+        assert_eq!(lab.kernel_args, ["quiet", "a=\"b\""]);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::device::DeviceHandle;
 use crate::journal::{Entry, Item, JournalError, Record, Since};
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;
-use crate::model::scenario::Scenario;
+use crate::model::scenario::{Action, Scenario};
+use crate::model::workload::Score;
 use crate::support::atomic_file;
 use crate::wire::request::{BUNDLE_PIECE, BundleFile};
 use serde::Serialize;
@@ -76,7 +77,7 @@ pub(super) async fn write(
     let mut files = Vec::new();
     let run = RunFile {
         version: BUNDLE_VERSION,
-        scenario,
+        scenario: &redacted(scenario),
         image: serde_json::from_str(&image.manifest).unwrap_or_default(),
         ended: events.last(),
     };
@@ -94,6 +95,24 @@ pub(super) async fn write(
     let list = ListFile { version: BUNDLE_VERSION, files };
     let list = serde_json::to_vec_pretty(&list).map_err(json("the list"))?;
     write_file(&dir.join(LIST), &list)
+}
+
+/// The scenario without the values of containers' environments, which may be secrets. A hash under a key
+/// that is thrown away stands in their place: equal values are seen to be equal, within one bundle.
+fn redacted(scenario: &Scenario) -> Scenario {
+    let mut scenario = scenario.clone();
+    let key: [u8; 32] = rand::random();
+    for step in scenario.steps.iter_mut().chain(&mut scenario.cleanup) {
+        let Action::Deploy { score: Score::PodmanV0(score), .. } = &mut step.action else { continue };
+        let inits = score.init_containers.iter_mut().map(|container| &mut container.env);
+        let services = score.services.iter_mut().map(|service| &mut service.env);
+        for value in inits.chain(services).flat_map(|env| env.values_mut()) {
+            let hash = Sha256::new().chain_update(key).chain_update(&value).finalize();
+            let hash = data_encoding::HEXLOWER.encode(&hash);
+            *value = format!("hash:{}", hash.get(..12).unwrap_or_default());
+        }
+    }
+    scenario
 }
 
 /// What a journal line of the bundle says.
@@ -234,6 +253,26 @@ pub(super) fn read(dir: &Path, name: &str, offset: u64) -> Result<Vec<u8>, Bundl
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_environments_do_not_get_into_a_bundle() {
+        let scenario = serde_json::json!({
+            "name": "s", "summary": "", "under_test": "agent", "needs": [], "cleanup": [],
+            "boot_timeout": { "secs": 1, "nanos": 0 },
+            "steps": [{
+                "name": "d", "timeout": { "secs": 1, "nanos": 0 },
+                "action": { "do": "deploy", "on": "dut", "deployment": "web", "score": {
+                    "type": "PodmanV0",
+                    "data": { "services": [
+                        { "name": "a", "image": "i", "env": { "TOKEN": "planted-secret" } },
+                    ] },
+                } },
+            }],
+        });
+        let scenario = serde_json::from_value(scenario).unwrap();
+        let json = serde_json::to_string(&redacted(&scenario)).unwrap();
+        assert!(!json.contains("planted-secret") && json.contains("\"TOKEN\":\"hash:"), "{json}");
+    }
 
     #[test]
     fn nothing_outside_the_bundle_is_read() {

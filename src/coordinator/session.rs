@@ -52,18 +52,26 @@ impl Seat {
     }
 }
 
+/// What was put last on a deployment's desired key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Put {
+    /// Its KV revision; 0 when nothing was put.
+    pub(super) revision: u64,
+    /// Its generation; none when the bytes need not hold any.
+    pub(super) generation: Option<u64>,
+}
+
 /// A run's devices and what it did on them.
 pub(super) struct Session {
     pub(super) parts: Arc<Parts>,
     pub(super) seats: Vec<Seat>,
     pub(super) boot_timeout: Duration,
-    /// The generation of what was put last on each device's deployment.
-    generations: Mutex<BTreeMap<(DeviceId, DeploymentName), u64>>,
+    puts: Mutex<BTreeMap<(DeviceId, DeploymentName), Put>>,
 }
 
 impl Session {
     pub(super) fn new(parts: Arc<Parts>, seats: Vec<Seat>, boot_timeout: Duration) -> Self {
-        Self { parts, seats, boot_timeout, generations: Mutex::default() }
+        Self { parts, seats, boot_timeout, puts: Mutex::default() }
     }
 
     pub(super) fn seat(&self, role: &str) -> Result<&Seat, Fault> {
@@ -74,15 +82,15 @@ impl Session {
         })
     }
 
-    pub(super) fn put(&self, seat: &Seat, deployment: &DeploymentName, generation: u64) {
-        let mut generations = lock(&self.generations);
-        generations.insert((seat.id().clone(), deployment.clone()), generation);
+    pub(super) fn note_put(&self, seat: &Seat, deployment: &DeploymentName, put: Put) {
+        let mut puts = lock(&self.puts);
+        puts.insert((seat.id().clone(), deployment.clone()), put);
     }
 
-    /// The generation that was put last; 0 when nothing was.
-    pub(super) fn generation(&self, seat: &Seat, deployment: &DeploymentName) -> u64 {
-        let generations = lock(&self.generations);
-        generations.get(&(seat.id().clone(), deployment.clone())).copied().unwrap_or_default()
+    /// What was put last on the device's deployment.
+    pub(super) fn last_put(&self, seat: &Seat, deployment: &DeploymentName) -> Put {
+        let puts = lock(&self.puts);
+        puts.get(&(seat.id().clone(), deployment.clone())).copied().unwrap_or_default()
     }
 
     /// Ends with a fault when a device's kernel panics or the device goes away; otherwise never.

@@ -1,7 +1,7 @@
 //! Does one step of a scenario. Each answers one line of what was seen, or a fault with the evidence.
 
 use super::containers;
-use super::session::{Seat, Session};
+use super::session::{Put, Seat, Session};
 use crate::bus::provision;
 use crate::console::WaitFrom;
 use crate::model::boot::BootStage;
@@ -47,14 +47,14 @@ impl Session {
                 let put =
                     provision::put_desired(&self.parts.bus, seat.id(), deployment, score, seat.token).await;
                 let (generation, revision) = put.map_err(|e| seat.lab("put the desired state", &e))?;
-                self.put(seat, deployment, generation);
+                self.note_put(seat, deployment, Put { revision, generation: Some(generation) });
                 Ok(format!("generation {generation} is put at revision {revision}"))
             }
             Action::PutRaw { deployment, payload, .. } => {
                 let bus = &self.parts.bus;
                 let put = provision::put_raw(bus, seat.id(), deployment, payload.as_bytes().to_vec()).await;
-                let (generation, revision) = put.map_err(|e| seat.lab("put the raw desired state", &e))?;
-                self.put(seat, deployment, generation);
+                let (_, revision) = put.map_err(|e| seat.lab("put the raw desired state", &e))?;
+                self.note_put(seat, deployment, Put { revision, generation: None });
                 Ok(format!("{} bytes are put at revision {revision}", payload.len()))
             }
             Action::Delete { deployment, .. } => {
@@ -139,16 +139,17 @@ impl Session {
         reason: Option<&str>,
         deadline: Instant,
     ) -> Result<String, Fault> {
-        let generation = self.generation(seat, deployment);
+        let put = self.last_put(seat, deployment);
         loop {
             let status = self.status(seat, deployment).await?;
-            match judge(status.as_ref(), generation, phase, reason) {
+            match judge(status.as_ref(), put, phase, reason) {
                 Judgement::Met => return Ok(describe(status.as_ref())),
                 Judgement::Never(cause) => return Err(seat.fault(FaultKind::Expectation, cause)),
                 Judgement::NotYet if Instant::now() >= deadline => {
                     let wanted = phase.map_or("gone".to_owned(), |phase| phase.to_string());
                     let cause = format!(
-                        "{deployment} did not become {wanted} at generation {generation} in time; last: {}",
+                        "{deployment} did not become {wanted}{} in time; last: {}",
+                        put.generation.map(|g| format!(" at generation {g}")).unwrap_or_default(),
                         describe(status.as_ref())
                     );
                     return Err(seat.fault(FaultKind::Expectation, cause));
@@ -277,12 +278,13 @@ enum Judgement {
     Never(String),
 }
 
-/// Whether a status is what is waited for. One of an older generation says nothing; one that has failed
-/// at this generation will not get better by waiting.
-fn judge(status: Option<&Status>, generation: u64, phase: Option<Phase>, reason: Option<&str>) -> Judgement {
+/// Whether a status is what is waited for. One that was made before the agent had seen what was put last
+/// says nothing; one that has failed since will not get better by waiting. A value that the agent refuses
+/// leaves the generation before it in the status, so of a failure the revision alone tells.
+fn judge(status: Option<&Status>, put: Put, phase: Option<Phase>, reason: Option<&str>) -> Judgement {
     match (status, phase) {
         (None, None) => Judgement::Met,
-        (Some(status), Some(phase)) if status.generation == generation => {
+        (Some(status), Some(phase)) if speaks_of(status, put) => {
             let reason_fits = reason.is_none_or(|reason| reason == status.reason);
             if status.phase == phase && reason_fits {
                 Judgement::Met
@@ -294,6 +296,11 @@ fn judge(status: Option<&Status>, generation: u64, phase: Option<Phase>, reason:
         }
         _ => Judgement::NotYet,
     }
+}
+
+fn speaks_of(status: &Status, put: Put) -> bool {
+    let same = put.generation.is_none_or(|generation| status.generation == generation);
+    status.revision >= put.revision && (same || status.phase == Phase::Failed)
 }
 
 fn describe(status: Option<&Status>) -> String {
@@ -320,12 +327,13 @@ mod tests {
     use super::*;
     use crate::model::workload::WORKLOAD_VERSION;
 
+    /// Generation and revision count alike here.
     fn status(phase: Phase, generation: u64, reason: &str) -> Status {
         Status {
             version: WORKLOAD_VERSION,
             phase,
             generation,
-            revision: 1,
+            revision: generation,
             message: "m".to_owned(),
             reason: reason.to_owned(),
             services: vec![],
@@ -350,7 +358,28 @@ mod tests {
             (Some(status(Failed, 2, "ImageMissing")), Some(Failed), Some("Other"), failed),
         ];
         for (status, phase, reason, expected) in table {
-            assert_eq!(judge(status.as_ref(), 2, phase, reason), expected, "{status:?} {phase:?} {reason:?}");
+            let put = Put { revision: 2, generation: Some(2) };
+            assert_eq!(
+                judge(status.as_ref(), put, phase, reason),
+                expected,
+                "{status:?} {phase:?} {reason:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_of_the_revision_it_refuses() {
+        let refused = Status { revision: 5, ..status(Phase::Failed, 1, "MalformedDesired") };
+        for generation in [None, Some(2)] {
+            let judge = |revision| {
+                judge(
+                    Some(&refused),
+                    Put { revision, generation },
+                    Some(Phase::Failed),
+                    Some("MalformedDesired"),
+                )
+            };
+            assert_eq!((judge(5), judge(6)), (Judgement::Met, Judgement::NotYet), "{generation:?}");
         }
     }
 }

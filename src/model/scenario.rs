@@ -88,8 +88,8 @@ pub enum Action {
         /// The deployment.
         deployment: DeploymentName,
     },
-    /// Wait until the status says this phase at the generation that was put last, or, without a phase,
-    /// until there is no status: the deployment is gone.
+    /// Wait until the status says this phase of what was put last, or, without a phase, until there is no
+    /// status: the deployment is gone.
     WaitPhase {
         /// The device's role.
         on: String,

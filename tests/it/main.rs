@@ -5,6 +5,7 @@ mod agent;
 mod cli;
 mod console;
 mod device;
+mod faults;
 mod image;
 mod journal;
 mod nats;

@@ -6,13 +6,13 @@
     reason = "tests fail by panicking and say why they skip"
 )]
 
-use pilab::console::port::ByteStream;
-use pilab::device::ports::BootOffer;
-use pilab::model::boot::BootAttempt;
-use pilab::model::device::Arch;
-use pilab::model::id::DeviceId;
-use pilab::model::lease::FencingToken;
-use pilab::vm::{Host, HostOptions, VmDevice, VmSpec};
+use ::pilab::console::port::ByteStream;
+use ::pilab::device::ports::BootOffer;
+use ::pilab::model::boot::BootAttempt;
+use ::pilab::model::device::Arch;
+use ::pilab::model::id::DeviceId;
+use ::pilab::model::lease::FencingToken;
+use ::pilab::vm::{Host, HostOptions, VmDevice, VmSpec};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::path::PathBuf;

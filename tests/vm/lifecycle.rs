@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::guest::{Bench, Console, PATIENCE, kernel, skip, token};
-use pilab::device::ports::{Boot, PortError, Power};
-use pilab::model::power::{PowerReading, PowerState};
-use pilab::support::chain::Chain;
-use pilab::support::command::Command;
+use ::pilab::device::ports::{Boot, PortError, Power};
+use ::pilab::model::power::{PowerReading, PowerState};
+use ::pilab::support::chain::Chain;
+use ::pilab::support::command::Command;
 use tokio::time::Instant;
 
 async fn virsh(args: &[&str]) -> String {

@@ -2,4 +2,5 @@
 
 mod guest;
 mod lifecycle;
-mod scenarios;
+mod pilab;
+mod runs;

@@ -1,0 +1,182 @@
+//! The program itself as a user calls it, in a state directory of its own, and what it must not leave.
+
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests fail by panicking and print times")]
+
+use crate::guest::skip;
+use ::pilab::support::command::Command;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The bound of one call: a boot takes seconds, on a busy machine ten times that.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How often a value is looked at that a test waits for.
+const POLL: Duration = Duration::from_millis(50);
+/// One at a time also where the test runner knows of no groups.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A place for calls of the program.
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+/// How a call ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    /// Fails unless the call ended with `code`.
+    pub(crate) fn exits(self, code: i32) -> Self {
+        let Self { stdout, stderr, .. } = &self;
+        assert_eq!(self.code, Some(code), "stdout:\n{stdout}\nstderr:\n{stderr}");
+        self
+    }
+
+    /// Fails unless one of the outputs holds `text`.
+    pub(crate) fn says(self, text: &str) -> Self {
+        let Self { stdout, stderr, .. } = &self;
+        let said = stdout.contains(text) || stderr.contains(text);
+        assert!(said, "nothing says {text:?}; stdout:\n{stdout}\nstderr:\n{stderr}");
+        self
+    }
+}
+
+/// A running call.
+pub(crate) struct Call {
+    child: tokio::process::Child,
+    began: Instant,
+    what: String,
+}
+
+impl Bench {
+    /// None, with the reason printed, where virtual machines are not to be booted.
+    pub(crate) async fn new() -> Option<Self> {
+        if std::env::var("PILAB_VM_E2E").is_ok_and(|value| value == "1") {
+            return Some(Self { dir: tempfile::tempdir().unwrap(), _turn: TURN.lock().await });
+        }
+        skip("set PILAB_VM_E2E=1 to boot virtual machines; tests/run prepares agent and image for them");
+        None
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a lab file with these kernel arguments; answers its path.
+    pub(crate) fn lab(&self, kernel_arg: &str) -> String {
+        let text = std::fs::read_to_string("lab/laptop.toml").unwrap();
+        let path = self.path("lab.toml");
+        std::fs::write(&path, format!("kernel_args = [{kernel_arg:?}]\n{text}")).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Starts `pilab run ARGS`.
+    pub(crate) fn start(&self, args: &[&str]) -> Call {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilab"))
+            .arg("run")
+            .args(args.iter().copied())
+            .env("PILAB_STATE_DIR", self.path("state").to_str().unwrap());
+        if !args.contains(&"--bundle") {
+            command = command.arg("--bundle").arg(self.path("bundles"));
+        }
+        if let Ok(arch) = std::env::var("PILAB_VM_ARCH") {
+            command = command.arg("--arch").arg(arch);
+        }
+        if std::env::var("PILAB_KEEP").is_ok_and(|keep| keep == "1") {
+            command = command.arg("--keep");
+        }
+        let child = command.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Call { child, began: Instant::now(), what: args.join(" ") }
+    }
+
+    pub(crate) async fn run(&self, args: &[&str]) -> Ended {
+        self.start(args).end().await
+    }
+
+    fn instances(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path("state/instances")) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Waits for a lab with a running domain; answers the lab's name.
+    pub(crate) async fn booting(&self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let domains = domains().await;
+            let found = self.instances().into_iter().find(|name| domains.contains(&format!("-{name}-")));
+            if let Some(found) = found {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "no domain of {:?}; there are: {domains}", self.instances());
+            sleep(POLL).await;
+        }
+    }
+
+    /// Nothing of any lab in this place is left: instance, NATS server, QEMU, domain, sockets.
+    pub(crate) async fn is_clean(&self, instance: Option<&str>) {
+        if std::env::var("PILAB_KEEP").is_ok_and(|keep| keep == "1") {
+            return;
+        }
+        assert_eq!(self.instances(), Vec::<String>::new(), "an instance is left");
+        let state = self.dir.path().to_str().unwrap();
+        assert_eq!(processes(state), Vec::<String>::new(), "a process is left");
+        let Some(instance) = instance else { return };
+        let domains = domains().await;
+        assert!(!domains.contains(&format!("-{instance}-")), "a domain is left: {domains}");
+        assert!(!Path::new("/run/pilab").join(instance).exists(), "sockets are left");
+    }
+}
+
+impl Call {
+    /// Sends a signal by its name.
+    pub(crate) async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        Command::new("kill").args(["-s", name, &pid]).output().await.unwrap();
+    }
+
+    /// Reads until standard output, which must be that of `--json`, holds `text`.
+    pub(crate) async fn shows(&mut self, text: &str) {
+        let stdout = self.child.stdout.as_mut().unwrap();
+        let mut seen = String::new();
+        let reading = async {
+            let mut chunk = [0; 4096];
+            while !seen.contains(text) {
+                let read = stdout.read(&mut chunk).await.unwrap();
+                assert!(read > 0, "it ended before it said {text:?}:\n{seen}");
+                seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+            }
+        };
+        let read = timeout(PATIENCE, reading).await;
+        assert!(read.is_ok(), "waited for {text:?} in vain:\n{seen}");
+    }
+
+    pub(crate) async fn end(self) -> Ended {
+        let ended = timeout(PATIENCE, self.child.wait_with_output()).await;
+        let output = ended.unwrap_or_else(|_| panic!("pilab {} did not end", self.what)).unwrap();
+        eprintln!("{:6.1} s  pilab run {}", self.began.elapsed().as_secs_f64(), self.what);
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+async fn domains() -> String {
+    String::from_utf8(Command::new("virsh").args(["list", "--all", "--name"]).output().await.unwrap())
+        .unwrap()
+}
+
+/// The command lines of processes that name `path`.
+fn processes(path: &str) -> Vec<String> {
+    let lines = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(path)).collect()
+}

@@ -1,0 +1,133 @@
+//! The main job and its faults, end to end: the program, its NATS server, libvirt, guests, agents.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use crate::pilab::Bench;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// What begins or stands in a secret: an nkeys user seed, a user JWT in a credentials file, a private key.
+const SECRETS: [&str; 4] =
+    ["BEGIN OPENSSH PRIVATE KEY", "BEGIN USER NKEY SEED", "BEGIN NATS USER JWT", "eyJ0eXAi"];
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// The console's file holds each byte of the journal once, from where the run found it.
+fn console_is_whole(bundle: &Path, device: &str) {
+    let console = std::fs::read(bundle.join(format!("console/{device}.log"))).unwrap();
+    let journal = std::fs::read_to_string(bundle.join(format!("journal/{device}.jsonl"))).unwrap();
+    let mut next: Option<u64> = None;
+    let mut bytes = 0;
+    for line in journal.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        assert!(record.get("missing_from").is_none(), "a hole in the journal: {line}");
+        let Some(offset) = record.get("console_offset").and_then(Value::as_u64) else { continue };
+        assert!(next.is_none_or(|next| next == offset), "a hole in the console: {line} comes after {next:?}");
+        let length = record["bytes"].as_u64().unwrap();
+        next = Some(offset + length);
+        bytes += length;
+    }
+    assert_eq!(bytes, console.len() as u64);
+    let console = String::from_utf8_lossy(&console);
+    let first = console.find("Booting Linux").or_else(|| console.find("Linux version"));
+    assert!(first.is_some(), "the kernel's first line is missing:\n{console}");
+    assert!(console.contains("pilab: switch-root"), "{console}");
+}
+
+fn holds_no_secret(path: &Path) {
+    let content = std::fs::read(path).unwrap();
+    for secret in SECRETS {
+        let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!found, "{} holds {secret:?}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
+    let Some(bench) = Bench::new().await else { return };
+    let (junit, bundles) = (bench.path("report.xml"), bench.path("bundles"));
+    let options = ["--junit", junit.to_str().unwrap(), "--bundle", bundles.to_str().unwrap(), "--json"];
+    let mut args = vec!["ping", "isolation", "deploy-lifecycle"];
+    args.extend(options);
+    let call = bench.start(&args);
+    let instance = bench.booting().await;
+    let ended = call.end().await.exits(0).says("3 runs: 3 passed");
+    bench.is_clean(Some(&instance)).await;
+
+    for line in ended.stdout.lines() {
+        let _: Value = serde_json::from_str(line).unwrap();
+    }
+    let report = std::fs::read_to_string(&junit).unwrap();
+    assert!(report.contains("tests=\"3\"") && report.contains("failures=\"0\""), "{report}");
+    let files = files(&bundles);
+    files.iter().for_each(|file| holds_no_secret(file));
+    let consoles: Vec<_> = files.iter().filter(|file| file.extension().is_some_and(|e| e == "log")).collect();
+    assert_eq!(consoles.len(), 4, "one device, two, one: {files:?}");
+    for console in consoles {
+        let bundle = console.parent().unwrap().parent().unwrap();
+        console_is_whole(bundle, console.file_stem().unwrap().to_str().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_told_from_what_fails() {
+    let Some(bench) = Bench::new().await else { return };
+    let ended = bench
+        .run(&["tests/vm/scenarios/refusals.toml", "tests/vm/scenarios/missing-image.toml"])
+        .await
+        .exits(1)
+        .says("2 runs: 1 passed, 1 failed");
+    ended.says("ImageMissing");
+    bench.is_clean(None).await;
+}
+
+#[tokio::test]
+async fn a_panic_and_a_silent_agent_are_named() {
+    let Some(bench) = Bench::new().await else { return };
+    let lab = bench.lab("rdinit=/nonexistent");
+    bench
+        .run(&["ping", "--lab", &lab])
+        .await
+        .exits(1)
+        .says("the kernel panicked: ")
+        .says("Kernel panic - not syncing");
+    bench.is_clean(None).await;
+    // Everything up to here is there, the agent's target is not.
+    let lab = bench.lab("systemd.unit=basic.target");
+    let ended = bench.run(&["tests/vm/scenarios/silent.toml", "--lab", &lab]).await;
+    ended.exits(5).says("the agent did not answer within 25 s; the last boot stage reached is ");
+    bench.is_clean(None).await;
+}
+
+#[tokio::test]
+async fn whoever_stops_it_leaves_nothing() {
+    let Some(bench) = Bench::new().await else { return };
+    let call = bench.start(&["ping"]);
+    let instance = bench.booting().await;
+    call.signal("INT").await;
+    call.end().await.exits(130).says("cancelled");
+    bench.is_clean(Some(&instance)).await;
+
+    let mut call = bench.start(&["tests/vm/scenarios/long.toml", "--json"]);
+    call.shows("step_started").await;
+    let instance = bench.booting().await;
+    call.signal("INT").await;
+    call.end().await.exits(130);
+    bench.is_clean(Some(&instance)).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_run_left_is_swept_by_two_at_once() {
+    let Some(bench) = Bench::new().await else { return };
+    let call = bench.start(&["ping"]);
+    let killed = bench.booting().await;
+    call.signal("KILL").await;
+    assert_eq!(call.end().await.code, None);
+    let (one, other) = tokio::join!(bench.run(&["ping"]), bench.run(&["ping"]));
+    one.exits(0);
+    other.exits(0);
+    bench.is_clean(Some(&killed)).await;
+}
