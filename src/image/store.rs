@@ -7,7 +7,7 @@
 //! <store>/bases/<key>.json    which parts a recipe came to
 //! <store>/seen/<sha256>.json  size, time and inode of a part when it was last hashed
 //! <store>/apt/<suite>-<arch>/ packages, kept between builds
-//! <store>/work/               a build's own; whatever lies here at the start of one is swept
+//! <store>/work                a build's own; whatever lies here at the start of one is swept
 //! ```
 //! A file appears in `parts` and `images` by rename only, so what is there is whole.
 
