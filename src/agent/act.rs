@@ -2,6 +2,7 @@
 
 use super::ports::{ContainerRuntime, RuntimeError, ServiceSpec};
 use super::score::{Reason, Refusal};
+use crate::model::workload::PullPolicy;
 use crate::plan::reconcile::Step;
 use crate::support::chain::Chain;
 use std::collections::BTreeSet;
@@ -23,7 +24,7 @@ pub async fn act<R: ContainerRuntime>(
     });
     let images: BTreeSet<&str> = creations.map(|spec| spec.image.as_str()).collect();
     for image in images {
-        runtime.ensure_image(image).await.map_err(|error| failure(&error))?;
+        runtime.ensure_image(image, PullPolicy::IfMissing, &|_| {}).await.map_err(|error| failure(&error))?;
     }
     for step in steps {
         match step {
@@ -47,7 +48,7 @@ async fn replace<R: ContainerRuntime>(
     for id in replaces {
         end(runtime, id).await?;
     }
-    let id = runtime.create(spec).await?;
+    let id = runtime.create(spec).await?.id;
     tracing::info!(deployment = %spec.deployment, service = %spec.name, image = spec.image, id, "started");
     Ok(())
 }

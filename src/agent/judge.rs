@@ -54,7 +54,10 @@ pub(super) fn status(name: &DeploymentName, evidence: &Evidence<'_>) -> Option<S
         revision: record.revision,
         message,
         reason: reason.map(|reason| reason.to_string()).unwrap_or_default(),
+        init_containers: Vec::new(),
         services: specs.iter().map(|spec| container_status(spec, &there)).collect(),
+        rollback: None,
+        conditions: Vec::new(),
     })
 }
 
@@ -113,7 +116,7 @@ pub(super) fn seen_service(service: &ManagedService) -> SeenService {
             ServiceState::Created => SeenState::NotStarted,
             ServiceState::Running => SeenState::Running,
             ServiceState::Exited { code } => SeenState::Ended { code },
-            ServiceState::Other(_) => SeenState::Other,
+            ServiceState::Lost | ServiceState::Other(_) => SeenState::Other,
         },
     }
 }
@@ -131,5 +134,6 @@ fn container_status(spec: &ServiceSpec, there: &[&ManagedService]) -> ContainerS
             Some(ServiceState::Exited { code }) => Some(*code),
             _ => None,
         },
+        end: None,
     }
 }

@@ -236,6 +236,10 @@ pub fn services(deployment: &DeploymentName, desired: &Desired) -> Vec<ServiceSp
         volumes: service.volumes.iter().filter_map(|volume| parse_volume(volume).ok()).collect(),
         ports: service.ports.iter().filter_map(|port| parse_port(port).ok()).collect(),
         restart: service.restart,
+        limits: service.limits.clone(),
+        health: service.health.clone(),
+        stop_timeout: service.stop_timeout,
+        pull: service.pull,
     };
     score.services.iter().map(spec).collect()
 }

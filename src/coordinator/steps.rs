@@ -336,7 +336,10 @@ mod tests {
             revision: generation,
             message: "m".to_owned(),
             reason: reason.to_owned(),
+            init_containers: vec![],
             services: vec![],
+            rollback: None,
+            conditions: vec![],
         }
     }
 

@@ -11,6 +11,13 @@ use std::time::Duration;
 /// How long an init container may take when its payload does not say.
 pub const DEFAULT_INIT_CONTAINER_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long the services of an upgrade must run before it counts as good, when its payload does not say.
+pub const DEFAULT_PROBATION: Duration = Duration::from_secs(10);
+
+/// How long a service may take to end after it was asked to, when its payload does not say: podman's own
+/// default (podman-stop(1)).
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The version of [`Desired`], [`Index`] and [`Status`] that this build writes.
 pub const WORKLOAD_VERSION: u32 = 1;
 
@@ -23,7 +30,7 @@ pub enum Score {
 }
 
 /// Containers for podman.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodmanV0Score {
     /// Run to completion in order, before any service starts. Missing means none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -31,6 +38,20 @@ pub struct PodmanV0Score {
     /// Kept running.
     #[serde(default)]
     pub services: Vec<PodmanService>,
+    /// How long the services must run after an upgrade before it counts as good, in whole seconds on the
+    /// wire; [`DEFAULT_PROBATION`] when missing. What fails within it is rolled back.
+    #[serde(
+        default = "default_probation",
+        with = "whole_seconds",
+        skip_serializing_if = "is_default_probation"
+    )]
+    pub probation: Duration,
+}
+
+impl Default for PodmanV0Score {
+    fn default() -> Self {
+        Self { init_containers: Vec::new(), services: Vec::new(), probation: DEFAULT_PROBATION }
+    }
 }
 
 /// A container that must exit 0 before the next one starts.
@@ -76,6 +97,86 @@ pub struct PodmanService {
     /// When podman starts it again.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// What it may use; no bound when missing.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    /// How the agent finds out whether it works; not at all when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    /// How long it may take to end after it was asked to, in whole seconds on the wire;
+    /// [`DEFAULT_STOP_TIMEOUT`] when missing.
+    #[serde(
+        default = "default_stop_timeout",
+        with = "whole_seconds",
+        skip_serializing_if = "is_default_stop_timeout"
+    )]
+    pub stop_timeout: Duration,
+    /// When its image is fetched.
+    #[serde(default, skip_serializing_if = "PullPolicy::is_default")]
+    pub pull: PullPolicy,
+}
+
+/// What a service may use. A device whose kernel cannot hold it to a bound says `LimitsNotEnforced` in the
+/// status' conditions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Thousandths of one processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+impl Limits {
+    /// Whether there is no bound.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A command in the container that exits 0 as long as the service works. The agent runs it: podman's own
+/// health checks need systemd timers. All times are whole seconds on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Program and arguments; no shell.
+    pub command: Vec<String>,
+    /// The pause between two checks; 30 s when missing.
+    #[serde(default = "default_health_interval", with = "whole_seconds")]
+    pub interval: Duration,
+    /// How long a check may take; 5 s when missing.
+    #[serde(default = "default_health_timeout", with = "whole_seconds")]
+    pub timeout: Duration,
+    /// How many checks in a row must fail for the service to be unhealthy; 3 when missing.
+    #[serde(default = "default_health_retries")]
+    pub retries: u32,
+    /// Failures within this time after the start do not count; 0 s when missing.
+    #[serde(default, with = "whole_seconds")]
+    pub start_period: Duration,
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// When it is not on the device.
+    #[default]
+    IfMissing,
+    /// Before each new container; what is on the device is used when the registry cannot be reached.
+    Always,
+    /// Never: it must have been loaded onto the device.
+    Never,
+}
+
+impl PullPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When a service is started again after it ended.
@@ -93,6 +194,36 @@ pub enum RestartPolicy {
 
 fn default_timeout() -> Duration {
     DEFAULT_INIT_CONTAINER_TIMEOUT
+}
+
+fn default_probation() -> Duration {
+    DEFAULT_PROBATION
+}
+
+fn is_default_probation(value: &Duration) -> bool {
+    *value == DEFAULT_PROBATION
+}
+
+fn default_stop_timeout() -> Duration {
+    DEFAULT_STOP_TIMEOUT
+}
+
+fn is_default_stop_timeout(value: &Duration) -> bool {
+    *value == DEFAULT_STOP_TIMEOUT
+}
+
+// Docker's and podman's defaults of a health check, but for the timeout, which is 30 s there: a check that
+// hangs would go unnoticed for minutes.
+fn default_health_interval() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_health_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_health_retries() -> u32 {
+    3
 }
 
 mod whole_seconds {
@@ -140,6 +271,8 @@ pub enum Phase {
     Running,
     /// Will not run as it is.
     Failed,
+    /// The last change failed, and what ran before it runs again: see [`Status::rollback`].
+    RolledBack,
 }
 
 impl std::fmt::Display for Phase {
@@ -148,6 +281,7 @@ impl std::fmt::Display for Phase {
             Self::Pending => "Pending",
             Self::Running => "Running",
             Self::Failed => "Failed",
+            Self::RolledBack => "RolledBack",
         })
     }
 }
@@ -165,12 +299,41 @@ pub struct Status {
     pub revision: u64,
     /// One line for people: what was done or what went wrong.
     pub message: String,
-    /// A name for the cause of `Failed`, for machines; empty otherwise.
+    /// A name for the cause of a phase that is not `Running`, for machines; empty when there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// The init containers, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init_containers: Vec<ContainerStatus>,
     /// The services, as last seen.
     #[serde(default)]
     pub services: Vec<ContainerStatus>,
+    /// What was rolled back, when the phase is `RolledBack`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+    /// What holds beside the phase: `LimitsNotEnforced` …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A change that was undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The generation that failed.
+    pub from: u64,
+    /// The generation that runs again.
+    pub to: u64,
+    /// Why it failed, one line.
+    pub cause: String,
+}
+
+/// Something that holds beside the phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Its name, for machines: `LimitsNotEnforced` …
+    pub name: String,
+    /// One line for people.
+    pub message: String,
 }
 
 /// One container, as last seen.
@@ -188,7 +351,39 @@ pub struct ContainerStatus {
     /// Its exit code when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// What is known of its last end; kept although the container is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<ContainerEnd>,
 }
+
+/// How a container ended: the evidence that is kept of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerEnd {
+    /// Its exit code; -1 when the runtime's monitor ended it.
+    pub exit_code: i32,
+    /// The signal that ended it, as the exit code tells (128 + n, the shells' convention).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// The kernel ended it for want of memory.
+    #[serde(default)]
+    pub oom: bool,
+    /// The init container was ended because its time was up.
+    #[serde(default)]
+    pub timed_out: bool,
+    /// Digest of its image (`sha256:…`), or the image's id where it has no digest.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image_digest: String,
+    /// How long it ran, in milliseconds.
+    pub ran_ms: u64,
+    /// The last lines it wrote: at most [`LOG_TAIL_LINES`] and [`LOG_TAIL_BYTES`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log_tail: String,
+}
+
+/// The most lines of a failed container's log in a status: Kubernetes' `FallbackToLogsOnError`.
+pub const LOG_TAIL_LINES: usize = 80;
+/// The most bytes of a failed container's log in a status: Kubernetes' `FallbackToLogsOnError`.
+pub const LOG_TAIL_BYTES: usize = 2048;
 
 /// The value of KV `presence`, key `<device>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -231,4 +426,6 @@ pub mod label {
     pub const GENERATION: &str = "pilab.generation";
     /// SHA-256 of what it was made from: unchanged means it is left alone.
     pub const SPEC_HASH: &str = "pilab.spec-hash";
+    /// On init containers alone, with the init container's name: they carry no [`SERVICE`].
+    pub const INIT_CONTAINER_LABEL: &str = "pilab.init-container";
 }

@@ -136,6 +136,9 @@ pub(super) struct Listed {
     state: String,
     #[serde(default)]
     exit_code: i32,
+    /// Seconds since 1970; before it when it never ran.
+    #[serde(default)]
+    started_at: i64,
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
 }
@@ -152,6 +155,7 @@ impl Listed {
             id: self.id,
             image: self.image,
             state: state(&self.state, self.exit_code),
+            started_at: u64::try_from(self.started_at).unwrap_or(0),
         })
     }
 }

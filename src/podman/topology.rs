@@ -6,9 +6,11 @@
 
 use super::api::{self, Created, Inspected, Listed, Problem, PullLine};
 use super::http::{Answer, Call, Socket};
-use crate::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec};
-use crate::model::id::DeviceId;
-use crate::model::workload::label;
+use crate::agent::ports::{
+    Completed, ContainerRuntime, InitSpec, ManagedService, RuntimeError, ServiceSpec, Started,
+};
+use crate::model::id::{ContainerName, DeploymentName, DeviceId};
+use crate::model::workload::{ContainerEnd, PullPolicy, label};
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -140,7 +142,12 @@ impl ContainerRuntime for PodmanTopology {
         Ok(listed.into_iter().flatten().filter_map(Listed::managed).collect())
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), RuntimeError> {
+    async fn ensure_image(
+        &self,
+        image: &str,
+        _policy: PullPolicy,
+        _progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), RuntimeError> {
         if self.image_exists(image).await? {
             return Ok(());
         }
@@ -153,7 +160,7 @@ impl ContainerRuntime for PodmanTopology {
         Err(RuntimeError::ImageMissing { image: image.to_owned(), cause })
     }
 
-    async fn create(&self, spec: &ServiceSpec) -> Result<String, RuntimeError> {
+    async fn create(&self, spec: &ServiceSpec) -> Result<Started, RuntimeError> {
         let name = api::container_name(&self.device, &spec.deployment, &spec.name);
         let created = match self.try_create(spec).await? {
             Some(created) => Some(created),
@@ -167,7 +174,30 @@ impl ContainerRuntime for PodmanTopology {
             tracing::warn!(container = name, warning, "podman warns");
         }
         self.start(&id).await?;
-        Ok(id)
+        Ok(Started { id, limits_not_enforced: Vec::new() })
+    }
+
+    async fn run_to_completion(
+        &self,
+        spec: &InitSpec,
+        _timeout: Duration,
+    ) -> Result<Completed, RuntimeError> {
+        Err(not_built(&spec.name.to_string()))
+    }
+
+    async fn clear_init_containers(
+        &self,
+        deployment: &DeploymentName,
+    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
+        Err(not_built(&deployment.to_string()))
+    }
+
+    async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
+        Err(not_built(id))
+    }
+
+    async fn check_health(&self, id: &str, _timeout: Duration) -> Result<(bool, String), RuntimeError> {
+        Err(not_built(id))
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
@@ -231,6 +261,10 @@ impl ContainerRuntime for PodmanTopology {
         let status = status.await?;
         succeeded(&Answer { status, body: Vec::new() }, &operation)
     }
+}
+
+fn not_built(what: &str) -> RuntimeError {
+    RuntimeError::Malformed { operation: what.to_owned(), problem: "not built".to_owned() }
 }
 
 fn succeeded(answer: &Answer, operation: &str) -> Result<(), RuntimeError> {
