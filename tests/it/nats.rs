@@ -243,6 +243,10 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     denied(&bus, "_INBOX.lab-two.x", "").await;
     denied(&bus, "$SYS.REQ.SERVER.PING", "").await;
 
+    let told = bus.denials();
+    assert!(!told.is_empty() && told.len() <= 16, "what was denied is told, and bounded: {told:?}");
+    assert!(told.iter().any(|denied| denied.subject.ends_with("lab-two.web")), "{told:?}");
+
     // Its own subject, but a header that would empty the whole bucket.
     let raw = raw_client(&lab, &lab.issuer.device(&mine, HOUR).unwrap(), "lab-one").await;
     let mut headers = async_nats::HeaderMap::new();
