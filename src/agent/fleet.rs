@@ -5,6 +5,7 @@ use crate::bus::connect::{Bus, Message, Subscription};
 use crate::model::id::DeviceId;
 use crate::support::chain::Chain;
 use crate::wire::fleet::{FLEET_VERSION, Pong, Verb};
+use crate::wire::subject;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +28,7 @@ pub async fn run(
 }
 
 async fn answer(device: &DeviceId, bus: &Bus, facts: &Facts, request: Message) {
-    let verb = request.subject.rsplit('.').next().and_then(Verb::parse);
+    let verb = subject::parse_fleet(device, &request.subject).and_then(Verb::parse);
     let (Some(verb), Some(reply)) = (verb, request.reply) else {
         tracing::warn!(subject = request.subject, "a request without known verb or reply subject");
         return;

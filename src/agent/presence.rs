@@ -26,7 +26,8 @@ pub async fn run(device: DeviceId, bus: Bus, facts: Arc<Facts>, shutdown: Cancel
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let presence = measure(&facts, system.as_mut(), sensors.as_mut()).await;
+        let mut presence = measure(&facts, system.as_mut(), sensors.as_mut()).await;
+        presence.denied = bus.denials();
         let Ok(body) = serde_json::to_vec(&presence) else { continue };
         let put = bus.kv_put(subject::PRESENCE, device.as_str(), body);
         tokio::select! {
@@ -58,5 +59,6 @@ async fn measure(facts: &Facts, system: Option<&mut System>, sensors: Option<&mu
         memory_total,
         memory_available,
         temperature: temperature.filter(|degrees| degrees.is_finite()),
+        denied: Vec::new(),
     }
 }

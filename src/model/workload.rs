@@ -407,6 +407,30 @@ pub struct Presence {
     /// Degrees Celsius of the hottest sensor, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+    /// What the NATS server did not permit the agent: empty when all is well. The first few by subject.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denied: Vec<Denied>,
+}
+
+/// Something that the NATS server did not permit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// What was tried.
+    pub action: DeniedAction,
+    /// On which subject.
+    pub subject: String,
+    /// How often, on this connection and those before it.
+    pub count: u64,
+}
+
+/// What was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeniedAction {
+    /// A publish or request.
+    Publish,
+    /// A subscription.
+    Subscribe,
 }
 
 /// Labels on every container that the agent makes. They are how the agent finds its own, and how

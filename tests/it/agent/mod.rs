@@ -198,11 +198,15 @@ async fn a_bucket_made_anew_under_the_agent_is_believed() {
     let agent = lab.agent(fake.clone());
     lab.deploy("old", 1, &[service("web", V1)]).await;
     lab.phase("old", Phase::Running).await;
+    let began = tokio::time::Instant::now();
     lab.remake_desired().await;
     lab.deploy("new", 1, &[service("web", V1)]).await;
     lab.phase("new", Phase::Running).await;
     lab.gone("old").await;
     fake.until(|ids| ids.len() == 1 && ids.contains_key("new/web")).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(12), "converged only after {took:?}");
+    assert_eq!(agent.denied(), 0, "a lost bucket needs no further right");
     agent.stop().await;
 }
 
