@@ -4,6 +4,7 @@
 
 use super::id::{ContainerName, DeploymentName};
 use super::lease::FencingToken;
+use super::state_note::StateNote;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -212,6 +213,9 @@ pub struct Presence {
     /// Degrees Celsius of the hottest sensor, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+    /// What is wrong with the files that the agent keeps; mostly nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<StateNote>,
 }
 
 /// Labels on every container that the agent makes. They are how the agent finds its own, and how
