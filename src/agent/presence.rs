@@ -3,12 +3,14 @@
 use super::facts::{Facts, uptime_ms};
 use crate::bus::connect::Bus;
 use crate::model::id::DeviceId;
+use crate::model::state_note::StateNote;
 use crate::model::workload::{Presence, WORKLOAD_VERSION};
 use crate::support::chain::Chain;
 use crate::wire::subject;
 use std::sync::Arc;
 use std::time::Duration;
 use sysinfo::{Components, System};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +18,13 @@ use tokio_util::sync::CancellationToken;
 pub const PRESENCE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Reports until the agent ends.
-pub async fn run(device: DeviceId, bus: Bus, facts: Arc<Facts>, shutdown: CancellationToken) {
+pub async fn run(
+    device: DeviceId,
+    bus: Bus,
+    facts: Arc<Facts>,
+    notes: watch::Receiver<Vec<StateNote>>,
+    shutdown: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(PRESENCE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut system = System::new().ok();
@@ -28,6 +36,7 @@ pub async fn run(device: DeviceId, bus: Bus, facts: Arc<Facts>, shutdown: Cancel
         }
         let mut presence = measure(&facts, system.as_mut(), sensors.as_mut()).await;
         presence.denied = bus.denials();
+        presence.state.clone_from(&*notes.borrow());
         let Ok(body) = serde_json::to_vec(&presence) else { continue };
         let put = bus.kv_put(subject::PRESENCE, device.as_str(), body);
         tokio::select! {
@@ -60,5 +69,6 @@ async fn measure(facts: &Facts, system: Option<&mut System>, sensors: Option<&mu
         memory_available,
         temperature: temperature.filter(|degrees| degrees.is_finite()),
         denied: Vec::new(),
+        state: Vec::new(),
     }
 }

@@ -89,8 +89,9 @@ pub async fn run<R: ContainerRuntime>(
     let runtime = Arc::new(runtime);
     let reconciler = Reconciler::new(Arc::clone(&runtime), Intake::open(store.clone()), statuses);
     tasks.spawn(feed::run(device.clone(), bus.clone(), offers, shutdown.clone()));
+    let notes = store.notes();
     tasks.spawn(report::run(device.clone(), bus.clone(), store, reported, shutdown.clone()));
-    tasks.spawn(presence::run(device, bus, facts, shutdown.clone()));
+    tasks.spawn(presence::run(device, bus, facts, notes, shutdown.clone()));
     tasks.spawn(watch_runtime(runtime, Arc::clone(&wake), shutdown.clone()));
     tasks.close();
     reconciler.run(offered, &wake, shutdown.clone()).await;

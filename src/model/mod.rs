@@ -9,5 +9,6 @@ pub mod lease;
 pub mod power;
 pub mod run;
 pub mod scenario;
+pub mod state_note;
 pub mod time;
 pub mod workload;

@@ -4,6 +4,7 @@
 
 use super::id::{ContainerName, DeploymentName};
 use super::lease::FencingToken;
+use super::state_note::StateNote;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -410,6 +411,9 @@ pub struct Presence {
     /// What the NATS server did not permit the agent: empty when all is well. The first few by subject.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub denied: Vec<Denied>,
+    /// What is wrong with the files that the agent keeps; mostly nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<StateNote>,
 }
 
 /// Something that the NATS server did not permit.
