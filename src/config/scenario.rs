@@ -3,7 +3,7 @@
 use super::error::ConfigError;
 use super::raw::{RawDuration, Source};
 use crate::model::boot::BootStage;
-use crate::model::device::Model;
+use crate::model::device::{Capability, Model};
 use crate::model::id::{ContainerName, DeploymentName, ScenarioName};
 use crate::model::scenario::{Action, Need, Scenario, Step, UnderTest};
 use crate::model::workload::{Phase, Score};
@@ -42,6 +42,8 @@ struct RawNeed {
     model: Option<Model>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    capabilities: BTreeSet<Capability>,
 }
 
 /// Exactly one of the verbs must be there. A table with optional verbs, instead of an enum, so that
@@ -193,8 +195,10 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         .needs
         .into_iter()
         .map(|(role, need)| {
-            let RawNeed { model, labels } = need.into_inner();
-            Need { role, model, labels }
+            let RawNeed { model, labels, mut capabilities } = need.into_inner();
+            let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
+            capabilities.extend(acts.filter(|act| act.role() == role).filter_map(Action::capability));
+            Need { role, model, labels, capabilities }
         })
         .collect();
     Ok(Scenario {
@@ -327,6 +331,19 @@ mod tests {
         assert_eq!(scenario.steps.len(), 1);
         assert_eq!(scenario.steps[0].name, "ping dut");
         assert_eq!(scenario.steps[0].timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_need_holds_what_its_steps_take_and_what_the_file_says() {
+        let text = "summary = \"s\"\nunder_test = \"agent\"\n[needs.a]\ncapabilities = [\"reboot\"]\n[needs.b]\n\
+                    [[steps]]\nconsole = { on = \"a\", stage = \"agent\" }\n[[steps]]\nping = { on = \"b\" }\n\
+                    [[cleanup]]\npower_cycle = { on = \"a\" }\n";
+        let needs = load_text(text).unwrap().needs;
+        let wanted = [Capability::Power, Capability::Console, Capability::Reboot].into();
+        assert_eq!((&needs[0].capabilities, &needs[1].capabilities), (&wanted, &BTreeSet::new()));
+        let error =
+            load_text(&format!("{HEAD}capabilities = [\"wings\"]\n[[steps]]\nping = {{ on = \"dut\" }}\n"));
+        assert!(error.unwrap_err().starts_with("/try.toml:4:17: unknown variant `wings`"));
     }
 
     #[test]

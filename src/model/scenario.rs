@@ -1,11 +1,11 @@
 //! A scenario: what devices it needs and what is done on them. Checked by `config`, carried on the wire.
 
 use super::boot::BootStage;
-use super::device::Model;
+use super::device::{Capability, Model};
 use super::id::{ContainerName, DeploymentName, ScenarioName};
 use super::workload::{Phase, Score};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What a fault is blamed on when an expectation does not hold.
@@ -50,6 +50,9 @@ pub struct Need {
     pub model: Option<Model>,
     /// Labels it must have.
     pub labels: BTreeMap<String, String>,
+    /// What it must be able to do: what the file says and what the steps on it take.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Capability>,
 }
 
 /// A step.
@@ -170,6 +173,21 @@ impl Action {
             | Self::Exec { on, .. }
             | Self::Console { on, .. }
             | Self::PowerCycle { on } => on,
+        }
+    }
+    /// What the device must be able to do for it, beyond what every device can.
+    pub fn capability(&self) -> Option<Capability> {
+        match self {
+            Self::Exec { .. } => Some(Capability::Ssh),
+            Self::Console { .. } => Some(Capability::Console),
+            Self::PowerCycle { .. } => Some(Capability::Power),
+            Self::Ping { .. }
+            | Self::Deploy { .. }
+            | Self::Delete { .. }
+            | Self::WaitPhase { .. }
+            | Self::Containers { .. }
+            | Self::Absent { .. }
+            | Self::PutRaw { .. } => None,
         }
     }
 }

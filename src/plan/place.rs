@@ -111,7 +111,7 @@ mod tests {
 
     fn need(role: &str, label: Option<(&str, &str)>) -> Need {
         let labels: BTreeMap<_, _> = label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        Need { role: role.to_owned(), model: None, labels }
+        Need { role: role.to_owned(), model: None, labels, capabilities: BTreeSet::new() }
     }
 
     fn ids(names: &[&str]) -> Vec<DeviceId> {
