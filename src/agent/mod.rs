@@ -11,11 +11,14 @@
 //! from what is wanted and what is seen (`plan::reconcile`).
 
 pub mod act;
+mod check;
+mod effort;
 pub mod facts;
 pub mod feed;
 pub mod fleet;
 pub mod intake;
 mod judge;
+mod ledger;
 pub mod ports;
 pub mod presence;
 pub mod reconciler;

@@ -1,7 +1,6 @@
 //! The agent as a whole: what it is given, and its tasks.
 
 use super::facts::Facts;
-use super::intake::Intake;
 use super::ports::ContainerRuntime;
 use super::reconciler::Reconciler;
 use super::store::{Store, StoreError};
@@ -87,7 +86,8 @@ pub async fn run<R: ContainerRuntime>(
     let (offers, offered) = mpsc::channel(OFFERS);
     let wake = Arc::new(Notify::new());
     let runtime = Arc::new(runtime);
-    let reconciler = Reconciler::new(Arc::clone(&runtime), Intake::open(store.clone()), statuses);
+    let boot_id = facts.boot_id().await.to_owned();
+    let reconciler = Reconciler::new(&device, boot_id, Arc::clone(&runtime), store.clone(), statuses);
     tasks.spawn(feed::run(device.clone(), bus.clone(), offers, shutdown.clone()));
     let notes = store.notes();
     tasks.spawn(report::run(device.clone(), bus.clone(), store, reported, shutdown.clone()));

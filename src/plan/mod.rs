@@ -3,4 +3,5 @@
 pub mod backoff;
 pub mod place;
 pub mod reconcile;
+pub mod rollout;
 pub mod verdict;
