@@ -1,7 +1,11 @@
 //! A container runtime with state, and faults on request.
 
-use pilab::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
+use pilab::agent::ports::{
+    Completed, ContainerRuntime, InitSpec, ManagedService, RunOutcome, RuntimeError, ServiceSpec,
+    ServiceState, Started,
+};
 use pilab::model::id::{ContainerName, DeploymentName};
+use pilab::model::workload::{ContainerEnd, PullPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -71,6 +75,7 @@ impl Fake {
             hash: hash.into(),
             image: "localhost/old:1".into(),
             state: ServiceState::Running,
+            started_at: 0,
         };
         self.change(|state| state.containers.insert(container.id.clone(), container));
     }
@@ -116,7 +121,12 @@ impl ContainerRuntime for Fake {
         Ok(self.state().containers.values().cloned().collect())
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), RuntimeError> {
+    async fn ensure_image(
+        &self,
+        image: &str,
+        _: PullPolicy,
+        _: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), RuntimeError> {
         if self.state().hanging_images.contains(image) {
             std::future::pending::<()>().await;
         }
@@ -126,7 +136,7 @@ impl ContainerRuntime for Fake {
         Err(RuntimeError::ImageMissing { image: image.to_owned(), cause: "not there".into() })
     }
 
-    async fn create(&self, spec: &ServiceSpec) -> Result<String, RuntimeError> {
+    async fn create(&self, spec: &ServiceSpec) -> Result<Started, RuntimeError> {
         Ok(self.change(|state| {
             state.made += 1;
             let id = format!("c{}", state.made);
@@ -138,10 +148,30 @@ impl ContainerRuntime for Fake {
                 hash: spec.hash.clone(),
                 image: spec.image.clone(),
                 state: ServiceState::Running,
+                started_at: 0,
             };
             state.containers.insert(id.clone(), container);
-            id
+            Started { id, limits_not_enforced: Vec::new() }
         }))
+    }
+
+    async fn run_to_completion(&self, _: &InitSpec, _: Duration) -> Result<Completed, RuntimeError> {
+        Ok(Completed { outcome: RunOutcome::Exited { exit_code: 0 }, end: ContainerEnd::default() })
+    }
+
+    async fn clear_init_containers(
+        &self,
+        _: &DeploymentName,
+    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    async fn end_of(&self, _: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
+        Ok(None)
+    }
+
+    async fn check_health(&self, _: &str, _: Duration) -> Result<(bool, String), RuntimeError> {
+        Ok((true, String::new()))
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
