@@ -7,6 +7,10 @@ use crate::model::workload::{ContainerEnd, label};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// How much sooner than its deadline, counted from the container's start, conmon may end it: it counts
+/// from its own start, which comes first by as long as the OCI runtime takes.
+const EARLY_MS: u64 = 2000;
+
 /// A container, as far as it is used.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -95,7 +99,7 @@ impl Inspected {
             signal: u8::try_from(code).ok().and_then(|code| code.checked_sub(128)).filter(|n| *n > 0),
             oom: self.state.oom_killed,
             // conmon's deadline shows as -1, which other failures of the runtime do too.
-            timed_out: code == -1 && deadline_ms > 0 && ran_ms >= deadline_ms,
+            timed_out: code == -1 && deadline_ms > 0 && ran_ms.saturating_add(EARLY_MS) >= deadline_ms,
             image_digest,
             ran_ms,
             log_tail: String::new(),
@@ -166,12 +170,12 @@ mod tests {
 
     #[test]
     fn the_end_tells_signals_and_conmons_deadline() {
-        let (start, at_6, at_8) = ("2026-11-24T02:03:00Z", "2026-11-24T02:03:06Z", "2026-11-24T02:03:08Z");
-        let end = inspected("exited", 137, start, at_6).end();
-        assert_eq!((end.signal, end.ran_ms, end.image_digest.as_str()), (Some(9), 6000, "sha256:ab"));
-        let end = inspected("exited", 1, start, at_6).end();
+        let (start, at_4, at_8) = ("2026-11-24T02:03:00Z", "2026-11-24T02:03:04Z", "2026-11-24T02:03:08Z");
+        let end = inspected("exited", 137, start, at_4).end();
+        assert_eq!((end.signal, end.ran_ms, end.image_digest.as_str()), (Some(9), 4000, "sha256:ab"));
+        let end = inspected("exited", 1, start, at_4).end();
         assert_eq!((end.signal, end.timed_out), (None, false));
-        assert!(!inspected("exited", -1, start, at_6).end().timed_out, "-1 before the deadline");
+        assert!(!inspected("exited", -1, start, at_4).end().timed_out, "-1 before the deadline");
         let end = inspected("exited", -1, start, at_8).end();
         assert_eq!((end.exit_code, end.signal, end.timed_out), (-1, None, true));
     }

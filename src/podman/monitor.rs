@@ -40,7 +40,12 @@ impl Conmon {
     pub(super) fn find(pid: i32) -> Self {
         let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Self::Unseen };
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(fd) => watch(fd).map_or(Self::Unseen, |fd| Self::There(Monitor { fd })),
+            Ok(fd) => match watch(fd).map(|fd| Monitor { fd }) {
+                // Dead, but not reaped yet.
+                Ok(monitor) if monitor.has_ended() => Self::Gone,
+                Ok(monitor) => Self::There(monitor),
+                Err(_) => Self::Unseen,
+            },
             Err(Errno::SRCH) => Self::Gone,
             Err(_) => Self::Unseen,
         }

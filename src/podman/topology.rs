@@ -178,7 +178,8 @@ impl PodmanTopology {
         self.remove(&there.id).await
     }
 
-    /// Removes a container whose monitor is gone. Its process is ended first: podman would give it time.
+    /// Removes a container whose monitor is gone. Its process is ended first: podman
+    /// takes seconds for that.
     pub(super) async fn remove_lost(&self, id: &str) -> Result<(), RuntimeError> {
         if let Some(seen) = self.inspect(id).await?
             && let Conmon::Gone = self.conmon(seen.state.conmon_pid).await
@@ -373,7 +374,12 @@ impl ContainerRuntime for PodmanTopology {
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         let operation = format!("remove container {id}");
         let path = format!("/containers/{id}?force=true&ignore=true&timeout=0&v=true");
-        let answer = self.call(Method::DELETE, path, operation.clone()).await?;
+        let mut answer = self.call(Method::DELETE, path.clone(), operation.clone()).await?;
+        // One whose process and monitor both ended unnoticed: podman finds out while it tries to end it,
+        // and refuses that once.
+        if problem(&answer).contains("container state improper") {
+            answer = self.call(Method::DELETE, path, operation.clone()).await?;
+        }
         match answer.status {
             StatusCode::NOT_FOUND => Ok(()),
             _ => succeeded(&answer, &operation),

@@ -73,7 +73,7 @@ async fn an_init_container_runs_and_leaves_only_evidence() {
     let lines: Vec<_> = done.end.log_tail.lines().collect();
     assert_eq!((lines.len(), lines[0], lines[79]), (80, "122", "bad"));
 
-    let done = run(&topology, "yes ää | head -n 2000; kill -9 $$").await;
+    let done = run(&topology, "yes ää | head -n 2000; exit 137").await;
     assert_eq!((done.outcome, done.end.signal), (RunOutcome::Exited { exit_code: 137 }, Some(9)));
     assert!(done.end.log_tail.len() <= LOG_TAIL_BYTES && done.end.log_tail.len() > 300, "{:?}", done.end);
     assert!(!done.end.log_tail.contains('\u{FFFD}'), "{:?}", done.end.log_tail);
