@@ -14,6 +14,7 @@ pub mod act;
 pub mod facts;
 pub mod feed;
 pub mod fleet;
+pub mod health;
 pub mod intake;
 mod judge;
 pub mod ports;
