@@ -16,6 +16,7 @@ mod effort;
 pub mod facts;
 pub mod feed;
 pub mod fleet;
+pub mod health;
 pub mod intake;
 mod judge;
 mod ledger;

@@ -188,6 +188,12 @@ pub enum RuntimeError {
         /// Which.
         container: String,
     },
+    /// Its start was accepted, and yet it never ran.
+    #[error("container {container} never started")]
+    NeverStarted {
+        /// Which.
+        container: String,
+    },
     /// A container that is not ours has the name.
     #[error("a container named {name} exists that this agent did not make")]
     NameTaken {

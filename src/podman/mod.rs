@@ -1,5 +1,11 @@
 //! Adapter of the port `ContainerRuntime` over podman's libpod socket.
 
-pub mod api;
+mod api;
+mod create;
 pub mod http;
+mod images;
+mod init;
+mod inspect;
+mod logs;
+mod monitor;
 pub mod topology;

@@ -10,6 +10,8 @@ mod image;
 mod journal;
 mod nats;
 mod podman;
+mod podman_host;
+mod podman_inits;
 mod ssh;
 mod support;
 mod tickets;
