@@ -136,7 +136,7 @@ pub struct ImageBuildArgs {
     /// For which architecture: aarch64 or x86_64
     #[arg(long, default_value_t = Arch::Aarch64)]
     pub arch: Arch,
-    /// The agent's executable; by default target/agent/<ARCH>/pilab-agent, where lab/agent puts it
+    /// The agent's executable; by default target/agents/<ARCH>/pilab-agent, where lab/agent puts it
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
     /// How to print the image.

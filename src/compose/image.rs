@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 use tokio_util::sync::CancellationToken;
 
 /// Where an installed pilab has the agents.
-const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agent";
+const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agents";
 /// Steps of the progress bar.
 const STEPS: f64 = 1000.0;
 
@@ -97,7 +97,7 @@ fn sink(progress: Progress) -> Sink {
 /// The agent's executable for `arch`: where `lab/agent` puts it, seen from this program or from here,
 /// or where a package does.
 fn find_agent(arch: Arch) -> Result<PathBuf, CliError> {
-    let built = PathBuf::from(format!("agent/{arch}/pilab-agent"));
+    let built = PathBuf::from(format!("agents/{arch}/pilab-agent"));
     let target = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
     let places = target
         .into_iter()
