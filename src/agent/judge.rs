@@ -2,6 +2,7 @@
 
 use super::act::last_words;
 use super::effort::{Effort, target};
+use super::health::Findings;
 use super::intake::Intake;
 use super::ledger::Ledger;
 use super::ports::{InitSpec, ManagedService, ServiceSpec, ServiceState};
@@ -11,6 +12,7 @@ use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::{
     Condition, ContainerStatus, Desired, Phase, Rollback, Status, WORKLOAD_VERSION,
 };
+use crate::plan::health::Health;
 use crate::plan::reconcile::{self, SeenService, SeenState, Standing, WantedService};
 
 /// What is known.
@@ -22,6 +24,8 @@ pub(super) struct Evidence<'a> {
     pub(super) seen: Option<&'a [ManagedService]>,
     /// Whether the container runtime can be looked at.
     pub(super) runtime_answers: bool,
+    /// What the health checks found.
+    pub(super) findings: &'a Findings,
     /// What is being done about the deployment.
     pub(super) effort: Option<&'a Effort>,
     /// What was done for it.
@@ -134,8 +138,16 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
         let message = format!("the container runtime lost {}; it is made anew", lost.name);
         return (Phase::Pending, Some(Reason::RuntimeLost), message);
     }
+    let sick = seen.iter().filter(|service| service.deployment == *name);
+    if let Some((service, output)) =
+        sick.filter_map(|s| Some((s, unhealthy(evidence.findings, &s.id)?))).next()
+    {
+        let message = format!("{} is unhealthy: {output}", service.name);
+        return (Phase::Pending, Some(Reason::Unhealthy), message);
+    }
     let inits = record.accepted.as_ref().map_or(0, |accepted| score::inits(name, accepted).len());
-    let there: Vec<SeenService> = seen.iter().map(seen_service).collect();
+    let there: Vec<SeenService> =
+        seen.iter().map(|service| seen_service(service, evidence.findings)).collect();
     match reconcile::standing(&wanted(specs), &of(&there, name)) {
         Standing::Running { running, completed } => {
             let mut parts = Vec::new();
@@ -198,7 +210,7 @@ pub(super) fn of(there: &[SeenService], name: &DeploymentName) -> Vec<SeenServic
 }
 
 /// What planning needs to know of a container.
-pub(super) fn seen_service(service: &ManagedService) -> SeenService {
+pub(super) fn seen_service(service: &ManagedService, findings: &Findings) -> SeenService {
     SeenService {
         id: service.id.clone(),
         deployment: service.deployment.clone(),
@@ -206,11 +218,25 @@ pub(super) fn seen_service(service: &ManagedService) -> SeenService {
         hash: service.hash.clone(),
         state: match service.state {
             ServiceState::Created => SeenState::NotStarted,
+            ServiceState::Running if is_unhealthy(findings, &service.id) => SeenState::Unhealthy,
             ServiceState::Running => SeenState::Running,
             ServiceState::Exited { code } => SeenState::Ended { code },
             ServiceState::Lost => SeenState::Lost,
             ServiceState::Other(_) => SeenState::Other,
         },
+    }
+}
+
+/// Whether a container's health check fails.
+pub(super) fn is_unhealthy(findings: &Findings, id: &str) -> bool {
+    unhealthy(findings, id).is_some()
+}
+
+/// What the failing health check of a container printed.
+fn unhealthy<'a>(findings: &'a Findings, id: &str) -> Option<&'a str> {
+    match findings.get(id)? {
+        Health::Unhealthy { output } => Some(output),
+        Health::Starting | Health::Healthy => None,
     }
 }
 

@@ -9,10 +9,11 @@ mod change;
 use super::act::{Act, InterpretError, Progress, Work};
 use super::effort::{Effort, target};
 use super::feed::Offer;
+use super::health::{Checks, Findings};
 use super::intake::Intake;
 use super::judge::{self, Evidence, seen_service, wanted};
 use super::ledger::Ledger;
-use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec};
+use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use super::report::Statuses;
 use super::score;
 use super::store::Store;
@@ -67,6 +68,9 @@ pub struct Reconciler<R> {
     statuses: watch::Sender<Statuses>,
     tasks: JoinSet<Done>,
     progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
+    /// What the health task is to check, and what it found.
+    checks: watch::Sender<Checks>,
+    findings: watch::Receiver<Findings>,
     efforts: BTreeMap<DeploymentName, Effort>,
     /// What was done for each deployment; that of one being acted on is a copy, as the act last told it.
     ledgers: BTreeMap<DeploymentName, Ledger>,
@@ -87,6 +91,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         runtime: Arc<R>,
         store: Store,
         statuses: watch::Sender<Statuses>,
+        health: (watch::Sender<Checks>, watch::Receiver<Findings>),
     ) -> Self {
         Self {
             runtime,
@@ -98,6 +103,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
             statuses,
             tasks: JoinSet::new(),
             progress: mpsc::channel(PROGRESS),
+            checks: health.0,
+            findings: health.1,
             efforts: BTreeMap::new(),
             began: Instant::now(),
             seen: None,
@@ -129,6 +136,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 () = wake.notified() => self.look_wanted = true,
                 () = tokio::time::sleep_until(next) => self.look_wanted = true,
                 Some(progress) = self.progress.1.recv() => self.progressed(progress),
+                Ok(()) = self.findings.changed() => self.look_wanted = true,
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.done(done),
                     Err(error) => tracing::error!(%error, "a task of the reconciler failed"),
@@ -231,18 +239,40 @@ impl<R: ContainerRuntime> Reconciler<R> {
             .keys()
             .filter_map(|name| Some((name.clone(), wanted(&self.specs(name)?))))
             .collect();
-        let there: Vec<SeenService> = seen.iter().map(seen_service).collect();
+        let findings = self.findings.borrow().clone();
+        let there: Vec<SeenService> = seen.iter().map(|service| seen_service(service, &findings)).collect();
         let known = Known { listed: self.intake.listed(), deleted: &deleted, wanted: &wanted, seen: &there };
         let plan = reconcile::plan(known);
         for name in wanted.keys() {
             self.turn(name);
         }
+        self.order_checks();
         self.settle(&plan, &wanted, &there);
         for (name, steps) in plan {
             self.begin(name, steps);
         }
         self.clear_broken_off(&there);
         self.forget(&there);
+    }
+
+    /// Has every running service checked that says how.
+    fn order_checks(&self) {
+        let running = self.seen.iter().flatten().filter(|service| service.state == ServiceState::Running);
+        let mut specs: BTreeMap<&DeploymentName, Vec<ServiceSpec>> = BTreeMap::new();
+        let mut checks = Checks::new();
+        for service in running {
+            let of = &service.deployment;
+            let specs = specs.entry(of).or_insert_with(|| self.specs(of).unwrap_or_default());
+            let spec = specs.iter().find(|spec| spec.name == service.name && spec.hash == service.hash);
+            if let Some(health) = spec.and_then(|spec| spec.health.clone()) {
+                checks.insert(service.id.clone(), health);
+            }
+        }
+        self.checks.send_if_modified(|now| {
+            let changed = *now != checks;
+            *now = checks;
+            changed
+        });
     }
 
     fn turn(&mut self, name: &DeploymentName) {
@@ -326,11 +356,13 @@ impl<R: ContainerRuntime> Reconciler<R> {
         if self.seen.is_none() && self.failed_looks < PATIENCE {
             return;
         }
+        let findings = self.findings.borrow();
         let judge = |name: &DeploymentName| {
             let evidence = Evidence {
                 intake: &self.intake,
                 seen: self.seen.as_deref(),
                 runtime_answers: self.failed_looks < PATIENCE,
+                findings: &findings,
                 effort: self.efforts.get(name),
                 ledger: self.ledgers.get(name),
             };

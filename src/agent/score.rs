@@ -37,6 +37,8 @@ pub enum Reason {
     ImageMissing,
     /// The container runtime refused or failed.
     RuntimeFailed,
+    /// A service's health check fails.
+    Unhealthy,
     /// A service ended with a failure and its policy is not to start it again.
     ServiceExited,
 }

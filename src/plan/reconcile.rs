@@ -48,6 +48,8 @@ pub enum SeenState {
     },
     /// The runtime lost sight of it: it must be made anew.
     Lost,
+    /// It runs, but its health check fails: it must be made anew.
+    Unhealthy,
     /// Between states, or in one that only a person puts it into: look again later.
     Other,
 }
@@ -133,7 +135,8 @@ fn converge(wanted: &[WantedService], seen: &[&SeenService]) -> Vec<Step> {
         let (lost, mut same): (Vec<&SeenService>, Vec<&SeenService>) =
             same.partition(|there| there.state == SeenState::Lost);
         steps.extend(lost.iter().map(|there| Step::Discard { id: there.id.clone() }));
-        let keep = same.iter().position(|there| there.hash == service.hash);
+        let fit = |there: &&SeenService| there.hash == service.hash && there.state != SeenState::Unhealthy;
+        let keep = same.iter().position(fit);
         let Some(keep) = keep.map(|at| same.swap_remove(at)) else {
             let replaces = same.iter().map(|there| there.id.clone()).collect();
             steps.push(Step::Create { service: service.name.clone(), replaces });
@@ -154,7 +157,7 @@ fn should_start(restart: RestartPolicy, state: SeenState) -> bool {
         (SeenState::NotStarted, _) | (SeenState::Ended { .. }, RestartPolicy::Always) => true,
         (SeenState::Ended { code }, RestartPolicy::OnFailure) => code != 0,
         (SeenState::Ended { .. }, RestartPolicy::No)
-        | (SeenState::Running | SeenState::Lost | SeenState::Other, _) => false,
+        | (SeenState::Running | SeenState::Lost | SeenState::Unhealthy | SeenState::Other, _) => false,
     }
 }
 
@@ -297,6 +300,12 @@ mod tests {
                 vec![seen("x", "d", "a", "1", SeenState::Lost)],
                 vec![Step::Discard { id: "x".into() }, create("a", &[])],
             ),
+            (
+                "unhealthy",
+                vec![wanted("a", "1", Always)],
+                vec![seen("x", "d", "a", "1", SeenState::Unhealthy)],
+                vec![create("a", &["x"])],
+            ),
             ("unknown state", vec![wanted("a", "1", Always)], vec![seen("x", "d", "a", "1", Other)], vec![]),
             (
                 "a second container of the same service",
@@ -361,6 +370,7 @@ mod tests {
             Just(SeenState::NotStarted),
             (0..3).prop_map(|code| SeenState::Ended { code }),
             Just(SeenState::Lost),
+            Just(SeenState::Unhealthy),
             Just(SeenState::Other),
         ]
     }

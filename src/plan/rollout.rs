@@ -56,14 +56,19 @@ pub enum Trial {
 }
 
 impl Probation {
-    /// Takes a look at `now`: how the services stand, and when the runtime started each.
+    /// Takes a look at `now`: how the services stand, which is unhealthy, and when the runtime started each.
     pub fn observe(
         &mut self,
         standing: &Standing,
+        unhealthy: Option<&ContainerName>,
         starts: &BTreeMap<ContainerName, u64>,
         length: Duration,
         now: Duration,
     ) -> Trial {
+        if let Some(service) = unhealthy {
+            let cause = format!("{service} became unhealthy within its probation");
+            return Trial::Failed { service: service.clone(), cause };
+        }
         if let Standing::Exited { service, code, .. } = standing {
             let cause = format!("{service} ended with exit code {code} within its probation");
             return Trial::Failed { service: service.clone(), cause };
@@ -121,33 +126,36 @@ mod tests {
     #[test]
     fn what_runs_through_its_probation_passes() {
         let mut probation = Probation::default();
-        assert_eq!(probation.observe(&waiting(), &starts(0), LENGTH, at(0)), Trial::Waiting);
-        assert_eq!(probation.observe(&running(), &starts(7), LENGTH, at(3)), Trial::Until(at(13)));
-        assert_eq!(probation.observe(&running(), &starts(7), LENGTH, at(12)), Trial::Until(at(13)));
-        assert_eq!(probation.observe(&running(), &starts(7), LENGTH, at(13)), Trial::Passed);
+        assert_eq!(probation.observe(&waiting(), None, &starts(0), LENGTH, at(0)), Trial::Waiting);
+        assert_eq!(probation.observe(&running(), None, &starts(7), LENGTH, at(3)), Trial::Until(at(13)));
+        assert_eq!(probation.observe(&running(), None, &starts(7), LENGTH, at(12)), Trial::Until(at(13)));
+        assert_eq!(probation.observe(&running(), None, &starts(7), LENGTH, at(13)), Trial::Passed);
     }
 
     #[test]
     fn a_pause_begins_the_probation_anew() {
         let mut probation = Probation::default();
-        probation.observe(&running(), &starts(7), LENGTH, at(0));
-        assert_eq!(probation.observe(&waiting(), &starts(7), LENGTH, at(5)), Trial::Waiting);
-        assert_eq!(probation.observe(&running(), &starts(7), LENGTH, at(6)), Trial::Until(at(16)));
+        probation.observe(&running(), None, &starts(7), LENGTH, at(0));
+        assert_eq!(probation.observe(&waiting(), None, &starts(7), LENGTH, at(5)), Trial::Waiting);
+        assert_eq!(probation.observe(&running(), None, &starts(7), LENGTH, at(6)), Trial::Until(at(16)));
     }
 
     #[test]
     fn an_end_or_another_start_fails_it() {
         let exited = Standing::Exited { service: web(), id: "x".into(), code: 3 };
         let mut probation = Probation::default();
-        let Trial::Failed { cause, .. } = probation.observe(&exited, &starts(7), LENGTH, at(1)) else {
+        let Trial::Failed { cause, .. } = probation.observe(&exited, None, &starts(7), LENGTH, at(1)) else {
             panic!()
         };
         assert_eq!(cause, "web ended with exit code 3 within its probation");
         let mut probation = Probation::default();
-        probation.observe(&waiting(), &starts(7), LENGTH, at(0));
-        let Trial::Failed { cause, .. } = probation.observe(&running(), &starts(9), LENGTH, at(2)) else {
+        probation.observe(&waiting(), None, &starts(7), LENGTH, at(0));
+        let Trial::Failed { cause, .. } = probation.observe(&running(), None, &starts(9), LENGTH, at(2))
+        else {
             panic!()
         };
         assert_eq!(cause, "web ended within its probation and was started again");
+        let unhealthy = Probation::default().observe(&waiting(), Some(&web()), &starts(7), LENGTH, at(1));
+        assert!(matches!(unhealthy, Trial::Failed { service, .. } if service == web()));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Done, Reconciler, SETTLED};
 use crate::agent::act::InterpretError;
-use crate::agent::judge::of;
+use crate::agent::judge::{self, of};
 use crate::agent::ledger::{Bad, Ledger};
 use crate::agent::ports::{ContainerRuntime, ManagedService};
 use crate::agent::score;
@@ -118,11 +118,22 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let there = self.seen.iter().flatten().filter(|service| service.deployment == *name);
         let hashes = score::services(name, &target);
         let same = |service: &&ManagedService| hashes.iter().any(|spec| spec.hash == service.hash);
-        let starts = there.filter(same).map(|service| (service.name.clone(), service.started_at)).collect();
+        let made: Vec<&ManagedService> = there.filter(same).collect();
+        let starts = made.iter().map(|service| (service.name.clone(), service.started_at)).collect();
+        let findings = self.findings.borrow();
+        let unhealthy = made.iter().find(|service| judge::is_unhealthy(&findings, &service.id));
+        let unhealthy = unhealthy.map(|service| service.name.clone());
+        drop(findings);
         let since = |at: Instant| at.duration_since(self.began);
         let Some(effort) = self.efforts.get_mut(name) else { return };
         effort.probation_ends = None;
-        match effort.probation.observe(standing, &starts, score::probation(&target), since(now)) {
+        match effort.probation.observe(
+            standing,
+            unhealthy.as_ref(),
+            &starts,
+            score::probation(&target),
+            since(now),
+        ) {
             Trial::Waiting => {}
             Trial::Until(at) => effort.probation_ends = Some(self.began + at),
             Trial::Passed => {
