@@ -182,7 +182,7 @@ async fn the_agent_deploys_upgrades_and_deletes_on_podman() {
     lab.status("shop", healed).await;
 
     lab.deploy("ghost", 1, &[service("web", "localhost/none:1")]).await;
-    let status = lab.phase("ghost", Phase::Failed).await;
+    let status = lab.status("ghost", |status| status.reason == "ImageMissing").await;
     assert_eq!(status.reason, "ImageMissing");
     assert!(status.message.contains("localhost/none:1"), "{}", status.message);
     lab.delete("ghost").await;
