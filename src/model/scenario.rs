@@ -181,8 +181,11 @@ impl Action {
             Self::Exec { .. } => Some(Capability::Ssh),
             Self::Console { .. } => Some(Capability::Console),
             Self::PowerCycle { .. } => Some(Capability::Power),
+            Self::Deploy { score: Score::PodmanV0(score), .. } => {
+                let publishes = score.services.iter().any(|service| !service.ports.is_empty());
+                publishes.then_some(Capability::Network)
+            }
             Self::Ping { .. }
-            | Self::Deploy { .. }
             | Self::Delete { .. }
             | Self::WaitPhase { .. }
             | Self::Containers { .. }

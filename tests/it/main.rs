@@ -4,6 +4,7 @@
 mod agent;
 mod cli;
 mod console;
+mod container;
 mod device;
 mod faults;
 mod image;
