@@ -120,6 +120,7 @@ impl Runner {
             token: grant.token,
             before: device.state().borrow().attempt,
             credentials: Mutex::default(),
+            creds: Mutex::default(),
             ssh_key: Mutex::default(),
         });
         Session::new(Arc::clone(&self.parts), seats.collect(), self.scenario.boot_timeout)
