@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep};
 
 /// The agent's unit in the image.
 const UNIT: &str = "pilab-agent.service";
+/// What one more look at the device must be left: a command over SSH takes seconds on an emulated one.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 /// How long a denial may take: the server says it in the order of what it received, so this is one round
 /// trip, stretched for a host that is busy.
 const DENIAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +34,11 @@ impl Session {
         let kill = ["systemctl", "kill", "--kill-who=main", &signal_option, UNIT];
         self.on_device(seat, &kill, deadline).await?;
         loop {
+            // Before SSH is asked with no time left: that nobody came is the agent's fault, not the lab's.
+            if Instant::now() + LAST_LOOK >= deadline {
+                let cause = format!("after SIG{signal} to process {old} no other agent answered in time");
+                return Err(self.silent(seat, FaultKind::Agent, cause));
+            }
             let process = self.agent_process(seat, deadline).await?;
             // 0 while there is none.
             if process != 0 && process != old {
@@ -44,10 +51,6 @@ impl Session {
                     }
                     Err(_) => {}
                 }
-            }
-            if Instant::now() >= deadline {
-                let cause = format!("after SIG{signal} to process {old} no other agent answered in time");
-                return Err(self.silent(seat, FaultKind::Agent, cause));
             }
             sleep(STATUS_PAUSE).await;
         }
