@@ -2,10 +2,16 @@
 //!
 //! The wire form of a [`Score`] is the fleet's contract: its field names are fixed.
 
+mod presence;
+mod status;
+
 use super::id::{ContainerName, DeploymentName};
 use super::lease::FencingToken;
-use super::state_note::StateNote;
+pub use presence::{Denied, DeniedAction, Presence};
 use serde::{Deserialize, Serialize};
+pub use status::{
+    Condition, ContainerEnd, ContainerStatus, LOG_TAIL_BYTES, LOG_TAIL_LINES, Phase, Rollback, Status,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -261,180 +267,6 @@ pub struct Index {
     pub version: u32,
     /// The generation of each deployment.
     pub deployments: BTreeMap<DeploymentName, u64>,
-}
-
-/// Where a deployment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Phase {
-    /// Accepted, not all running yet.
-    Pending,
-    /// All services run.
-    Running,
-    /// Will not run as it is.
-    Failed,
-    /// The last change failed, and what ran before it runs again: see [`Status::rollback`].
-    RolledBack,
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Pending => "Pending",
-            Self::Running => "Running",
-            Self::Failed => "Failed",
-            Self::RolledBack => "RolledBack",
-        })
-    }
-}
-
-/// The value of KV `status`, key `<device>.<deployment>`; deleted when the deployment is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// [`WORKLOAD_VERSION`].
-    pub version: u32,
-    /// Where it stands.
-    pub phase: Phase,
-    /// The generation that this speaks of.
-    pub generation: u64,
-    /// The KV revision of the desired value that this speaks of.
-    pub revision: u64,
-    /// One line for people: what was done or what went wrong.
-    pub message: String,
-    /// A name for the cause of a phase that is not `Running`, for machines; empty when there is none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// The init containers, in their order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub init_containers: Vec<ContainerStatus>,
-    /// The services, as last seen.
-    #[serde(default)]
-    pub services: Vec<ContainerStatus>,
-    /// What was rolled back, when the phase is `RolledBack`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<Rollback>,
-    /// What holds beside the phase: `LimitsNotEnforced` …
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-}
-
-/// A change that was undone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rollback {
-    /// The generation that failed.
-    pub from: u64,
-    /// The generation that runs again.
-    pub to: u64,
-    /// Why it failed, one line.
-    pub cause: String,
-}
-
-/// Something that holds beside the phase.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Condition {
-    /// Its name, for machines: `LimitsNotEnforced` …
-    pub name: String,
-    /// One line for people.
-    pub message: String,
-}
-
-/// One container, as last seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerStatus {
-    /// Its name in the deployment.
-    pub name: ContainerName,
-    /// podman's container id; empty when there is none.
-    #[serde(default)]
-    pub id: String,
-    /// podman's word for its state.
-    pub state: String,
-    /// Its image.
-    pub image: String,
-    /// Its exit code when it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    /// What is known of its last end; kept although the container is gone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<ContainerEnd>,
-}
-
-/// How a container ended: the evidence that is kept of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerEnd {
-    /// Its exit code; -1 when the runtime's monitor ended it.
-    pub exit_code: i32,
-    /// The signal that ended it, as the exit code tells (128 + n, the shells' convention).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<u8>,
-    /// The kernel ended it for want of memory.
-    #[serde(default)]
-    pub oom: bool,
-    /// The init container was ended because its time was up.
-    #[serde(default)]
-    pub timed_out: bool,
-    /// Digest of its image (`sha256:…`), or the image's id where it has no digest.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub image_digest: String,
-    /// How long it ran, in milliseconds.
-    pub ran_ms: u64,
-    /// The last lines it wrote: at most [`LOG_TAIL_LINES`] and [`LOG_TAIL_BYTES`].
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub log_tail: String,
-}
-
-/// The most lines of a failed container's log in a status: Kubernetes' `FallbackToLogsOnError`.
-pub const LOG_TAIL_LINES: usize = 80;
-/// The most bytes of a failed container's log in a status: Kubernetes' `FallbackToLogsOnError`.
-pub const LOG_TAIL_BYTES: usize = 2048;
-
-/// The value of KV `presence`, key `<device>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Presence {
-    /// [`WORKLOAD_VERSION`].
-    pub version: u32,
-    /// The agent's version.
-    pub agent_version: String,
-    /// SHA-256 of the agent's executable, hex.
-    pub agent_sha256: String,
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: String,
-    /// Seconds since the device started.
-    pub uptime: u64,
-    /// Load average of one minute.
-    pub load: f64,
-    /// Bytes of memory in all.
-    pub memory_total: u64,
-    /// Bytes of memory available.
-    pub memory_available: u64,
-    /// Degrees Celsius of the hottest sensor, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f32>,
-    /// What the NATS server did not permit the agent: empty when all is well. The first few by subject.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub denied: Vec<Denied>,
-    /// What is wrong with the files that the agent keeps; mostly nothing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub state: Vec<StateNote>,
-}
-
-/// Something that the NATS server did not permit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Denied {
-    /// What was tried.
-    pub action: DeniedAction,
-    /// On which subject.
-    pub subject: String,
-    /// How often, on this connection and those before it.
-    pub count: u64,
-}
-
-/// What was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeniedAction {
-    /// A publish or request.
-    Publish,
-    /// A subscription.
-    Subscribe,
 }
 
 /// Labels on every container that the agent makes. They are how the agent finds its own, and how
