@@ -75,6 +75,33 @@ pub(super) struct Problem {
 pub(super) struct Info {
     #[serde(default)]
     pub(super) host: HostInfo,
+    #[serde(default)]
+    pub(super) store: StoreInfo,
+    #[serde(default)]
+    pub(super) version: VersionInfo,
+}
+
+/// What podman knows of its storage.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StoreInfo {
+    #[serde(default)]
+    pub(super) image_store: ImageStore,
+}
+
+/// What podman knows of its images.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ImageStore {
+    #[serde(default)]
+    pub(super) number: u64,
+}
+
+/// podman's version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct VersionInfo {
+    #[serde(default)]
+    pub(super) version: String,
 }
 
 /// What podman knows of its host.

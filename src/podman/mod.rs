@@ -1,5 +1,6 @@
 //! Adapter of the port `ContainerRuntime` over podman's libpod socket.
 
+mod access;
 mod api;
 mod create;
 pub mod http;

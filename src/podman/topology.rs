@@ -10,9 +10,10 @@ use super::http::{Answer, Call, Socket};
 use super::inspect::Inspected;
 use super::logs::{Frames, Tail};
 use super::monitor::{Conmon, Monitors};
-use super::{images, init};
+use super::{access, images, init};
 use crate::agent::ports::{
-    Completed, ContainerRuntime, InitSpec, ManagedService, RuntimeError, ServiceSpec, ServiceState, Started,
+    Completed, ContainerRuntime, Executed, InitSpec, LogPage, ManagedService, RuntimeError, RuntimeFacts,
+    ServiceSpec, ServiceState, Started,
 };
 use crate::model::id::{ContainerName, DeploymentName, DeviceId};
 use crate::model::workload::{ContainerEnd, LOG_TAIL_BYTES, LOG_TAIL_LINES, PullPolicy, label};
@@ -62,6 +63,7 @@ pub struct PodmanTopology {
     monitors: Monitors,
     host: OnceCell<HostInfo>,
     shares_processes: OnceCell<bool>,
+    exec: bool,
 }
 
 impl PodmanTopology {
@@ -74,7 +76,13 @@ impl PodmanTopology {
             monitors: Monitors::default(),
             host: OnceCell::new(),
             shares_processes: OnceCell::new(),
+            exec: false,
         }
+    }
+
+    /// Lets programs be run in its containers.
+    pub fn with_exec(self) -> Self {
+        Self { exec: true, ..self }
     }
 
     pub(super) async fn call(
@@ -96,15 +104,16 @@ impl PodmanTopology {
         query(&serde_json::json!({ "label": labels }).to_string())
     }
 
+    async fn info(&self) -> Result<Info, RuntimeError> {
+        let operation = "ask about the host".to_owned();
+        let answer = self.call(Method::GET, "/info".to_owned(), operation.clone()).await?;
+        succeeded(&answer, &operation)?;
+        decode(&answer, &operation)
+    }
+
     /// What podman's host can do; asked once.
     async fn host(&self) -> Result<&HostInfo, RuntimeError> {
-        let ask = || async {
-            let operation = "ask about the host".to_owned();
-            let answer = self.call(Method::GET, "/info".to_owned(), operation.clone()).await?;
-            succeeded(&answer, &operation)?;
-            decode::<Info>(&answer, &operation).map(|info| info.host)
-        };
-        self.host.get_or_try_init(ask).await
+        self.host.get_or_try_init(|| async { Ok(self.info().await?.host) }).await
     }
 
     /// Looks at a container by id or name; none when there is none.
@@ -127,8 +136,13 @@ impl PodmanTopology {
 
     /// A container's monitor, if podman's processes can be seen from here.
     pub(super) async fn conmon(&self, pid: i32) -> Conmon {
-        let shares = self.shares_processes.get_or_init(|| self.socket.shares_processes()).await;
-        if *shares { Conmon::find(pid) } else { Conmon::Unseen }
+        if self.sees_processes().await { Conmon::find(pid) } else { Conmon::Unseen }
+    }
+
+    /// Whether podman's processes can be seen from here; found out once podman answers.
+    pub(super) async fn sees_processes(&self) -> bool {
+        let seen = self.shares_processes.get_or_try_init(|| self.socket.shares_processes()).await;
+        seen.is_ok_and(|shares| *shares)
     }
 
     /// Creates a container; none when its name is taken.
@@ -223,7 +237,7 @@ impl PodmanTopology {
             if refusal.len() < LOG_TAIL_BYTES {
                 refusal.extend_from_slice(piece);
             }
-            frames.push(piece, |_, bytes| tail.push(bytes));
+            frames.push(piece, |_, bytes, _| tail.push(bytes));
             Ok(())
         });
         let timed_out = RuntimeError::TimedOut { operation: operation.clone(), timeout };
@@ -388,6 +402,40 @@ impl ContainerRuntime for PodmanTopology {
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String, RuntimeError> {
         self.tail(id, lines, MAX_LOG, CALL_TIMEOUT).await
+    }
+
+    async fn read_log(
+        &self,
+        deployment: &DeploymentName,
+        container: &ContainerName,
+        cursor: &str,
+        most: usize,
+    ) -> Result<LogPage, RuntimeError> {
+        access::read_log(self, deployment, container, cursor, most).await
+    }
+
+    async fn exec(
+        &self,
+        deployment: &DeploymentName,
+        container: &ContainerName,
+        command: &[String],
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Executed, RuntimeError> {
+        if !self.exec {
+            return Err(RuntimeError::NotEnabled { operation: "run programs in containers" });
+        }
+        access::exec(self, deployment, container, command, timeout, most).await
+    }
+
+    async fn facts(&self) -> Result<RuntimeFacts, RuntimeError> {
+        let info = self.info().await?;
+        Ok(RuntimeFacts {
+            version: format!("podman {}", info.version.version),
+            cgroup_version: info.host.cgroup_version,
+            images: info.store.image_store.number,
+            exec_enabled: self.exec,
+        })
     }
 
     async fn watch(&self, wake: &Notify) -> Result<(), RuntimeError> {
