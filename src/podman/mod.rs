@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod container;
 mod create;
 pub mod http;
 mod images;
