@@ -119,15 +119,21 @@ pub(super) struct HostInfo {
 /// Answer to `GET /containers/<id>/healthcheck`.
 #[derive(Debug, Deserialize)]
 pub(super) struct HealthResult {
+    /// `healthy` or `unhealthy`, of this one run.
+    #[serde(rename = "Status", default)]
+    pub(super) status: String,
+}
+
+/// What inspect tells of a container's health checks.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct HealthLog {
     #[serde(rename = "Log", default)]
     pub(super) log: Option<Vec<HealthRun>>,
 }
 
 /// One run of a health check.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct HealthRun {
-    #[serde(rename = "ExitCode", default)]
-    pub(super) exit_code: i32,
     #[serde(rename = "Output", default)]
     pub(super) output: String,
 }

@@ -146,11 +146,10 @@ impl PodmanTopology {
             answer => answer?,
         };
         succeeded(&answer, &operation)?;
-        // Of podman's own verdict nothing is used: it counts retries as if it ran the checks itself.
-        let result: HealthResult = decode(&answer, &operation)?;
-        let last = result.log.unwrap_or_default().pop();
-        let last =
-            last.ok_or_else(|| RuntimeError::Malformed { operation, problem: "it names no run".to_owned() })?;
-        Ok((last.exit_code == 0, last.output.trim().chars().take(MAX_HEALTH_OUTPUT).collect()))
+        // The verdict of this run; what it printed stands in inspect alone.
+        let passed = decode::<HealthResult>(&answer, &operation)?.status == "healthy";
+        let log = self.inspect(id).await?.and_then(|seen| seen.state.health).and_then(|health| health.log);
+        let output = log.and_then(|mut log| log.pop()).map(|last| last.output).unwrap_or_default();
+        Ok((passed, output.trim().chars().take(MAX_HEALTH_OUTPUT).collect()))
     }
 }

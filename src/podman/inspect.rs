@@ -43,6 +43,9 @@ pub(super) struct State {
     exit_code: i32,
     #[serde(default, rename = "OOMKilled")]
     oom_killed: bool,
+    /// `Healthcheck` before podman 4.4.
+    #[serde(default, alias = "Healthcheck")]
+    pub(super) health: Option<api::HealthLog>,
     /// RFC 3339; year 1 when never.
     #[serde(default)]
     started_at: String,
