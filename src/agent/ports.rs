@@ -3,6 +3,7 @@
 use super::score::{PortMapping, Volume};
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::{ContainerEnd, HealthCheck, Limits, PullPolicy, RestartPolicy};
+pub use crate::wire::fleet::RuntimeFacts;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -147,6 +148,28 @@ pub struct Started {
     pub limits_not_enforced: Vec<String>,
 }
 
+/// A piece of a container's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// Lines; the last may be the begin of one.
+    pub text: String,
+    /// Where the next page begins; opaque.
+    pub cursor: String,
+}
+
+/// A program that was run in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// Its exit code.
+    pub exit_code: i32,
+    /// The begin of what it wrote.
+    pub stdout: String,
+    /// The begin of what it wrote as errors.
+    pub stderr: String,
+    /// More was written than is here.
+    pub truncated: bool,
+}
+
 /// The container runtime could not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -193,6 +216,18 @@ pub enum RuntimeError {
     NeverStarted {
         /// Which.
         container: String,
+    },
+    /// This device's agent has no such container.
+    #[error("there is no container {container}")]
+    NoSuchContainer {
+        /// Which.
+        container: String,
+    },
+    /// This runtime cannot, or must not.
+    #[error("not enabled: {operation}")]
+    NotEnabled {
+        /// What was tried.
+        operation: &'static str,
     },
     /// A container that is not ours has the name.
     #[error("a container named {name} exists that this agent did not make")]
@@ -279,4 +314,34 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Notifies `wake` whenever one of this device's containers changes. Ends when the runtime stops
     /// telling; what happened meanwhile is then unknown.
     fn watch(&self, wake: &Notify) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// At most `most` bytes of the lines that a container wrote after `cursor`; empty is the beginning.
+    /// A runtime without it answers `NotEnabled`.
+    fn read_log(
+        &self,
+        _deployment: &DeploymentName,
+        _container: &ContainerName,
+        _cursor: &str,
+        _most: usize,
+    ) -> impl Future<Output = Result<LogPage, RuntimeError>> + Send {
+        async { Err(RuntimeError::NotEnabled { operation: "read logs by pages" }) }
+    }
+
+    /// Runs a program in a container, ends it after `timeout`, and keeps the first `most` bytes of each of
+    /// its streams. A runtime without it, or where it is off, answers `NotEnabled`.
+    fn exec(
+        &self,
+        _deployment: &DeploymentName,
+        _container: &ContainerName,
+        _command: &[String],
+        _timeout: Duration,
+        _most: usize,
+    ) -> impl Future<Output = Result<Executed, RuntimeError>> + Send {
+        async { Err(RuntimeError::NotEnabled { operation: "run programs in containers" }) }
+    }
+
+    /// What is known of the runtime itself. A runtime without it answers `NotEnabled`.
+    fn facts(&self) -> impl Future<Output = Result<RuntimeFacts, RuntimeError>> + Send {
+        async { Err(RuntimeError::NotEnabled { operation: "tell facts" }) }
+    }
 }

@@ -76,16 +76,17 @@ pub async fn run<R: ContainerRuntime>(
         bus = Bus::connect(options, None) => bus?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    let runtime = Arc::new(runtime);
     // Before anything slow, so that a ping is answered as soon as can be.
     let requests = bus.subscribe(subject::fleet(&device, "*")).await?;
-    tasks.spawn(fleet::run(device.clone(), bus.clone(), requests, Arc::clone(&facts), shutdown.clone()));
+    let fleet = fleet::Fleet::new(device.clone(), bus.clone(), Arc::clone(&facts), Arc::clone(&runtime));
+    tasks.spawn(fleet.run(requests, shutdown.clone()));
     bus.flush().await?;
     tracing::info!("pilab: agent started {} on {device}", Facts::VERSION);
 
     let (statuses, reported) = watch::channel(None);
     let (offers, offered) = mpsc::channel(OFFERS);
     let wake = Arc::new(Notify::new());
-    let runtime = Arc::new(runtime);
     let boot_id = facts.boot_id().await.to_owned();
     let (checks, wanted) = watch::channel(health::Checks::new());
     let (found, findings) = watch::channel(health::Findings::new());

@@ -75,6 +75,33 @@ pub(super) struct Problem {
 pub(super) struct Info {
     #[serde(default)]
     pub(super) host: HostInfo,
+    #[serde(default)]
+    pub(super) store: StoreInfo,
+    #[serde(default)]
+    pub(super) version: VersionInfo,
+}
+
+/// What podman knows of its storage.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StoreInfo {
+    #[serde(default)]
+    pub(super) image_store: ImageStore,
+}
+
+/// What podman knows of its images.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ImageStore {
+    #[serde(default)]
+    pub(super) number: u64,
+}
+
+/// podman's version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct VersionInfo {
+    #[serde(default)]
+    pub(super) version: String,
 }
 
 /// What podman knows of its host.
@@ -92,15 +119,21 @@ pub(super) struct HostInfo {
 /// Answer to `GET /containers/<id>/healthcheck`.
 #[derive(Debug, Deserialize)]
 pub(super) struct HealthResult {
+    /// `healthy` or `unhealthy`, of this one run.
+    #[serde(rename = "Status", default)]
+    pub(super) status: String,
+}
+
+/// What inspect tells of a container's health checks.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct HealthLog {
     #[serde(rename = "Log", default)]
     pub(super) log: Option<Vec<HealthRun>>,
 }
 
 /// One run of a health check.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct HealthRun {
-    #[serde(rename = "ExitCode", default)]
-    pub(super) exit_code: i32,
     #[serde(rename = "Output", default)]
     pub(super) output: String,
 }

@@ -43,6 +43,9 @@ pub(super) struct State {
     exit_code: i32,
     #[serde(default, rename = "OOMKilled")]
     oom_killed: bool,
+    /// `Healthcheck` before podman 4.4.
+    #[serde(default, alias = "Healthcheck")]
+    pub(super) health: Option<api::HealthLog>,
     /// RFC 3339; year 1 when never.
     #[serde(default)]
     started_at: String,
@@ -108,14 +111,20 @@ impl Inspected {
 }
 
 /// Milliseconds since 1970 of an RFC 3339 time; none for one before, as podman's "never" is.
-pub(super) fn unix_ms(text: &str) -> Option<i64> {
+fn unix_ms(text: &str) -> Option<i64> {
+    unix_ns(text).map(|ns| ns / 1_000_000)
+}
+
+/// Nanoseconds since 1970 of an RFC 3339 time; none for one before, or after 2262.
+pub(super) fn unix_ns(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     let rest = text.get(19..)?;
     let zone_at = rest.find(['Z', '+', '-'])?;
     let (fraction, zone) = rest.split_at(zone_at);
-    let fraction: String = fraction.trim_start_matches('.').chars().chain("000".chars()).take(3).collect();
+    let fraction: String =
+        fraction.trim_start_matches('.').chars().chain("000000000".chars()).take(9).collect();
     let offset = match zone.split_at(1) {
         ("Z", _) => 0,
         (sign, zone) => {
@@ -129,7 +138,7 @@ pub(super) fn unix_ms(text: &str) -> Option<i64> {
     let days =
         365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day - 719_469;
     let seconds = ((days * 24 + hour) * 60 + minute - offset) * 60 + second;
-    Some(seconds * 1000 + fraction.parse::<i64>().ok()?).filter(|ms| *ms >= 0)
+    seconds.checked_mul(1_000_000_000)?.checked_add(fraction.parse().ok()?).filter(|ns| *ns >= 0)
 }
 
 #[cfg(test)]

@@ -15,16 +15,16 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Hands on what is in a piece: the stream (1 or 2) and bytes.
-    pub(super) fn push(&mut self, mut piece: &[u8], mut take: impl FnMut(u8, &[u8])) {
+    /// Hands on what is in a piece: the stream (1 or 2), bytes, and whether they end their frame.
+    pub(super) fn push(&mut self, mut piece: &[u8], mut take: impl FnMut(u8, &[u8], bool)) {
         while !piece.is_empty() {
             if self.plain {
-                return take(1, piece);
+                return take(1, piece, true);
             }
             if self.left > 0 {
                 let (inside, rest) = piece.split_at(self.left.min(piece.len()));
-                take(self.stream, inside);
                 self.left -= inside.len();
+                take(self.stream, inside, self.left == 0);
                 piece = rest;
                 continue;
             }
@@ -40,7 +40,7 @@ impl Frames {
                 [0..=2] | [0..=2, 0] | [0..=2, 0, 0] | [0..=2, 0, 0, 0, ..] => {}
                 _ => {
                     self.plain = true;
-                    take(1, &std::mem::take(&mut self.header));
+                    take(1, &std::mem::take(&mut self.header), false);
                 }
             }
         }
@@ -92,7 +92,7 @@ mod tests {
     fn text(pieces: &[&[u8]], most: usize, lines: usize) -> String {
         let (mut frames, mut tail) = (Frames::default(), Tail::new(most));
         for piece in pieces {
-            frames.push(piece, |_, bytes| tail.push(bytes));
+            frames.push(piece, |_, bytes, _| tail.push(bytes));
         }
         tail.text(lines)
     }

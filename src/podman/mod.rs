@@ -1,6 +1,8 @@
 //! Adapter of the port `ContainerRuntime` over podman's libpod socket.
 
+mod access;
 mod api;
+mod container;
 mod create;
 pub mod http;
 mod images;

@@ -4,22 +4,20 @@
 //! both status 500 (5.x: 404 for the image), told apart by the `cause`; a container whose start failed
 //! stays `created`; one whose monitor was killed reads `running` for ever.
 
-use super::api::{Created, HealthResult, HostInfo, Info, Listed, Problem};
+use super::api::{Created, HostInfo, Info, Listed, Problem};
 use super::create::{self, Create};
 use super::http::{Answer, Call, Socket};
 use super::inspect::Inspected;
-use super::logs::{Frames, Tail};
-use super::monitor::{Conmon, Monitors};
-use super::{images, init};
+use super::monitor::Monitors;
+use super::{access, images, init};
 use crate::agent::ports::{
-    Completed, ContainerRuntime, InitSpec, ManagedService, RuntimeError, ServiceSpec, ServiceState, Started,
+    Completed, ContainerRuntime, Executed, InitSpec, LogPage, ManagedService, RuntimeError, RuntimeFacts,
+    ServiceSpec, ServiceState, Started,
 };
 use crate::model::id::{ContainerName, DeploymentName, DeviceId};
-use crate::model::workload::{ContainerEnd, LOG_TAIL_BYTES, LOG_TAIL_LINES, PullPolicy, label};
-use crate::support::chain::Chain;
+use crate::model::workload::{ContainerEnd, PullPolicy, label};
 use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
-use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,20 +26,12 @@ use tokio::sync::{Notify, OnceCell};
 /// How long a call may take. The first one after boot starts podman's service and may repair its storage,
 /// which takes tens of seconds on a slow device.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a call may take that only adds to what is known already: a container whose lock is held by a
-/// hanging call must not hold up the others.
-const DETAIL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes of a log that are read.
 const MAX_LOG: usize = 256 * 1024;
 /// How often a container is made whose name turns out to be taken by a left-over of ours.
 const TRIES: usize = 3;
-/// The longest output of a health check, in characters.
-const MAX_HEALTH_OUTPUT: usize = 200;
 /// The longest text of podman's that is kept, in characters.
 const MAX_PROBLEM: usize = 500;
-/// The pause before a container whose monitor has ended is looked at again: podman may not know of the
-/// container's end yet.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// How podman is reached and used.
 #[derive(Debug, Clone)]
@@ -59,9 +49,10 @@ pub struct PodmanTopology {
     pub(super) device: DeviceId,
     pub(super) socket: Socket,
     pub(super) oci_runtime: Option<String>,
-    monitors: Monitors,
+    pub(super) monitors: Monitors,
     host: OnceCell<HostInfo>,
-    shares_processes: OnceCell<bool>,
+    pub(super) shares_processes: OnceCell<bool>,
+    exec: bool,
 }
 
 impl PodmanTopology {
@@ -74,7 +65,13 @@ impl PodmanTopology {
             monitors: Monitors::default(),
             host: OnceCell::new(),
             shares_processes: OnceCell::new(),
+            exec: false,
         }
+    }
+
+    /// Lets programs be run in its containers.
+    pub fn with_exec(self) -> Self {
+        Self { exec: true, ..self }
     }
 
     pub(super) async fn call(
@@ -96,39 +93,16 @@ impl PodmanTopology {
         query(&serde_json::json!({ "label": labels }).to_string())
     }
 
+    async fn info(&self) -> Result<Info, RuntimeError> {
+        let operation = "ask about the host".to_owned();
+        let answer = self.call(Method::GET, "/info".to_owned(), operation.clone()).await?;
+        succeeded(&answer, &operation)?;
+        decode(&answer, &operation)
+    }
+
     /// What podman's host can do; asked once.
     async fn host(&self) -> Result<&HostInfo, RuntimeError> {
-        let ask = || async {
-            let operation = "ask about the host".to_owned();
-            let answer = self.call(Method::GET, "/info".to_owned(), operation.clone()).await?;
-            succeeded(&answer, &operation)?;
-            decode::<Info>(&answer, &operation).map(|info| info.host)
-        };
-        self.host.get_or_try_init(ask).await
-    }
-
-    /// Looks at a container by id or name; none when there is none.
-    pub(super) async fn inspect(&self, id: &str) -> Result<Option<Inspected>, RuntimeError> {
-        let operation = format!("inspect container {id}");
-        let call = Call {
-            operation: operation.clone(),
-            method: Method::GET,
-            path: format!("/containers/{id}/json"),
-            body: Vec::new(),
-            timeout: DETAIL_TIMEOUT,
-        };
-        let answer = self.socket.call(call).await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        succeeded(&answer, &operation)?;
-        decode(&answer, &operation).map(Some)
-    }
-
-    /// A container's monitor, if podman's processes can be seen from here.
-    pub(super) async fn conmon(&self, pid: i32) -> Conmon {
-        let shares = self.shares_processes.get_or_init(|| self.socket.shares_processes()).await;
-        if *shares { Conmon::find(pid) } else { Conmon::Unseen }
+        self.host.get_or_try_init(|| async { Ok(self.info().await?.host) }).await
     }
 
     /// Creates a container; none when its name is taken.
@@ -176,84 +150,6 @@ impl PodmanTopology {
             return Err(RuntimeError::NameTaken { name: name.to_owned() });
         }
         self.remove(&there.id).await
-    }
-
-    /// Removes a container whose monitor is gone. Its process is ended first: podman
-    /// takes seconds for that.
-    pub(super) async fn remove_lost(&self, id: &str) -> Result<(), RuntimeError> {
-        if let Some(seen) = self.inspect(id).await?
-            && let Conmon::Gone = self.conmon(seen.state.conmon_pid).await
-            && let Some(pid) = Pid::from_raw(seen.state.pid).filter(|_| seen.state.pid > 1)
-            && let Err(error) = kill_process(pid, Signal::KILL)
-        {
-            tracing::debug!(id, %error, "the process of a lost container has ended already");
-        }
-        self.remove(id).await
-    }
-
-    /// The evidence of a container's end, with the end of its log.
-    pub(super) async fn evidence(&self, seen: &Inspected) -> ContainerEnd {
-        let log = self.tail(&seen.id, LOG_TAIL_LINES, LOG_TAIL_BYTES, DETAIL_TIMEOUT).await;
-        let log_tail = log.unwrap_or_else(|error| {
-            tracing::warn!(id = seen.id, error = %Chain(&error), "cannot read the log of a container");
-            String::new()
-        });
-        ContainerEnd { log_tail, ..seen.end() }
-    }
-
-    /// The last lines of a container's log, within bounds.
-    async fn tail(
-        &self,
-        id: &str,
-        lines: usize,
-        bytes: usize,
-        timeout: Duration,
-    ) -> Result<String, RuntimeError> {
-        let operation = format!("read the log of container {id}");
-        let call = Call {
-            operation: operation.clone(),
-            method: Method::GET,
-            path: format!("/containers/{id}/logs?stdout=true&stderr=true&tail={lines}"),
-            body: Vec::new(),
-            timeout,
-        };
-        let (mut frames, mut tail) = (Frames::default(), Tail::new(bytes));
-        let mut refusal = Vec::new();
-        let read = self.socket.stream(call, |piece| {
-            if refusal.len() < LOG_TAIL_BYTES {
-                refusal.extend_from_slice(piece);
-            }
-            frames.push(piece, |_, bytes| tail.push(bytes));
-            Ok(())
-        });
-        let timed_out = RuntimeError::TimedOut { operation: operation.clone(), timeout };
-        let status = tokio::time::timeout(timeout, read).await.map_err(|_| timed_out)??;
-        succeeded(&Answer { status, body: refusal }, &operation)?;
-        Ok(tail.text(lines))
-    }
-
-    /// What a container that podman calls running really does.
-    async fn running(&self, id: &str) -> ServiceState {
-        if self.monitors.lives(id) {
-            return ServiceState::Running;
-        }
-        // A new container, one that was started again, or one whose monitor has ended.
-        for last in [false, true] {
-            let Ok(Some(seen)) = self.inspect(id).await else { return ServiceState::Running };
-            if seen.state() != ServiceState::Running {
-                return seen.state();
-            }
-            match self.conmon(seen.state.conmon_pid).await {
-                Conmon::There(monitor) => {
-                    self.monitors.insert(id, monitor);
-                    return ServiceState::Running;
-                }
-                Conmon::Unseen => return ServiceState::Running,
-                Conmon::Gone if last => return ServiceState::Lost,
-                Conmon::Gone => tokio::time::sleep(AGAIN).await,
-            }
-        }
-        ServiceState::Lost
     }
 }
 
@@ -322,27 +218,7 @@ impl ContainerRuntime for PodmanTopology {
     }
 
     async fn check_health(&self, id: &str, timeout: Duration) -> Result<(bool, String), RuntimeError> {
-        let operation = format!("check the health of container {id}");
-        let call = Call {
-            operation: operation.clone(),
-            method: Method::GET,
-            path: format!("/containers/{id}/healthcheck"),
-            body: Vec::new(),
-            timeout,
-        };
-        let answer = match self.socket.call(call).await {
-            Err(RuntimeError::TimedOut { .. }) => {
-                return Ok((false, format!("it did not end within {} s", timeout.as_secs_f32())));
-            }
-            answer => answer?,
-        };
-        succeeded(&answer, &operation)?;
-        // Of podman's own verdict nothing is used: it counts retries as if it ran the checks itself.
-        let result: HealthResult = decode(&answer, &operation)?;
-        let last = result.log.unwrap_or_default().pop();
-        let last =
-            last.ok_or_else(|| RuntimeError::Malformed { operation, problem: "it names no run".to_owned() })?;
-        Ok((last.exit_code == 0, last.output.trim().chars().take(MAX_HEALTH_OUTPUT).collect()))
+        self.health(id, timeout).await
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
@@ -388,6 +264,40 @@ impl ContainerRuntime for PodmanTopology {
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String, RuntimeError> {
         self.tail(id, lines, MAX_LOG, CALL_TIMEOUT).await
+    }
+
+    async fn read_log(
+        &self,
+        deployment: &DeploymentName,
+        container: &ContainerName,
+        cursor: &str,
+        most: usize,
+    ) -> Result<LogPage, RuntimeError> {
+        access::read_log(self, deployment, container, cursor, most).await
+    }
+
+    async fn exec(
+        &self,
+        deployment: &DeploymentName,
+        container: &ContainerName,
+        command: &[String],
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Executed, RuntimeError> {
+        if !self.exec {
+            return Err(RuntimeError::NotEnabled { operation: "run programs in containers" });
+        }
+        access::exec(self, deployment, container, command, timeout, most).await
+    }
+
+    async fn facts(&self) -> Result<RuntimeFacts, RuntimeError> {
+        let info = self.info().await?;
+        Ok(RuntimeFacts {
+            version: format!("podman {}", info.version.version),
+            cgroup_version: info.host.cgroup_version,
+            images: info.store.image_store.number,
+            exec_enabled: self.exec,
+        })
     }
 
     async fn watch(&self, wake: &Notify) -> Result<(), RuntimeError> {

@@ -13,6 +13,7 @@ mod nats;
 mod podman;
 mod podman_host;
 mod podman_inits;
+mod podman_verbs;
 mod ssh;
 mod support;
 mod tickets;

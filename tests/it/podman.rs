@@ -6,7 +6,7 @@ use crate::agent::lab::{Lab, service};
 use crate::podman_host::{V1, V2, podman_or_return};
 use pilab::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use pilab::model::id::{ContainerName, DeploymentName, DeviceId};
-use pilab::model::workload::{Limits, Phase, PullPolicy, RestartPolicy};
+use pilab::model::workload::{HealthCheck, Limits, Phase, PullPolicy, RestartPolicy};
 use pilab::podman::topology::{PodmanOptions, PodmanTopology};
 use pilab::support::command::Command;
 use serde_json::json;
@@ -230,4 +230,57 @@ async fn the_program_joins_by_its_identity_and_leaves_containers_at_a_signal() {
     let ended = tokio::time::timeout(DEADLINE, agent.wait()).await.expect("the agent did not end").unwrap();
     assert!(ended.success(), "{ended}");
     assert_eq!(podman.names().await, ["lab-1.shop.web"]);
+}
+
+#[tokio::test]
+async fn limits_reach_the_container_or_are_named_and_its_health_is_found_out() {
+    let podman = podman_or_return!();
+    let topology = podman.topology("lab-1");
+    let mut limited = spec("web", &["sleep", "1000"]);
+    limited.limits = Limits { memory: Some(32 << 20), cpu_millis: Some(500), pids: Some(20) };
+    limited.stop_timeout = Duration::from_secs(3);
+    limited.health = Some(HealthCheck {
+        command: ["sh", "-c", "cat /state; [ -e /state ]"].map(str::to_owned).into(),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(20),
+        retries: 3,
+        start_period: Duration::ZERO,
+    });
+    let started = topology.create(&limited).await.unwrap();
+    until(&topology, |seen| seen.state == ServiceState::Running).await;
+    let format =
+        "{{.HostConfig.Memory}} {{.HostConfig.CpuQuota}} {{.HostConfig.PidsLimit}} {{.Config.StopTimeout}}";
+    let said = podman.run(&["inspect", "--format", format, "lab-1.shop.web"]).await;
+    let expected = [("memory", "33554432"), ("cpu", "50000"), ("pids", "20"), ("stop", "3")];
+    for ((what, value), said) in expected.into_iter().zip(said.split_whitespace()) {
+        let unheld = started.limits_not_enforced.iter().any(|words| words.to_lowercase().contains(what));
+        assert!(said == value || unheld, "{what}: {said}; not enforced: {:?}", started.limits_not_enforced);
+    }
+    let (passed, output) = topology.check_health(&started.id, DEADLINE).await.unwrap();
+    assert!(!passed && output.contains("/state"), "{output:?}");
+    podman.run(&["exec", "lab-1.shop.web", "sh", "-c", "echo good > /state"]).await;
+    let found = topology.check_health(&started.id, DEADLINE).await.unwrap();
+    assert_eq!(found, (true, "good".to_owned()));
+    assert_eq!(podman.run(&["ps", "-q", "--filter", "label=pilab.service"]).await.lines().count(), 1);
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_as_its_policy_says() {
+    let podman = podman_or_return!();
+    let topology = podman.topology("lab-1");
+    let missing = "127.0.0.1:1/none:1";
+    let error = topology.ensure_image(missing, PullPolicy::Never, &|_| {}).await.unwrap_err();
+    assert!(
+        matches!(&error, RuntimeError::ImageMissing { cause, .. } if cause.contains("must not")),
+        "{error}"
+    );
+    topology.ensure_image(V1, PullPolicy::Never, &|_| {}).await.unwrap();
+    topology.ensure_image(V1, PullPolicy::Always, &|_| {}).await.unwrap();
+    // On the device, and its registry does not answer: what is there is used, and that is told.
+    podman.run(&["tag", V1, missing]).await;
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress = |line: &str| told.lock().unwrap().push(line.to_owned());
+    topology.ensure_image(missing, PullPolicy::Always, &progress).await.unwrap();
+    let told = told.into_inner().unwrap();
+    assert!(told.last().is_some_and(|line| line.contains("what is on the device is used")), "{told:?}");
 }

@@ -6,8 +6,8 @@ use crate::model::id::LabName;
 use crate::wire::subject;
 use std::time::Duration;
 
-/// How long after a request a device may answer it: async-nats' own request time-out.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a request a device may answer it: `exec` may take 60 s, and its answer some more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 /// The most subscriptions of a device or person: they need a handful.
 const MAX_SUBSCRIPTIONS: u32 = 64;
 /// The most bytes in a device's message: a status with its log tail takes a few KB.
