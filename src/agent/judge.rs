@@ -169,7 +169,9 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
             let words = end.map(last_words).filter(|line| !line.is_empty());
             let words = words.map(|line| format!(": {line}")).unwrap_or_default();
             let message = format!("{service} ended with exit code {code}{words}");
-            (Phase::Failed, Some(Reason::ServiceExited), message)
+            // While the evidence is read, the change is about to be undone.
+            let undoing = evidence.effort.is_some_and(|effort| effort.busy);
+            (if undoing { Phase::Pending } else { Phase::Failed }, Some(Reason::ServiceExited), message)
         }
     }
 }
