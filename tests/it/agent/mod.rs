@@ -5,6 +5,7 @@
 
 mod fake;
 pub(crate) mod lab;
+mod offline;
 
 use fake::Fake;
 use lab::{Lab, service};
