@@ -31,6 +31,8 @@ pub mod config;
 #[cfg(feature = "coordinator")]
 pub mod console;
 #[cfg(feature = "coordinator")]
+pub mod container;
+#[cfg(feature = "coordinator")]
 pub mod coordinator;
 #[cfg(feature = "coordinator")]
 pub mod device;

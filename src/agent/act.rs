@@ -1,70 +1,297 @@
-//! Carries out the steps of one deployment.
+//! Carries out the steps of one deployment: images, then init containers, then services.
+//!
+//! ```text
+//!  images of what is to be made ──► left-over of a broken-off init container removed
+//!    ──► each init container that has not succeeded in this set and boot, in order ──► services
+//! ```
+//!
+//! Until the last init container has succeeded, nothing that runs is touched. The first failure ends the
+//! act; the next plan starts from what is then seen, and from the ledger.
 
-use super::ports::{ContainerRuntime, RuntimeError, ServiceSpec};
+use super::ledger::Ledger;
+use super::ports::{Completed, ContainerRuntime, InitSpec, RunOutcome, RuntimeError, ServiceSpec};
 use super::score::{Reason, Refusal};
+use super::store::Store;
+use crate::model::id::{ContainerName, DeploymentName};
+use crate::model::workload::{ContainerEnd, DEFAULT_STOP_TIMEOUT, PullPolicy};
 use crate::plan::reconcile::Step;
 use crate::support::chain::Chain;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
-/// How long a container may take to end after it was asked to: podman's own default.
-pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What is to be done for one deployment.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) deployment: DeploymentName,
+    pub(super) services: Vec<ServiceSpec>,
+    pub(super) inits: Vec<InitSpec>,
+    pub(super) steps: Vec<Step>,
+    /// Hash of the whole set, and the boot of the device.
+    pub(super) set: String,
+    pub(super) boot_id: String,
+    /// Owned by the act while it lasts.
+    pub(super) ledger: Ledger,
+}
 
-/// Does what was planned for one deployment. All images come first: until they are there, nothing that
-/// runs is touched. Stops at the first failure; the next plan starts from what is then seen.
-pub async fn act<R: ContainerRuntime>(
-    runtime: &R,
-    services: &[ServiceSpec],
-    steps: &[Step],
-) -> Result<(), Refusal> {
-    let creations = steps.iter().filter_map(|step| match step {
-        Step::Create { service, .. } => services.iter().find(|spec| spec.name == *service),
-        Step::Remove { .. } | Step::Start { .. } => None,
-    });
-    let images: BTreeSet<&str> = creations.map(|spec| spec.image.as_str()).collect();
-    for image in images {
-        runtime.ensure_image(image).await.map_err(|error| failure(&error))?;
+/// How an act is getting on.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) deployment: DeploymentName,
+    pub(super) ledger: Ledger,
+    /// One line for people.
+    pub(super) line: String,
+}
+
+/// An init container or service could not be brought to where it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InterpretError {
+    /// The init container ended by itself, and not with code 0.
+    #[error("init container {container} exited with code {exit_code}{}", words(last_words))]
+    InitContainerFailed {
+        /// Which.
+        container: ContainerName,
+        /// Its exit code.
+        exit_code: i32,
+        /// The last line it wrote; empty when it wrote none.
+        last_words: String,
+    },
+    /// The init container's time was up.
+    #[error("init container {container} did not end within {} s{}", waited.as_secs(), words(last_words))]
+    InitContainerTimedOut {
+        /// Which.
+        container: ContainerName,
+        /// How long it was waited for.
+        waited: Duration,
+        /// The last line it wrote; empty when it wrote none.
+        last_words: String,
+    },
+    /// The container could not be run at all.
+    #[error("{container}: {cause}")]
+    Runtime {
+        /// Which; the deployment's name where no one container is to blame.
+        container: String,
+        /// The kind of the cause.
+        reason: Reason,
+        /// The cause, one line.
+        cause: String,
+        /// Whether the runtime refused this very container, rather than not being there or not answering.
+        refused: bool,
+    },
+    /// What was done could not be kept on disk.
+    #[error("cannot keep the ledger: {cause}")]
+    Ledger {
+        /// Why, one line.
+        cause: String,
+    },
+}
+
+impl InterpretError {
+    /// Whether trying the same set again is to no purpose while there is a good one to go back to.
+    pub(super) fn condemns(&self) -> bool {
+        match self {
+            Self::InitContainerFailed { .. } | Self::InitContainerTimedOut { .. } => true,
+            Self::Runtime { refused, .. } => *refused,
+            Self::Ledger { .. } => false,
+        }
     }
-    for step in steps {
-        match step {
-            Step::Remove { id } => end(runtime, id).await,
-            Step::Start { id } => runtime.start(id).await,
-            Step::Create { service, replaces } => {
-                let Some(spec) = services.iter().find(|spec| spec.name == *service) else { continue };
-                replace(runtime, spec, replaces).await
+
+    /// Its form in a status.
+    pub(super) fn refusal(&self) -> Refusal {
+        let reason = match self {
+            Self::InitContainerFailed { .. } => Reason::InitContainerFailed,
+            Self::InitContainerTimedOut { .. } => Reason::InitContainerTimedOut,
+            Self::Runtime { reason, .. } => *reason,
+            Self::Ledger { .. } => Reason::RuntimeFailed,
+        };
+        Refusal { reason, message: self.to_string() }
+    }
+}
+
+fn words(last: &str) -> String {
+    if last.is_empty() { String::new() } else { format!(": {last}") }
+}
+
+/// The last line that a container wrote and that says something, cut to a message's length.
+pub(super) fn last_words(end: &ContainerEnd) -> String {
+    let line = end.log_tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    line.chars().take(200).collect()
+}
+
+/// One act. It owns the ledger and hands it back.
+pub(super) struct Act<'a, R> {
+    pub(super) runtime: &'a R,
+    pub(super) store: &'a Store,
+    pub(super) progress: &'a mpsc::Sender<Progress>,
+}
+
+impl<R: ContainerRuntime> Act<'_, R> {
+    /// Does what was planned.
+    pub(super) async fn run(&self, mut work: Work) -> (Ledger, Result<(), InterpretError>) {
+        let done = self.all(&mut work).await;
+        (work.ledger, done)
+    }
+
+    async fn all(&self, work: &mut Work) -> Result<(), InterpretError> {
+        let made = |name: &ContainerName| {
+            work.steps.iter().any(|step| matches!(step, Step::Create { service, .. } if service == name))
+        };
+        let starts = work.steps.iter().any(|step| matches!(step, Step::Create { .. } | Step::Start { .. }));
+        if starts {
+            work.ledger.inits.enter(&work.set, &work.boot_id);
+            let inits = work.inits.iter().filter(|init| !work.ledger.inits.has_done(&init.name));
+            let mut images: BTreeMap<String, PullPolicy> =
+                inits.map(|init| (init.image.clone(), PullPolicy::IfMissing)).collect();
+            for service in work.services.iter().filter(|service| made(&service.name)) {
+                images.insert(service.image.clone(), service.pull);
+            }
+            for (image, policy) in images {
+                self.image(work, &image, policy).await?;
             }
         }
-        .map_err(|error| failure(&error))?;
+        self.clear(work).await?;
+        if starts {
+            for at in 0..work.inits.len() {
+                self.init(work, at).await?;
+            }
+        }
+        let steps = std::mem::take(&mut work.steps);
+        for step in &steps {
+            self.step(work, step).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    async fn image(&self, work: &Work, image: &str, policy: PullPolicy) -> Result<(), InterpretError> {
+        let tell = |line: &str| {
+            let progress = Progress {
+                deployment: work.deployment.clone(),
+                ledger: work.ledger.clone(),
+                line: format!("fetching {image}: {}", line.trim()),
+            };
+            // A line that finds the queue full is followed by others.
+            let _ = self.progress.try_send(progress);
+        };
+        let there = self.runtime.ensure_image(image, policy, &tell).await;
+        there.map_err(|error| failure(work.deployment.as_str(), &error))
+    }
+
+    /// Removes what an act that was broken off left of an init container: it runs again from its start.
+    async fn clear(&self, work: &mut Work) -> Result<(), InterpretError> {
+        let Some(broken_off) = work.ledger.inits.running.clone() else { return Ok(()) };
+        let cleared = self.runtime.clear_init_containers(&work.deployment).await;
+        for (name, end) in cleared.map_err(|error| failure(broken_off.as_str(), &error))? {
+            work.ledger.ends.insert(name, end);
+        }
+        work.ledger.inits.running = None;
+        self.keep(work)
+    }
+
+    async fn init(&self, work: &mut Work, at: usize) -> Result<(), InterpretError> {
+        let Some(spec) = work.inits.get(at).cloned() else { return Ok(()) };
+        if work.ledger.inits.has_done(&spec.name) {
+            return Ok(());
+        }
+        work.ledger.inits.running = Some(spec.name.clone());
+        self.keep(work)?;
+        let (number, count) = (at + 1, work.inits.len());
+        self.tell(work, format!("init container {number} of {count}: {}", spec.name)).await;
+        let ran = self.runtime.run_to_completion(&spec, spec.timeout).await;
+        let Completed { outcome, end } = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
+        let last_words = last_words(&end);
+        work.ledger.ends.insert(spec.name.clone(), end);
+        work.ledger.inits.running = None;
+        let failed = match outcome {
+            RunOutcome::Exited { exit_code: 0 } => None,
+            RunOutcome::Exited { exit_code } => Some(InterpretError::InitContainerFailed {
+                container: spec.name.clone(),
+                exit_code,
+                last_words,
+            }),
+            RunOutcome::TimedOut { waited } => Some(InterpretError::InitContainerTimedOut {
+                container: spec.name.clone(),
+                waited,
+                last_words,
+            }),
+        };
+        if failed.is_none() {
+            work.ledger.inits.done.push(spec.name.clone());
+            tracing::info!(deployment = %work.deployment, container = %spec.name, "init container completed");
+        }
+        self.keep(work)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn step(&self, work: &mut Work, step: &Step) -> Result<(), InterpretError> {
+        match step {
+            Step::Remove { id } => {
+                let ended = self.end(id, DEFAULT_STOP_TIMEOUT).await;
+                ended.map_err(|error| failure(work.deployment.as_str(), &error))
+            }
+            Step::Discard { id } => {
+                tracing::warn!(deployment = %work.deployment, id, "the runtime lost it; removing it");
+                let removed = self.runtime.remove(id).await;
+                removed.map_err(|error| failure(work.deployment.as_str(), &error))
+            }
+            Step::Start { id } => {
+                let started = self.runtime.start(id).await;
+                started.map_err(|error| failure(work.deployment.as_str(), &error))
+            }
+            Step::Create { service, replaces } => {
+                let Some(spec) = work.services.iter().find(|spec| spec.name == *service) else {
+                    return Ok(());
+                };
+                let created = self.replace(spec, replaces).await;
+                let limits = created.map_err(|error| failure(service.as_str(), &error))?;
+                work.ledger.ends.remove(service);
+                let others = |line: &String| !line.starts_with(&format!("{service}: "));
+                work.ledger.limits_not_enforced.retain(others);
+                let limits = limits.into_iter().map(|limit| format!("{service}: {limit}"));
+                work.ledger.limits_not_enforced.extend(limits);
+                self.keep(work)
+            }
+        }
+    }
+
+    /// Answers the limits that are not enforced.
+    async fn replace(&self, spec: &ServiceSpec, replaces: &[String]) -> Result<Vec<String>, RuntimeError> {
+        for id in replaces {
+            self.end(id, spec.stop_timeout).await?;
+        }
+        let started = self.runtime.create(spec).await?;
+        let (image, id) = (&spec.image, started.id);
+        tracing::info!(deployment = %spec.deployment, service = %spec.name, image, id, "started");
+        Ok(started.limits_not_enforced)
+    }
+
+    async fn end(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        if let Err(error) = self.runtime.stop(id, grace).await {
+            tracing::warn!(id, error = %Chain(&error), "cannot be stopped; removing it all the same");
+        }
+        self.runtime.remove(id).await?;
+        tracing::info!(id, "removed");
+        Ok(())
+    }
+
+    fn keep(&self, work: &Work) -> Result<(), InterpretError> {
+        let kept = self.store.put_ledger(&work.deployment, &work.ledger);
+        kept.map_err(|error| InterpretError::Ledger { cause: Chain(&error).to_string() })
+    }
+
+    async fn tell(&self, work: &Work, line: String) {
+        let (deployment, ledger) = (work.deployment.clone(), work.ledger.clone());
+        // The reconciler is gone only when the agent ends.
+        let _ = self.progress.send(Progress { deployment, ledger, line }).await;
+    }
 }
 
-async fn replace<R: ContainerRuntime>(
-    runtime: &R,
-    spec: &ServiceSpec,
-    replaces: &[String],
-) -> Result<(), RuntimeError> {
-    for id in replaces {
-        end(runtime, id).await?;
-    }
-    let id = runtime.create(spec).await?;
-    tracing::info!(deployment = %spec.deployment, service = %spec.name, image = spec.image, id, "started");
-    Ok(())
-}
-
-async fn end<R: ContainerRuntime>(runtime: &R, id: &str) -> Result<(), RuntimeError> {
-    if let Err(error) = runtime.stop(id, STOP_GRACE).await {
-        tracing::warn!(id, error = %Chain(&error), "cannot be stopped; removing it all the same");
-    }
-    runtime.remove(id).await?;
-    tracing::info!(id, "removed");
-    Ok(())
-}
-
-fn failure(error: &RuntimeError) -> Refusal {
-    let reason = match error {
-        RuntimeError::ImageMissing { .. } => Reason::ImageMissing,
-        _ => Reason::RuntimeFailed,
+fn failure(container: &str, error: &RuntimeError) -> InterpretError {
+    let (reason, refused) = match error {
+        RuntimeError::ImageMissing { .. } => (Reason::ImageMissing, false),
+        RuntimeError::RuntimeLost { .. } => (Reason::RuntimeLost, false),
+        RuntimeError::Refused { .. } => (Reason::RuntimeFailed, true),
+        _ => (Reason::RuntimeFailed, false),
     };
-    Refusal { reason, message: Chain(error).to_string() }
+    let cause = Chain(error).to_string();
+    InterpretError::Runtime { container: container.to_owned(), reason, cause, refused }
 }

@@ -3,6 +3,7 @@
 
 use super::facts::Facts;
 use super::feed::{self, Offer};
+use super::ports::ContainerRuntime;
 use super::{fleet, presence};
 use crate::bus::connect::{Bus, BusOptions, Subscription};
 use crate::bus::error::BusError;
@@ -16,24 +17,26 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What the tasks that need a connection are made of.
-pub(super) struct Lab {
+pub(super) struct Lab<R> {
     pub(super) device: DeviceId,
     pub(super) options: BusOptions,
     pub(super) facts: Arc<Facts>,
+    pub(super) runtime: Arc<R>,
     pub(super) notes: watch::Receiver<Vec<StateNote>>,
     pub(super) offers: mpsc::Sender<Offer>,
     /// Told of the connection once there is one.
     pub(super) joined: watch::Sender<Option<Bus>>,
 }
 
-impl Lab {
+impl<R: ContainerRuntime> Lab<R> {
     /// Joins, and takes part until the agent ends.
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let Some((bus, requests)) = shutdown.run_until_cancelled(self.join()).await else { return };
-        let Self { device, facts, notes, offers, joined, .. } = self;
+        let Self { device, facts, runtime, notes, offers, joined, .. } = self;
+        let fleet = fleet::Fleet::new(device.clone(), bus.clone(), Arc::clone(&facts), runtime);
         joined.send_replace(Some(bus.clone()));
         tokio::join!(
-            fleet::run(device.clone(), bus.clone(), requests, Arc::clone(&facts), shutdown.clone()),
+            fleet.run(requests, shutdown.clone()),
             feed::run(device.clone(), bus.clone(), offers, shutdown.clone()),
             presence::run(device, bus, facts, notes, shutdown),
         );
@@ -56,7 +59,8 @@ impl Lab {
     }
 
     async fn try_join(&self) -> Result<(Bus, Subscription), BusError> {
-        let bus = Bus::connect(self.options.clone(), None).await?;
+        // Connecting is large and done once: on the heap, it is not part of what the agent holds all its life.
+        let bus = Box::pin(Bus::connect(self.options.clone(), None)).await?;
         let requests = bus.subscribe(subject::fleet(&self.device, "*")).await?;
         bus.flush().await?;
         Ok((bus, requests))

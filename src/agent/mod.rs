@@ -14,12 +14,16 @@
 //! from what is wanted and what is seen (`plan::reconcile`).
 
 pub mod act;
+mod check;
+mod effort;
 pub mod facts;
 pub mod feed;
 pub mod fleet;
+pub mod health;
 pub mod intake;
 mod judge;
 mod lab;
+mod ledger;
 mod outbox;
 pub mod ports;
 pub mod presence;

@@ -137,6 +137,9 @@ mod tests {
             message: String::new(),
             reason: String::new(),
             services: Vec::new(),
+            init_containers: Vec::new(),
+            conditions: Vec::new(),
+            rollback: None,
         };
         Transition {
             deployment: DeploymentName::new("web").unwrap(),

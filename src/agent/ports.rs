@@ -2,7 +2,8 @@
 
 use super::score::{PortMapping, Volume};
 use crate::model::id::{ContainerName, DeploymentName};
-use crate::model::workload::RestartPolicy;
+use crate::model::workload::{ContainerEnd, HealthCheck, Limits, PullPolicy, RestartPolicy};
+pub use crate::wire::fleet::RuntimeFacts;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -32,6 +33,59 @@ pub struct ServiceSpec {
     pub ports: Vec<PortMapping>,
     /// When the runtime starts it again.
     pub restart: RestartPolicy,
+    /// What it may use.
+    pub limits: Limits,
+    /// How it is found out whether it works. The runtime gets the command, the agent runs it.
+    pub health: Option<HealthCheck>,
+    /// How long it may take to end after it was asked to.
+    pub stop_timeout: Duration,
+    /// When its image is fetched.
+    pub pull: PullPolicy,
+}
+
+/// An init container to run to completion, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitSpec {
+    /// Whose it is.
+    pub deployment: DeploymentName,
+    /// Its name in the deployment.
+    pub name: ContainerName,
+    /// The generation that brought this specification.
+    pub generation: u64,
+    /// Image reference.
+    pub image: String,
+    /// Arguments, in place of the image's own; empty leaves those.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// What is mounted.
+    pub volumes: Vec<Volume>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// What came of an init container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunOutcome {
+    /// It ended by itself.
+    Exited {
+        /// Its exit code.
+        exit_code: i32,
+    },
+    /// Its time was up, and it was removed.
+    TimedOut {
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+/// An init container that ran and is gone again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    /// What came of it.
+    pub outcome: RunOutcome,
+    /// The evidence, read before the container went.
+    pub end: ContainerEnd,
 }
 
 /// A container that this device's agent made.
@@ -49,6 +103,8 @@ pub struct ManagedService {
     pub image: String,
     /// What it does.
     pub state: ServiceState,
+    /// When it was last started, in seconds since 1970 by the device's clock; 0 when never.
+    pub started_at: u64,
 }
 
 /// What a container does.
@@ -63,6 +119,9 @@ pub enum ServiceState {
         /// Exit code; -1 when the runtime's monitor ended it.
         code: i32,
     },
+    /// The runtime's monitor of it is gone: what the runtime says of it is no longer true, whatever it
+    /// says. Its process may or may not run on.
+    Lost,
     /// Anything else, in the runtime's words: not an end.
     Other(String),
 }
@@ -74,9 +133,41 @@ impl ServiceState {
             Self::Created => "created",
             Self::Running => "running",
             Self::Exited { .. } => "exited",
+            Self::Lost => "lost",
             Self::Other(name) => name,
         }
     }
+}
+
+/// A service that was made and started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The runtime's id.
+    pub id: String,
+    /// Limits that the device cannot hold it to, in the runtime's words; empty when there is none.
+    pub limits_not_enforced: Vec<String>,
+}
+
+/// A piece of a container's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// Lines; the last may be the begin of one.
+    pub text: String,
+    /// Where the next page begins; opaque.
+    pub cursor: String,
+}
+
+/// A program that was run in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// Its exit code.
+    pub exit_code: i32,
+    /// The begin of what it wrote.
+    pub stdout: String,
+    /// The begin of what it wrote as errors.
+    pub stderr: String,
+    /// More was written than is here.
+    pub truncated: bool,
 }
 
 /// The container runtime could not do its part.
@@ -114,6 +205,30 @@ pub enum RuntimeError {
         /// Why it could not be had.
         cause: String,
     },
+    /// The container's monitor died: how the container ended, or whether it did, cannot be known.
+    #[error("the runtime lost container {container}: its monitor is gone")]
+    RuntimeLost {
+        /// Which.
+        container: String,
+    },
+    /// Its start was accepted, and yet it never ran.
+    #[error("container {container} never started")]
+    NeverStarted {
+        /// Which.
+        container: String,
+    },
+    /// This device's agent has no such container.
+    #[error("there is no container {container}")]
+    NoSuchContainer {
+        /// Which.
+        container: String,
+    },
+    /// This runtime cannot, or must not.
+    #[error("not enabled: {operation}")]
+    NotEnabled {
+        /// What was tried.
+        operation: &'static str,
+    },
     /// A container that is not ours has the name.
     #[error("a container named {name} exists that this agent did not make")]
     NameTaken {
@@ -146,11 +261,43 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn list_managed_services(&self)
     -> impl Future<Output = Result<Vec<ManagedService>, RuntimeError>> + Send;
 
-    /// Makes sure that the image is on the device; fetches it when it is not and can be.
-    fn ensure_image(&self, image: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Makes sure that the image is on the device as `policy` says. `progress` is told how a fetch goes, one
+    /// line at a time.
+    fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// Makes and starts a service whose name is free or held by a left-over of ours; answers its id.
-    fn create(&self, spec: &ServiceSpec) -> impl Future<Output = Result<String, RuntimeError>> + Send;
+    /// Makes and starts a service whose name is free or held by a left-over of ours.
+    fn create(&self, spec: &ServiceSpec) -> impl Future<Output = Result<Started, RuntimeError>> + Send;
+
+    /// Runs an init container from start to end: frees its name of an earlier try's left-over, makes it
+    /// without restart policy, starts it, waits for its end or until `timeout` is over, reads the evidence
+    /// and removes it. Of two deadlines the runtime's own, a little later, holds when the agent is dead.
+    fn run_to_completion(
+        &self,
+        spec: &InitSpec,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Completed, RuntimeError>> + Send;
+
+    /// Removes what earlier tries left of a deployment's init containers, running or not; answers how each
+    /// that had ended did, oldest first.
+    fn clear_init_containers(
+        &self,
+        deployment: &DeploymentName,
+    ) -> impl Future<Output = Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError>> + Send;
+
+    /// How a container that ended did. One that is gone is `None`.
+    fn end_of(&self, id: &str) -> impl Future<Output = Result<Option<ContainerEnd>, RuntimeError>> + Send;
+
+    /// Runs a container's health check once: whether it passed, and what it printed.
+    fn check_health(
+        &self,
+        id: &str,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(bool, String), RuntimeError>> + Send;
 
     /// Starts a container that was made. One that runs already is fine.
     fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
@@ -167,4 +314,34 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Notifies `wake` whenever one of this device's containers changes. Ends when the runtime stops
     /// telling; what happened meanwhile is then unknown.
     fn watch(&self, wake: &Notify) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// At most `most` bytes of the lines that a container wrote after `cursor`; empty is the beginning.
+    /// A runtime without it answers `NotEnabled`.
+    fn read_log(
+        &self,
+        _deployment: &DeploymentName,
+        _container: &ContainerName,
+        _cursor: &str,
+        _most: usize,
+    ) -> impl Future<Output = Result<LogPage, RuntimeError>> + Send {
+        async { Err(RuntimeError::NotEnabled { operation: "read logs by pages" }) }
+    }
+
+    /// Runs a program in a container, ends it after `timeout`, and keeps the first `most` bytes of each of
+    /// its streams. A runtime without it, or where it is off, answers `NotEnabled`.
+    fn exec(
+        &self,
+        _deployment: &DeploymentName,
+        _container: &ContainerName,
+        _command: &[String],
+        _timeout: Duration,
+        _most: usize,
+    ) -> impl Future<Output = Result<Executed, RuntimeError>> + Send {
+        async { Err(RuntimeError::NotEnabled { operation: "run programs in containers" }) }
+    }
+
+    /// What is known of the runtime itself. A runtime without it answers `NotEnabled`.
+    fn facts(&self) -> impl Future<Output = Result<RuntimeFacts, RuntimeError>> + Send {
+        async { Err(RuntimeError::NotEnabled { operation: "tell facts" }) }
+    }
 }

@@ -35,6 +35,7 @@ pub async fn run(
             () = shutdown.cancelled() => return,
         }
         let mut presence = measure(&facts, system.as_mut(), sensors.as_mut()).await;
+        presence.denied = bus.denials();
         presence.state.clone_from(&*notes.borrow());
         let Ok(body) = serde_json::to_vec(&presence) else { continue };
         let put = bus.kv_put(subject::PRESENCE, device.as_str(), body);
@@ -67,6 +68,7 @@ async fn measure(facts: &Facts, system: Option<&mut System>, sensors: Option<&mu
         memory_total,
         memory_available,
         temperature: temperature.filter(|degrees| degrees.is_finite()),
+        denied: Vec::new(),
         state: Vec::new(),
     }
 }

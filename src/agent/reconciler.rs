@@ -4,16 +4,23 @@
 //! that hand back what came of them, so one stuck container or slow download holds up nothing else. A
 //! deployment that is being acted on is planned again only from a look that began after the act ended.
 
-use super::act;
+mod change;
+
+use super::act::{Act, InterpretError, Progress, Work};
+use super::effort::{Effort, target};
 use super::feed::Offer;
+use super::health::{Checks, Findings};
 use super::intake::Intake;
-use super::judge::{self, Evidence, of, seen_service, wanted};
-use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec};
+use super::judge::{self, Evidence, seen_service, wanted};
+use super::ledger::Ledger;
+use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use super::report::Statuses;
-use super::score::{self, Refusal};
-use crate::model::id::DeploymentName;
+use super::score;
+use super::store::Store;
+use crate::model::id::{ContainerName, DeploymentName, DeviceId};
+use crate::model::workload::{ContainerEnd, Desired};
 use crate::plan::backoff;
-use crate::plan::reconcile::{self, Known, SeenService, Standing, Step, WantedService};
+use crate::plan::reconcile::{self, Known, SeenService, Step, WantedService};
 use crate::support::chain::Chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,40 +38,43 @@ const LOOK_RETRY: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(60);
 /// How many looks in a row may fail before statuses tell of it.
 const PATIENCE: u32 = 3;
-/// How many lines of a failed service's log are looked at for the last one that says something.
-const LOG_LINES: usize = 5;
+/// How many lines of progress may wait for the reconciler.
+const PROGRESS: usize = 64;
 
 /// What a task of the reconciler ended with.
 enum Done {
     Looked(Result<Vec<ManagedService>, RuntimeError>),
-    Acted { deployment: DeploymentName, generation: u64, result: Result<(), Refusal> },
-    LogRead { id: String, line: String },
-}
-
-/// What is being done about one deployment.
-#[derive(Debug, Default)]
-struct Effort {
-    /// An act is under way.
-    busy: bool,
-    /// Only looks from this number on show what the last act did.
-    fresh_from: u64,
-    /// Acts since it last ran settled, and when the next may begin.
-    acts: u32,
-    not_before: Option<Instant>,
-    /// What the last act failed with, for the generation it was for.
-    failure: Option<Refusal>,
-    generation: u64,
+    Acted {
+        deployment: DeploymentName,
+        set: String,
+        ledger: Box<Ledger>,
+        result: Result<(), InterpretError>,
+    },
+    Ended {
+        deployment: DeploymentName,
+        service: ContainerName,
+        end: Option<ContainerEnd>,
+        bad: Option<String>,
+    },
 }
 
 /// The reconciler.
 pub struct Reconciler<R> {
     runtime: Arc<R>,
     intake: Intake,
+    store: Store,
+    boot_id: String,
+    device: String,
     statuses: watch::Sender<Statuses>,
     tasks: JoinSet<Done>,
+    progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
+    /// What the health task is to check, and what it found.
+    checks: watch::Sender<Checks>,
+    findings: watch::Receiver<Findings>,
     efforts: BTreeMap<DeploymentName, Effort>,
-    /// The last words of services that ended with a failure, by container id.
-    last_words: BTreeMap<String, String>,
+    /// What was done for each deployment; that of one being acted on is a copy, as the act last told it.
+    ledgers: BTreeMap<DeploymentName, Ledger>,
+    began: Instant,
     seen: Option<Vec<ManagedService>>,
     looking: bool,
     look_wanted: bool,
@@ -74,15 +84,29 @@ pub struct Reconciler<R> {
 }
 
 impl<R: ContainerRuntime> Reconciler<R> {
-    /// A reconciler that has not looked yet.
-    pub fn new(runtime: Arc<R>, intake: Intake, statuses: watch::Sender<Statuses>) -> Self {
+    /// A reconciler of `device` in its boot `boot_id` that has not looked yet.
+    pub fn new(
+        device: &DeviceId,
+        boot_id: String,
+        runtime: Arc<R>,
+        store: Store,
+        statuses: watch::Sender<Statuses>,
+        health: (watch::Sender<Checks>, watch::Receiver<Findings>),
+    ) -> Self {
         Self {
             runtime,
-            intake,
+            intake: Intake::open(store.clone()),
+            ledgers: store.ledgers(),
+            store,
+            boot_id,
+            device: device.to_string(),
             statuses,
             tasks: JoinSet::new(),
+            progress: mpsc::channel(PROGRESS),
+            checks: health.0,
+            findings: health.1,
             efforts: BTreeMap::new(),
-            last_words: BTreeMap::new(),
+            began: Instant::now(),
             seen: None,
             looking: false,
             look_wanted: true,
@@ -111,6 +135,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 },
                 () = wake.notified() => self.look_wanted = true,
                 () = tokio::time::sleep_until(next) => self.look_wanted = true,
+                Some(progress) = self.progress.1.recv() => self.progressed(progress),
+                Ok(()) = self.findings.changed() => self.look_wanted = true,
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(done) => self.done(done),
                     Err(error) => tracing::error!(%error, "a task of the reconciler failed"),
@@ -133,8 +159,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
 
     fn next_time(&self) -> Instant {
         let now = Instant::now();
-        let efforts = self.efforts.values().filter(|effort| !effort.busy);
-        let retries = efforts.filter_map(|effort| effort.not_before).filter(|at| *at > now);
+        let retries = self.efforts.values().flat_map(Effort::due).filter(|at| *at > now);
         let look = if self.looking { now + LOOK_INTERVAL } else { self.look_at };
         retries.chain([look]).min().unwrap_or(look)
     }
@@ -169,28 +194,34 @@ impl<R: ContainerRuntime> Reconciler<R> {
                     tracing::warn!(error = %Chain(&error), "the container runtime does not answer");
                 }
             }
-            Done::Acted { deployment, generation, result } => {
-                let effort = self.efforts.entry(deployment.clone()).or_default();
-                effort.busy = false;
-                effort.fresh_from = self.looks + 1;
-                if effort.generation == generation {
-                    if let Err(Refusal { reason, message }) = &result {
-                        tracing::warn!(%deployment, generation, %reason, message, "cannot be brought up");
-                    }
-                    effort.failure = result.err();
-                }
-                self.look_wanted = true;
-            }
-            Done::LogRead { id, line } => {
-                self.last_words.insert(id, line);
-            }
+            Done::Acted { deployment, set, ledger, result } => self.acted(deployment, &set, *ledger, result),
+            Done::Ended { deployment, service, end, bad } => self.ended(deployment, service, end, bad),
         }
         self.report();
     }
 
+    fn progressed(&mut self, progress: Progress) {
+        let Progress { deployment, ledger, line } = progress;
+        if let Some(effort) = self.efforts.get_mut(&deployment).filter(|effort| effort.busy) {
+            effort.line = line;
+            self.ledgers.insert(deployment, ledger);
+            self.report();
+        }
+    }
+
+    fn keep_ledger(&self, name: &DeploymentName) {
+        let Some(ledger) = self.ledgers.get(name) else { return };
+        if let Err(error) = self.store.put_ledger(name, ledger) {
+            tracing::error!(deployment = %name, error = %Chain(&error), "cannot keep the ledger");
+        }
+    }
+
+    fn target(&self, name: &DeploymentName) -> Option<&Desired> {
+        target(self.intake.records().get(name)?, self.ledgers.get(name))
+    }
+
     fn specs(&self, name: &DeploymentName) -> Option<Vec<ServiceSpec>> {
-        let accepted = self.intake.records().get(name)?.accepted.as_ref()?;
-        Some(score::services(name, accepted))
+        Some(score::services(name, self.target(name)?))
     }
 
     fn reconcile(&mut self) {
@@ -208,52 +239,52 @@ impl<R: ContainerRuntime> Reconciler<R> {
             .keys()
             .filter_map(|name| Some((name.clone(), wanted(&self.specs(name)?))))
             .collect();
-        let there: Vec<SeenService> = seen.iter().map(seen_service).collect();
+        let findings = self.findings.borrow().clone();
+        let there: Vec<SeenService> = seen.iter().map(|service| seen_service(service, &findings)).collect();
         let known = Known { listed: self.intake.listed(), deleted: &deleted, wanted: &wanted, seen: &there };
         let plan = reconcile::plan(known);
+        for name in wanted.keys() {
+            self.turn(name);
+        }
+        self.order_checks();
         self.settle(&plan, &wanted, &there);
         for (name, steps) in plan {
             self.begin(name, steps);
         }
+        self.clear_broken_off(&there);
         self.forget(&there);
-        self.read_last_words(&wanted, &there);
     }
 
-    /// Forgets the failures of what has run long enough.
-    fn settle(
-        &mut self,
-        plan: &BTreeMap<DeploymentName, Vec<Step>>,
-        wanted: &BTreeMap<DeploymentName, Vec<WantedService>>,
-        there: &[SeenService],
-    ) {
-        let now = Instant::now();
-        let looks = self.looks;
-        for (name, effort) in &mut self.efforts {
-            if effort.busy || looks < effort.fresh_from || plan.contains_key(name) {
-                continue;
+    /// Has every running service checked that says how.
+    fn order_checks(&self) {
+        let running = self.seen.iter().flatten().filter(|service| service.state == ServiceState::Running);
+        let mut specs: BTreeMap<&DeploymentName, Vec<ServiceSpec>> = BTreeMap::new();
+        let mut checks = Checks::new();
+        for service in running {
+            let of = &service.deployment;
+            let specs = specs.entry(of).or_insert_with(|| self.specs(of).unwrap_or_default());
+            let spec = specs.iter().find(|spec| spec.name == service.name && spec.hash == service.hash);
+            if let Some(health) = spec.and_then(|spec| spec.health.clone()) {
+                checks.insert(service.id.clone(), health);
             }
-            let running = wanted.get(name).is_some_and(|wanted| {
-                matches!(reconcile::standing(wanted, &of(there, name)), Standing::Running { .. })
-            });
-            if running && effort.not_before.is_none_or(|at| now >= at + SETTLED) {
-                effort.acts = 0;
-            }
-            // Nothing is left to do, so whatever failed has been overcome.
-            effort.failure = None;
         }
+        self.checks.send_if_modified(|now| {
+            let changed = *now != checks;
+            *now = checks;
+            changed
+        });
+    }
+
+    fn turn(&mut self, name: &DeploymentName) {
+        let Some(set) = self.target(name).map(score::set) else { return };
+        self.efforts.entry(name.clone()).or_default().turn_to(&set);
     }
 
     fn begin(&mut self, name: DeploymentName, steps: Vec<Step>) {
-        let services = self.specs(&name).unwrap_or_default();
-        let accepted = self.intake.records().get(&name).and_then(|record| record.accepted.as_ref());
-        let generation = accepted.map_or(0, |accepted| accepted.generation);
         let now = Instant::now();
         let effort = self.efforts.entry(name.clone()).or_default();
-        if effort.generation != generation {
-            *effort =
-                Effort { busy: effort.busy, fresh_from: effort.fresh_from, generation, ..Effort::default() };
-        }
-        let removes_only = steps.iter().all(|step| matches!(step, Step::Remove { .. }));
+        let removes = |step: &Step| matches!(step, Step::Remove { .. } | Step::Discard { .. });
+        let removes_only = steps.iter().all(removes);
         let waits = !removes_only && effort.not_before.is_some_and(|at| now < at);
         if effort.busy || self.looks < effort.fresh_from || waits {
             return;
@@ -261,11 +292,37 @@ impl<R: ContainerRuntime> Reconciler<R> {
         effort.busy = true;
         effort.acts += 1;
         effort.not_before = Some(now + backoff::pause(effort.acts));
-        let runtime = Arc::clone(&self.runtime);
+        let target = self.target(&name);
+        let work = Work {
+            services: target.map(|target| score::services(&name, target)).unwrap_or_default(),
+            inits: target.map(|target| score::inits(&name, target)).unwrap_or_default(),
+            set: target.map(score::set).unwrap_or_default(),
+            steps,
+            boot_id: self.boot_id.clone(),
+            ledger: self.ledgers.get(&name).cloned().unwrap_or_default(),
+            deployment: name.clone(),
+        };
+        let set = self.efforts.get(&name).map(|effort| effort.set.clone()).unwrap_or_default();
+        let (runtime, store, progress) =
+            (Arc::clone(&self.runtime), self.store.clone(), self.progress.0.clone());
         self.tasks.spawn(async move {
-            let result = act::act(&*runtime, &services, &steps).await;
-            Done::Acted { deployment: name, generation, result }
+            let act = Act { runtime: &*runtime, store: &store, progress: &progress };
+            let (ledger, result) = act.run(work).await;
+            Done::Acted { deployment: name, set, ledger: Box::new(ledger), result }
         });
+    }
+
+    /// An init container of a deployment that is to go may be left over without any service.
+    fn clear_broken_off(&mut self, there: &[SeenService]) {
+        let broken_off = |name: &DeploymentName| {
+            self.ledgers.get(name).is_some_and(|ledger| ledger.inits.running.is_some())
+                && there.iter().all(|service| service.deployment != *name)
+        };
+        let to_go = self.intake.records().iter().filter(|(name, record)| self.intake.is_to_go(name, record));
+        let names: Vec<DeploymentName> = to_go.map(|(name, _)| name.clone()).filter(broken_off).collect();
+        for name in names {
+            self.begin(name, Vec::new());
+        }
     }
 
     /// Forgets deployments that are to go and of which nothing is left.
@@ -280,36 +337,16 @@ impl<R: ContainerRuntime> Reconciler<R> {
             .filter(|name| {
                 self.efforts.get(name).is_none_or(|effort| !effort.busy && self.looks >= effort.fresh_from)
             })
+            .filter(|name| self.ledgers.get(name).is_none_or(|ledger| ledger.inits.running.is_none()))
             .collect();
         for name in gone {
-            match self.intake.forget(&name) {
+            match self.store.forget_ledger(&name).and_then(|()| self.intake.forget(&name)) {
                 Ok(()) => {
                     self.efforts.remove(&name);
+                    self.ledgers.remove(&name);
                 }
                 Err(error) => tracing::error!(error = %Chain(&error), "cannot forget a deployment"),
             }
-        }
-    }
-
-    /// Reads the last line of each service that ended for good with a failure, once.
-    fn read_last_words(
-        &mut self,
-        wanted: &BTreeMap<DeploymentName, Vec<WantedService>>,
-        there: &[SeenService],
-    ) {
-        self.last_words.retain(|id, _| there.iter().any(|service| service.id == *id));
-        for (name, wanted) in wanted {
-            let Standing::Exited { id, .. } = reconcile::standing(wanted, &of(there, name)) else { continue };
-            if self.last_words.contains_key(&id) {
-                continue;
-            }
-            self.last_words.insert(id.clone(), String::new());
-            let runtime = Arc::clone(&self.runtime);
-            self.tasks.spawn(async move {
-                let log = runtime.logs(&id, LOG_LINES).await.unwrap_or_default();
-                let line = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-                Done::LogRead { line: line.chars().take(200).collect(), id }
-            });
         }
     }
 
@@ -319,13 +356,15 @@ impl<R: ContainerRuntime> Reconciler<R> {
         if self.seen.is_none() && self.failed_looks < PATIENCE {
             return;
         }
+        let findings = self.findings.borrow();
         let judge = |name: &DeploymentName| {
             let evidence = Evidence {
                 intake: &self.intake,
                 seen: self.seen.as_deref(),
                 runtime_answers: self.failed_looks < PATIENCE,
-                failure: self.failure(name),
-                last_words: &self.last_words,
+                findings: &findings,
+                effort: self.efforts.get(name),
+                ledger: self.ledgers.get(name),
             };
             Some((name.clone(), judge::status(name, &evidence)?))
         };
@@ -335,13 +374,5 @@ impl<R: ContainerRuntime> Reconciler<R> {
             *now = Some(all);
             changed
         });
-    }
-
-    /// What the last act on a deployment failed with, if it was for the generation that is wanted now.
-    fn failure(&self, name: &DeploymentName) -> Option<&Refusal> {
-        let accepted = self.intake.records().get(name)?.accepted.as_ref();
-        let generation = accepted.map_or(0, |accepted| accepted.generation);
-        let effort = self.efforts.get(name).filter(|effort| effort.generation == generation)?;
-        effort.failure.as_ref()
     }
 }

@@ -1,12 +1,11 @@
 //! The agent as a whole: what it is given, and its tasks.
 
 use super::facts::Facts;
-use super::intake::Intake;
 use super::lab::Lab;
 use super::ports::ContainerRuntime;
 use super::reconciler::Reconciler;
-use super::report;
 use super::store::{Store, StoreError};
+use super::{health, report};
 use crate::bus::connect::BusOptions;
 use crate::model::id::DeviceId;
 use crate::plan::backoff;
@@ -72,16 +71,28 @@ pub async fn run<R: ContainerRuntime>(
         name: device.to_string(),
         inbox_prefix: subject::inbox(device.as_str()),
     };
+    let runtime = Arc::new(runtime);
     // Before anything slow, so that a ping is answered as soon as can be.
-    let lab =
-        Lab { device: device.clone(), options, facts, notes: store.notes(), offers: offers.clone(), joined };
+    let lab = Lab {
+        device: device.clone(),
+        options,
+        facts: Arc::clone(&facts),
+        runtime: Arc::clone(&runtime),
+        notes: store.notes(),
+        offers: offers.clone(),
+        joined,
+    };
     tasks.spawn(lab.run(shutdown.clone()));
     tracing::info!("pilab: agent started {} on {device}", Facts::VERSION);
 
     let (statuses, reported) = watch::channel(None);
     let wake = Arc::new(Notify::new());
-    let runtime = Arc::new(runtime);
-    let reconciler = Reconciler::new(Arc::clone(&runtime), Intake::open(store.clone()), statuses);
+    let boot_id = facts.boot_id().await.to_owned();
+    let (checks, wanted) = watch::channel(health::Checks::new());
+    let (found, findings) = watch::channel(health::Findings::new());
+    tasks.spawn(health::run(Arc::clone(&runtime), wanted, found, shutdown.clone()));
+    let health = (checks, findings);
+    let reconciler = Reconciler::new(&device, boot_id, Arc::clone(&runtime), store.clone(), statuses, health);
     tasks.spawn(report::run(device, link, store, reported, shutdown.clone()));
     tasks.spawn(watch_runtime(runtime, Arc::clone(&wake), shutdown.clone()));
     tasks.close();

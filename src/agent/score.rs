@@ -1,20 +1,20 @@
 //! From bytes on a desired key to services that can be run, or to a typed refusal.
 
-use super::ports::ServiceSpec;
-use crate::model::id::{ContainerName, DeploymentName};
-use crate::model::workload::{Desired, PodmanService, Score, WORKLOAD_VERSION};
+use super::check::{self, parse_port, parse_volume};
+use super::ports::{InitSpec, ServiceSpec};
+use crate::model::id::DeploymentName;
+use crate::model::workload::{Desired, InitContainer, PodmanService, PodmanV0Score, Score, WORKLOAD_VERSION};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// The largest value of a desired key, in bytes: what a NATS message may hold by default.
 pub const MAX_DESIRED_BYTES: usize = 1024 * 1024;
 /// The most services of one deployment.
 pub const MAX_SERVICES: usize = 256;
-/// The longest image reference in bytes.
-const MAX_IMAGE_LEN: usize = 512;
 
 /// A name for the cause of phase `Failed`, for machines: `Status.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -27,12 +27,18 @@ pub enum Reason {
     TooLarge,
     /// A field of the score holds what cannot be run.
     InvalidScore,
-    /// The score has init containers, which this agent cannot run.
-    InitContainersUnsupported,
+    /// An init container ended with a failure.
+    InitContainerFailed,
+    /// An init container did not end in its time.
+    InitContainerTimedOut,
+    /// The container runtime lost sight of a container.
+    RuntimeLost,
     /// An image is not on the device and cannot be had.
     ImageMissing,
     /// The container runtime refused or failed.
     RuntimeFailed,
+    /// A service's health check fails.
+    Unhealthy,
     /// A service ended with a failure and its policy is not to start it again.
     ServiceExited,
 }
@@ -54,7 +60,7 @@ pub struct Refusal {
     pub message: String,
 }
 
-fn refusal(reason: Reason, message: impl Into<String>) -> Refusal {
+pub(super) fn refusal(reason: Reason, message: impl Into<String>) -> Refusal {
     Refusal { reason, message: message.into() }
 }
 
@@ -97,128 +103,17 @@ pub fn decode(bytes: &[u8]) -> Result<Desired, Refusal> {
         let message = format!("{} bytes are more than the {MAX_DESIRED_BYTES} that are taken", bytes.len());
         return Err(refusal(Reason::TooLarge, message));
     }
-    let desired: Desired = serde_json::from_slice(bytes)
-        .map_err(|error| refusal(Reason::MalformedDesired, format!("not a desired value: {error}")))?;
+    let desired: Desired = serde_json::from_slice(bytes).map_err(|error| {
+        let message = format!("not a desired value: {}", place(bytes).unwrap_or_else(|| error.to_string()));
+        refusal(Reason::MalformedDesired, message)
+    })?;
     if desired.version > WORKLOAD_VERSION {
         let message =
             format!("version {} is newer than {WORKLOAD_VERSION}, the newest known", desired.version);
         return Err(refusal(Reason::UnsupportedVersion, message));
     }
-    check(&desired.score)?;
+    check::check(&desired.score)?;
     Ok(desired)
-}
-
-fn check(score: &Score) -> Result<(), Refusal> {
-    let Score::PodmanV0(score) = score;
-    if score.services.len() > MAX_SERVICES {
-        let message =
-            format!("{} services are more than the {MAX_SERVICES} that are taken", score.services.len());
-        return Err(refusal(Reason::TooLarge, message));
-    }
-    let names = score.init_containers.iter().map(|init| &init.name).enumerate();
-    let names = names.map(|(at, name)| (format!("init_containers[{at}].name"), name));
-    let services = score.services.iter().map(|service| &service.name).enumerate();
-    let names = names.chain(services.map(|(at, name)| (format!("services[{at}].name"), name)));
-    let mut taken: BTreeSet<&ContainerName> = BTreeSet::new();
-    for (field, name) in names {
-        if !taken.insert(name) {
-            return Err(invalid(
-                &field,
-                &format!("{name:?} is the name of another container", name = name.as_str()),
-            ));
-        }
-    }
-    if let [first, rest @ ..] = score.init_containers.as_slice() {
-        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        let message = format!("init container {}{more}: this agent cannot run init containers", first.name);
-        return Err(refusal(Reason::InitContainersUnsupported, message));
-    }
-    for (at, service) in score.services.iter().enumerate() {
-        check_service(&format!("services[{at}]"), service)?;
-    }
-    Ok(())
-}
-
-fn check_service(path: &str, service: &PodmanService) -> Result<(), Refusal> {
-    check_image(&service.image).map_err(|problem| invalid(&format!("{path}.image"), &problem))?;
-    if service.args.iter().any(|arg| arg.contains('\0')) {
-        return Err(invalid(&format!("{path}.args"), "an argument holds a NUL character"));
-    }
-    for (name, value) in &service.env {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            let problem =
-                format!("{name:?} cannot be the name of a variable, or its value holds a NUL character");
-            return Err(invalid(&format!("{path}.env"), &problem));
-        }
-    }
-    for (at, volume) in service.volumes.iter().enumerate() {
-        parse_volume(volume).map_err(|problem| invalid(&format!("{path}.volumes[{at}]"), &problem))?;
-    }
-    for (at, port) in service.ports.iter().enumerate() {
-        parse_port(port).map_err(|problem| invalid(&format!("{path}.ports[{at}]"), &problem))?;
-    }
-    Ok(())
-}
-
-fn invalid(field: &str, problem: &str) -> Refusal {
-    refusal(Reason::InvalidScore, format!("{field}: {problem}"))
-}
-
-/// The characters of an image reference; in particular none that means something in a URL's query.
-fn check_image(image: &str) -> Result<(), String> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
-    let edge = image.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-    if edge && image.len() <= MAX_IMAGE_LEN && image.bytes().all(fits) && !image.contains("..") {
-        return Ok(());
-    }
-    Err(format!("{:?} is not an image reference", cut(image)))
-}
-
-/// Reads `source:target[:options]`.
-fn parse_volume(text: &str) -> Result<Volume, String> {
-    let problem = || format!("{:?} is not source:target[:options] with an absolute target", cut(text));
-    let mut parts = text.split(':');
-    let (Some(source), Some(target)) = (parts.next(), parts.next()) else { return Err(problem()) };
-    let options: Vec<String> =
-        parts.next().map(|o| o.split(',').map(str::to_owned).collect()).unwrap_or_default();
-    let named = source.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    let source_fits = source.starts_with('/') || (named && !source.starts_with(['.', '-']));
-    let fits = parts.next().is_none()
-        && !source.is_empty()
-        && source_fits
-        && target.starts_with('/')
-        && !text.contains('\0')
-        && options.iter().all(|option| !option.is_empty());
-    if !fits {
-        return Err(problem());
-    }
-    Ok(Volume { source: source.to_owned(), target: target.to_owned(), options })
-}
-
-/// Reads `[address:]host:container[/protocol]`; an IPv6 address stands in brackets.
-fn parse_port(text: &str) -> Result<PortMapping, String> {
-    let problem = || format!("{:?} is not [address:]host:container[/protocol]", cut(text));
-    let (rest, protocol) = match text.split_once('/') {
-        None => (text, Protocol::Tcp),
-        Some((rest, "tcp")) => (rest, Protocol::Tcp),
-        Some((rest, "udp")) => (rest, Protocol::Udp),
-        Some(_) => return Err(problem()),
-    };
-    let (rest, container) = rest.rsplit_once(':').ok_or_else(problem)?;
-    let (address, host) = match rest.rsplit_once(':') {
-        None => (None, rest),
-        Some((address, host)) => {
-            let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-            let address: IpAddr = bare.parse().map_err(|_| problem())?;
-            (Some(address), host)
-        }
-    };
-    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(problem);
-    Ok(PortMapping { address, host: port(host)?, container: port(container)?, protocol })
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 /// The services of a checked value, in order.
@@ -236,14 +131,57 @@ pub fn services(deployment: &DeploymentName, desired: &Desired) -> Vec<ServiceSp
         volumes: service.volumes.iter().filter_map(|volume| parse_volume(volume).ok()).collect(),
         ports: service.ports.iter().filter_map(|port| parse_port(port).ok()).collect(),
         restart: service.restart,
+        limits: service.limits.clone(),
+        health: service.health.clone(),
+        stop_timeout: service.stop_timeout,
+        pull: service.pull,
     };
     score.services.iter().map(spec).collect()
+}
+
+/// Which field of the score is wrong. The score's enum keeps serde from telling, so the part below it is read
+/// again by itself.
+fn place(bytes: &[u8]) -> Option<String> {
+    let mut value: Value = serde_json::from_slice(bytes).ok()?;
+    let data = value.get_mut("score")?.get_mut("data")?.take();
+    let wrong = serde_path_to_error::deserialize::<_, PodmanV0Score>(data).err()?;
+    Some(format!("score.data.{}: {}", wrong.path(), wrong.inner()))
+}
+
+/// The init containers of a checked value, in order.
+pub(super) fn inits(deployment: &DeploymentName, desired: &Desired) -> Vec<InitSpec> {
+    let Score::PodmanV0(score) = &desired.score;
+    let spec = |init: &InitContainer| InitSpec {
+        deployment: deployment.clone(),
+        name: init.name.clone(),
+        generation: desired.generation,
+        image: init.image.clone(),
+        args: init.args.clone(),
+        env: init.env.clone(),
+        volumes: init.volumes.iter().filter_map(|volume| parse_volume(volume).ok()).collect(),
+        timeout: init.timeout,
+    };
+    score.init_containers.iter().map(spec).collect()
+}
+
+/// How long the services must run before a change counts as good.
+pub(super) fn probation(desired: &Desired) -> Duration {
+    let Score::PodmanV0(score) = &desired.score;
+    score.probation
+}
+
+/// Hash of a whole score: what its init containers belong to, and what a failed upgrade is known by.
+pub(super) fn set(desired: &Desired) -> String {
+    digest(&serde_json::to_vec(&desired.score).unwrap_or_default())
 }
 
 /// Half of a SHA-256 over the service's wire form, hex: equal services have equal hashes, whatever
 /// generation they came with.
 fn hash(service: &PodmanService) -> String {
-    let bytes = serde_json::to_vec(service).unwrap_or_default();
+    digest(&serde_json::to_vec(service).unwrap_or_default())
+}
+
+fn digest(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes).get(..16).unwrap_or_default())
 }
 
@@ -255,9 +193,9 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::workload::{DEFAULT_INIT_CONTAINER_TIMEOUT, PodmanV0Score};
+    use crate::model::workload::DEFAULT_INIT_CONTAINER_TIMEOUT;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn desired(score: Value) -> Vec<u8> {
         let token = json!({ "epoch": 1, "sequence": 1 });
@@ -279,6 +217,11 @@ mod tests {
             service[key] = value;
             desired(json!({ "services": [service] }))
         };
+        let with_init = |key: &str, value: Value| {
+            let mut init = json!({ "name": "migrate", "image": "localhost/m:1" });
+            init[key] = value;
+            desired(json!({ "init_containers": [init] }))
+        };
         let cases: Vec<(Vec<u8>, Reason, &str)> = vec![
             (b"{".to_vec(), Reason::MalformedDesired, "EOF while parsing"),
             (b"{}".to_vec(), Reason::MalformedDesired, "missing field `version`"),
@@ -295,9 +238,42 @@ mod tests {
                 "services[0].name: \"web\" is the name of another container",
             ),
             (
-                desired(json!({ "init_containers": [{ "name": "migrate", "image": "localhost/m:1" }] })),
-                Reason::InitContainersUnsupported,
-                "init container migrate",
+                with_init("timeout", json!(0)),
+                Reason::InvalidScore,
+                "init_containers[0].timeout: 0 s is not between",
+            ),
+            (
+                with_init("timeout", json!(86_401)),
+                Reason::InvalidScore,
+                "init_containers[0].timeout: 86401 s",
+            ),
+            (with_init("timeout", json!(u64::MAX)), Reason::InvalidScore, "init_containers[0].timeout"),
+            (
+                with_init("timeout", json!(1.5)),
+                Reason::MalformedDesired,
+                "score.data.init_containers[0].timeout: invalid type",
+            ),
+            (
+                with_init("timeout", json!(-1)),
+                Reason::MalformedDesired,
+                "score.data.init_containers[0].timeout: invalid value",
+            ),
+            (with_init("image", json!("a b")), Reason::InvalidScore, "init_containers[0].image"),
+            (with_init("volumes", json!(["x"])), Reason::InvalidScore, "init_containers[0].volumes[0]"),
+            (with("stop_timeout", json!(3601)), Reason::InvalidScore, "services[0].stop_timeout"),
+            (with("limits", json!({ "memory": 1 })), Reason::InvalidScore, "services[0].limits.memory"),
+            (with("limits", json!({ "pids": 0 })), Reason::InvalidScore, "services[0].limits.pids"),
+            (with("limits", json!({ "disk": 1 })), Reason::MalformedDesired, "unknown field `disk`"),
+            (with("health", json!({ "command": [] })), Reason::InvalidScore, "services[0].health.command"),
+            (
+                with("health", json!({ "command": ["true"], "interval": 0 })),
+                Reason::InvalidScore,
+                "services[0].health.interval",
+            ),
+            (
+                desired(json!({ "services": [web.clone()], "probation": 0 })),
+                Reason::InvalidScore,
+                "probation: 0 s is not between",
             ),
             (with("name", json!("Web")), Reason::MalformedDesired, "container name \"Web\" is not valid"),
             (with("image", json!("")), Reason::InvalidScore, "services[0].image"),

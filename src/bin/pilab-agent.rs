@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 const USAGE: &str = "usage: pilab-agent [--identity-dir DIR] [--podman-socket FILE] [--state-dir DIR] \
-                     [--oci-runtime NAME] [--version]";
+                     [--oci-runtime NAME] [--enable-exec] [--version]";
 
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,8 @@ struct Options {
     identity_dir: PathBuf,
     podman: PodmanOptions,
     state_dir: PathBuf,
+    /// Let the coordinator run programs in containers.
+    exec: bool,
 }
 
 fn main() -> ExitCode {
@@ -73,10 +75,15 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
         identity_dir: Identity::DIR.into(),
         podman: PodmanOptions { socket: "/run/podman/podman.sock".into(), oci_runtime: None },
         state_dir: Path::new(Identity::DIR).join("state"),
+        exec: false,
     };
     while let Some(arg) = args.next() {
         if arg == "--version" {
             return Ok(None);
+        }
+        if arg == "--enable-exec" {
+            options.exec = true;
+            continue;
         }
         let (name, value) = match arg.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
@@ -106,8 +113,9 @@ fn start(options: Options) -> Result<(), MainError> {
         return Err(MainError::Version { path, version: identity.version });
     }
     let nats_creds = read(&options.identity_dir.join(file::NATS_CREDS))?;
+    let podman = PodmanTopology::new(identity.device.clone(), options.podman);
     let resources = Resources {
-        runtime: PodmanTopology::new(identity.device.clone(), options.podman),
+        runtime: if options.exec { podman.with_exec() } else { podman },
         device: identity.device,
         nats_url: identity.nats_url,
         nats_creds: String::from_utf8_lossy(&nats_creds).into_owned(),
@@ -152,6 +160,7 @@ mod tests {
         let options = parsed(&["--state-dir", "/s", "--oci-runtime=runc"]).unwrap().unwrap();
         assert_eq!((options.state_dir, options.podman.oci_runtime), ("/s".into(), Some("runc".into())));
         assert_eq!(options.identity_dir, Path::new("/run/pilab"));
+        assert!(!options.exec && parsed(&["--enable-exec"]).unwrap().unwrap().exec);
         assert!(parsed(&["--version"]).unwrap().is_none());
         for bad in [&["--state-dir"][..], &["--what"], &["x"], &["--state-dir="]] {
             assert!(matches!(parsed(bad), Err(MainError::Usage(_))), "{bad:?}");

@@ -1,6 +1,7 @@
 //! One connection to NATS: connect and reconnect, publish, request, subscribe. A handle is cheap to clone.
 
 use super::error::{BusError, NatsError};
+use crate::model::workload::{Denied, DeniedAction};
 use async_nats::header::HeaderMap;
 use async_nats::{Client, ConnectOptions, Event, Request, RequestErrorKind, ServerError};
 use bytes::Bytes;
@@ -20,6 +21,9 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(4);
 const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(50);
 /// How long a publish or flush may wait: the connection's outgoing queue is full only while it is down.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many subjects are remembered as denied: what an agent uses are fewer.
+const MAX_DENIALS: usize = 16;
 
 /// How to connect.
 #[derive(Clone)]
@@ -53,6 +57,8 @@ pub struct Connection {
     pub epoch: u64,
     /// The last thing that the server did not permit.
     pub denied: Option<Denial>,
+    /// All of that by subject: the first [`MAX_DENIALS`] of them.
+    pub denials: Vec<Denied>,
 }
 
 /// Something that the server did not permit. NATS reports it apart from the call that caused it.
@@ -64,15 +70,6 @@ pub struct Denial {
     pub subject: String,
     /// Counts the denials of this connection.
     pub number: u64,
-}
-
-/// What was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeniedAction {
-    /// A publish or request.
-    Publish,
-    /// A subscription.
-    Subscribe,
 }
 
 /// A connection. Clones share it.
@@ -128,6 +125,11 @@ impl Bus {
     /// How the connection stands, now and later.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
+    }
+
+    /// What the server has not permitted so far, by subject; bounded.
+    pub fn denials(&self) -> Vec<Denied> {
+        self.connection.borrow().denials.clone()
     }
 
     /// Publishes; done when the connection has taken it.
@@ -306,12 +308,22 @@ fn observe(state: &watch::Sender<Connection>, event: Event) {
                 tracing::warn!(?action, subject, "not permitted by the NATS server");
                 state.send_modify(|now| {
                     let number = denials(now) + 1;
+                    count_denial(&mut now.denials, action, &subject);
                     now.denied = Some(Denial { action, subject, number });
                 });
             }
             None => tracing::warn!(error = text, "the NATS server reports an error"),
         },
         other => tracing::debug!(event = %other, "NATS connection"),
+    }
+}
+
+fn count_denial(known: &mut Vec<Denied>, action: DeniedAction, subject: &str) {
+    let full = known.len() >= MAX_DENIALS;
+    match known.iter_mut().find(|denied| denied.action == action && denied.subject == subject) {
+        Some(denied) => denied.count += 1,
+        None if !full => known.push(Denied { action, subject: subject.to_owned(), count: 1 }),
+        None => {}
     }
 }
 
@@ -361,6 +373,18 @@ mod tests {
         for other in ["stale connection", "Permissions Violation", "x \"y\"", "\"", ""] {
             assert_eq!(parse_denial(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn denials_are_counted_by_subject_and_bounded() {
+        let mut known = Vec::new();
+        for number in 0..40 {
+            count_denial(&mut known, DeniedAction::Publish, &format!("s{}", number % 20));
+        }
+        assert_eq!(known.len(), MAX_DENIALS);
+        assert!(known.iter().all(|denied| denied.count == 2));
+        count_denial(&mut known, DeniedAction::Subscribe, "s0");
+        assert_eq!(known[0].count, 2, "another action is another denial");
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::time::Duration;
 /// How long the server holds a pull that has nothing to deliver. A pull that reaches the server while the
 /// consumer is being made anew is lost without a word (seen under load); this and the grace bound for
 /// how long nobody notices, so that a bucket made anew is believed within 12 s.
-const PULL_EXPIRES: Duration = Duration::from_secs(8);
+const PULL_EXPIRES: Duration = Duration::from_secs(5);
 /// How much longer than [`PULL_EXPIRES`] an answer may take: the way there and back on a slow device.
-const PULL_GRACE: Duration = Duration::from_secs(3);
+const PULL_GRACE: Duration = Duration::from_secs(2);
 
 /// A durable pull consumer on a bucket.
 #[derive(Debug, Clone)]
@@ -48,8 +48,9 @@ impl Durable {
         Self { bus, bucket: bucket.into(), name: name.into() }
     }
 
-    /// Waits for the next entry, at most some ten seconds. [`BusError::NoResponders`] and
-    /// [`BusError::Refused`] tell that there is no such consumer (any more).
+    /// Waits for the next entry, at most some seven seconds. [`BusError::Refused`] tells that the consumer
+    /// was deleted meanwhile. Where there is none, a device is not answered at all ([`BusError::TimedOut`]):
+    /// its account only imports the consumer, and nats-server 2.9 does not tell across accounts that nobody listens.
     ///
     /// Dropped before it ends, or cut off by a lost connection, an entry under way to it comes again only
     /// after the consumer's acknowledgement wait: read the keys once after a reconnect.

@@ -1,26 +1,30 @@
 //! The lab's one issuer of NATS credentials: the operator's and accounts' keys, what each kind of user
 //! may do, and which credentials have been revoked.
 //!
-//! Users are issued without asking the server: it knows only the account, whose scoped signing keys
-//! carry one template of rights for all devices and one for all people. Revoking one credential means
-//! a new account JWT, which [`Issuer::revoke`] sends to the server. Rights follow the *name* in a
+//! Users are issued without asking the server: it knows only two accounts, the lab's (coordinator, people,
+//! all streams) and the devices', whose scoped signing keys carry one template of rights for all people and
+//! one for all devices. Revoking one credential means a new account JWT, which [`Issuer::revoke`] sends to
+//! the server. Rights follow the *name* in a
 //! credential, revocation its *key*: a device keeps its name over boot attempts and gets a fresh key for
 //! each, so a revocation cuts off one attempt alone.
 //!
 //! What a device may do, and what was tried against it: `tests/it/nats.rs`.
 
+mod error;
 mod files;
+mod keys;
 mod rights;
 
+pub use self::error::IssuerError;
 use self::files::{private_dir, read_private, write_private};
-use self::rights::{device_template, user_template};
+use self::keys::Keys;
+use self::rights::{device_template, shared, user_template};
 use super::connect::{Bus, BusOptions};
-use super::error::BusError;
-use super::jwt::{JwtError, Signer, SigningKey, credentials_file};
+use super::jwt::{Account, JwtError, Signer, SigningKey, credentials_file};
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::support::clock;
 use crate::wire::subject;
-use nkeys::{KeyPair, KeyPairType};
+use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,65 +45,6 @@ const REVOKED: &str = "revoked.json";
 const PUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection made for one push may be used.
 const SYSTEM_TTL: Duration = Duration::from_secs(60);
-
-/// The issuer could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum IssuerError {
-    /// A file of the issuer cannot be read or written.
-    #[error("cannot {action} {}", path.display())]
-    File {
-        /// `read`, `write` …
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file of the issuer holds something else.
-    #[error("{} is damaged: {problem}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it; never quotes the file.
-        problem: String,
-    },
-    /// Others than the owner may read the keys.
-    #[error("{} can be read by others (mode {mode:o}); it holds the lab's keys and must have mode 600", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// A name that would share its inbox with somebody else.
-    #[error("{name:?} cannot be the name of a {kind} of lab {lab}: {problem}")]
-    Name {
-        /// The name.
-        name: String,
-        /// `device` or `user`.
-        kind: &'static str,
-        /// The lab.
-        lab: LabName,
-        /// Which rule it breaks.
-        problem: &'static str,
-    },
-    /// A credential could not be made.
-    #[error("cannot issue a credential")]
-    Jwt(#[from] JwtError),
-    /// A key pair without its seed.
-    #[error("a key of the issuer has no seed")]
-    Seed(#[source] nkeys::error::Error),
-    /// The server could not be reached with a revocation. It is recorded, and part of the next push and of
-    /// the server's next start.
-    #[error("the revocation is recorded but not yet known to the NATS server")]
-    Push(#[source] BusError),
-    /// The server did not take a revocation, which stays recorded.
-    #[error("the NATS server refused the lab's account: {answer}")]
-    PushRefused {
-        /// Its words, cut to 300 characters.
-        answer: String,
-    },
-}
 
 /// What somebody needs to connect.
 #[derive(Clone)]
@@ -127,19 +72,20 @@ impl fmt::Debug for Credentials {
 pub(super) struct Trust {
     pub(super) operator_jwt: String,
     pub(super) system_account: String,
-    pub(super) system_jwt: String,
-    pub(super) account: String,
-    pub(super) account_jwt: String,
+    /// The lab's account, by which the server is named.
+    pub(super) lab_account: String,
+    /// Public key and JWT of every account.
+    pub(super) accounts: Vec<(String, String)>,
 }
 
-/// The seeds, as kept.
-#[derive(Serialize, Deserialize)]
-struct Seeds {
-    operator: String,
-    system: String,
-    account: String,
-    device: String,
-    user: String,
+/// Who holds a credential, and so in which account it is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holder {
+    /// A device.
+    Device,
+    /// A person, a CI job or the coordinator.
+    Person,
 }
 
 /// A revoked key.
@@ -149,6 +95,7 @@ struct Revocation {
     at: u64,
     /// From here on the JWT is void anyway, and the record can go.
     expires: u64,
+    holder: Holder,
 }
 
 type Revocations = BTreeMap<String, Revocation>;
@@ -157,11 +104,7 @@ type Revocations = BTreeMap<String, Revocation>;
 pub struct Issuer {
     dir: PathBuf,
     lab: LabName,
-    operator: KeyPair,
-    system: KeyPair,
-    account: KeyPair,
-    device: KeyPair,
-    user: KeyPair,
+    keys: Keys,
     /// Held over a push, so that an older account JWT never overtakes a newer one.
     revoked: Mutex<Revocations>,
 }
@@ -178,36 +121,9 @@ impl Issuer {
     pub fn open(dir: impl Into<PathBuf>, lab: &LabName) -> Result<Self, IssuerError> {
         let dir = dir.into();
         private_dir(&dir)?;
-        let keys = dir.join(KEYS);
-        let seeds = match read_private::<Seeds>(&keys)? {
-            Some(seeds) => seeds,
-            None => {
-                let seeds = Seeds::generate()?;
-                write_private(&keys, &seeds)?;
-                seeds
-            }
-        };
+        let keys = Keys::open(&dir.join(KEYS))?;
         let revoked = read_private::<Revocations>(&dir.join(REVOKED))?.unwrap_or_default();
-        let load = |seed: &str, kind| {
-            let damaged = |problem: String| IssuerError::Damaged { path: keys.clone(), problem };
-            let key =
-                KeyPair::from_seed(seed).map_err(|_| damaged(format!("the {kind:?} seed is not valid")))?;
-            if key.key_pair_type() == kind {
-                Ok(key)
-            } else {
-                Err(damaged(format!("a {:?} seed stands where a {kind:?} seed should", key.key_pair_type())))
-            }
-        };
-        Ok(Self {
-            operator: load(&seeds.operator, KeyPairType::Operator)?,
-            system: load(&seeds.system, KeyPairType::Account)?,
-            account: load(&seeds.account, KeyPairType::Account)?,
-            device: load(&seeds.device, KeyPairType::Account)?,
-            user: load(&seeds.user, KeyPairType::Account)?,
-            revoked: Mutex::new(revoked),
-            lab: lab.clone(),
-            dir,
-        })
+        Ok(Self { keys, revoked: Mutex::new(revoked), lab: lab.clone(), dir })
     }
 
     /// For one boot attempt of a device. Its id must begin with `<lab>-`, as all devices' do.
@@ -219,7 +135,7 @@ impl Issuer {
                 "it must begin with the lab's name and '-'",
             ));
         }
-        self.scoped(&self.device, device.as_str(), ttl)
+        self.scoped(&self.keys.device, Holder::Device, device.as_str(), ttl)
     }
 
     /// For one login of a person or CI job. Inboxes go by name, so that a user named like a device or
@@ -236,47 +152,59 @@ impl Issuer {
                 "names that begin with the lab's name and '-' are devices'",
             ));
         }
-        self.scoped(&self.user, name, ttl)
+        self.scoped(&self.keys.user, Holder::Person, name, ttl)
     }
 
     /// For the coordinator: everything in the lab's account. Its inboxes begin with
     /// `wire::subject::inbox(COORDINATOR)`.
     pub fn coordinator(&self, ttl: Duration) -> Result<Credentials, IssuerError> {
-        self.full(&self.account, COORDINATOR, ttl)
+        self.full(&self.keys.lab, COORDINATOR, ttl)
     }
 
     /// For the system account: the server's own events, and revocations.
     pub fn system(&self, ttl: Duration) -> Result<Credentials, IssuerError> {
-        self.full(&self.system, SYSTEM, ttl)
+        self.full(&self.keys.system, SYSTEM, ttl)
     }
 
     /// Voids a credential now: whoever is connected with it is cut off, and it never connects again.
     /// The record is on disk before the server at `url` is told, so that a crash, or a server that is down,
     /// does not undo it. `public_key` and `expires` are those of the [`Credentials`].
-    pub async fn revoke(&self, url: &str, public_key: &str, expires: u64) -> Result<(), IssuerError> {
+    pub async fn revoke(
+        &self,
+        url: &str,
+        holder: Holder,
+        public_key: &str,
+        expires: u64,
+    ) -> Result<(), IssuerError> {
         let now = seconds_now();
         let mut revoked = self.revoked.lock().await;
         let mut next = revoked.clone();
         next.retain(|_, revocation| revocation.expires > now);
-        next.insert(public_key.to_owned(), Revocation { at: now, expires });
+        next.insert(public_key.to_owned(), Revocation { at: now, expires, holder });
         let (path, content) = (self.dir.join(REVOKED), next.clone());
         // fsync may take long, and this runs among the coordinator's other tasks.
         let written = tokio::task::spawn_blocking(move || write_private(&path, &content)).await;
         written.map_err(|panic| self.file("write", REVOKED, io::Error::other(panic)))??;
         *revoked = next;
-        self.push(url, &revoked, now).await
+        self.push(url, holder, &revoked, now).await
     }
 
-    /// Tells the server at `url` of all revocations on record.
-    async fn push(&self, url: &str, revoked: &Revocations, now: u64) -> Result<(), IssuerError> {
-        let claims = self.account_jwt(revoked, now)?;
+    /// Tells the server at `url` of all revocations of such holders on record.
+    async fn push(
+        &self,
+        url: &str,
+        holder: Holder,
+        revoked: &Revocations,
+        now: u64,
+    ) -> Result<(), IssuerError> {
+        let claims = self.account_jwt(holder, revoked, now)?;
         let options = BusOptions {
             url: url.to_owned(),
             creds: self.system(SYSTEM_TTL)?.creds,
             name: SYSTEM.to_owned(),
             inbox_prefix: subject::inbox(SYSTEM),
         };
-        let update = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", self.account.public_key());
+        let update = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", self.account(holder).public_key());
         let bus = Bus::connect(options, Some(PUSH_TIMEOUT)).await.map_err(IssuerError::Push)?;
         let answer = bus.request(update, claims, PUSH_TIMEOUT).await.map_err(IssuerError::Push)?;
         if let Err(error) = bus.close().await {
@@ -293,31 +221,71 @@ impl Issuer {
     /// What a server needs to know at its start, revocations included.
     pub(super) async fn trust(&self) -> Result<Trust, IssuerError> {
         let now = seconds_now();
-        let operator = Signer { key: &self.operator, now };
-        let (system, account) = (self.system.public_key(), self.account.public_key());
-        let account_jwt = self.account_jwt(&*self.revoked.lock().await, now)?;
+        let operator = Signer { key: &self.keys.operator, now };
+        let system = self.keys.system.public_key();
+        let revoked = self.revoked.lock().await;
+        let account = |holder| -> Result<_, JwtError> {
+            Ok((self.account(holder).public_key(), self.account_jwt(holder, &revoked, now)?))
+        };
         Ok(Trust {
             operator_jwt: operator.operator(self.lab.as_str(), &system)?,
-            system_jwt: operator.account("SYS", &system, false, Vec::new(), BTreeMap::new())?,
+            lab_account: self.keys.lab.public_key(),
+            accounts: vec![
+                (system.clone(), operator.account("SYS", &system, Account::default())?),
+                account(Holder::Person)?,
+                account(Holder::Device)?,
+            ],
             system_account: system,
-            account,
-            account_jwt,
         })
     }
 
-    fn account_jwt(&self, revoked: &Revocations, now: u64) -> Result<String, JwtError> {
-        let keys = vec![
-            SigningKey::scoped(self.device.public_key(), "device", device_template()),
-            SigningKey::scoped(self.user.public_key(), "user", user_template(&self.lab)),
-        ];
-        let revoked = revoked.iter().map(|(key, revocation)| (key.clone(), revocation.at)).collect();
-        let signer = Signer { key: &self.operator, now };
-        signer.account(self.lab.as_str(), &self.account.public_key(), true, keys, revoked)
+    fn account(&self, holder: Holder) -> &KeyPair {
+        match holder {
+            Holder::Device => &self.keys.devices,
+            Holder::Person => &self.keys.lab,
+        }
     }
 
-    fn scoped(&self, signing: &KeyPair, name: &str, ttl: Duration) -> Result<Credentials, IssuerError> {
+    fn account_jwt(&self, holder: Holder, revoked: &Revocations, now: u64) -> Result<String, JwtError> {
+        let revoked = revoked.iter().filter(|(_, revocation)| revocation.holder == holder);
+        let revocations = revoked.map(|(key, revocation)| (key.clone(), revocation.at)).collect();
+        let key = |key: &KeyPair, role, template| SigningKey::scoped(key.public_key(), role, template);
+        let lab = self.keys.lab.public_key();
+        let (name, account) = match holder {
+            Holder::Person => (
+                self.lab.to_string(),
+                Account {
+                    jetstream: true,
+                    exports: shared(),
+                    signing_keys: vec![key(&self.keys.user, "user", user_template(&self.lab))],
+                    revocations,
+                    ..Account::default()
+                },
+            ),
+            Holder::Device => (
+                format!("{}-devices", self.lab),
+                Account {
+                    imports: shared().iter().map(|export| export.import(&lab)).collect(),
+                    signing_keys: vec![key(&self.keys.device, "device", device_template())],
+                    revocations,
+                    ..Account::default()
+                },
+            ),
+        };
+        let signer = Signer { key: &self.keys.operator, now };
+        signer.account(&name, &self.account(holder).public_key(), account)
+    }
+
+    fn scoped(
+        &self,
+        signing: &KeyPair,
+        holder: Holder,
+        name: &str,
+        ttl: Duration,
+    ) -> Result<Credentials, IssuerError> {
         let (user, signer, expires) = fresh(signing, ttl);
-        let jwt = signer.scoped_user(name, &user.public_key(), &self.account.public_key(), expires)?;
+        let account = self.account(holder).public_key();
+        let jwt = signer.scoped_user(name, &user.public_key(), &account, expires)?;
         credentials(&user, &jwt, expires)
     }
 
@@ -351,19 +319,6 @@ struct ClaimsData {
     code: u32,
 }
 
-impl Seeds {
-    fn generate() -> Result<Self, IssuerError> {
-        let seed = |kind| KeyPair::new(kind).seed().map_err(IssuerError::Seed);
-        Ok(Self {
-            operator: seed(KeyPairType::Operator)?,
-            system: seed(KeyPairType::Account)?,
-            account: seed(KeyPairType::Account)?,
-            device: seed(KeyPairType::Account)?,
-            user: seed(KeyPairType::Account)?,
-        })
-    }
-}
-
 /// A new user key, who signs for it, and when it ends.
 fn fresh(signing: &KeyPair, ttl: Duration) -> (KeyPair, Signer<'_>, u64) {
     let now = seconds_now();
@@ -381,6 +336,7 @@ fn seconds_now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::keys::Seeds;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
@@ -395,7 +351,7 @@ mod tests {
         let dir = temporary.path().join("issuer");
         let first = Issuer::open(&dir, &lab()).unwrap();
         let second = Issuer::open(&dir, &lab()).unwrap();
-        assert_eq!(first.account.public_key(), second.account.public_key());
+        assert_eq!(first.keys.lab.public_key(), second.keys.lab.public_key());
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&dir.join(KEYS))), (0o700, 0o600));
 

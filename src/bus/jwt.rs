@@ -55,10 +55,8 @@ enum Body {
     Account {
         version: u32,
         limits: AccountLimits,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        signing_keys: Vec<SigningKey>,
-        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-        revocations: BTreeMap<String, u64>,
+        #[serde(flatten)]
+        account: Account,
     },
     User {
         version: u32,
@@ -90,6 +88,67 @@ struct JetStreamLimits {
     disk_storage: i64,
     streams: i64,
     consumer: i64,
+}
+
+/// What is particular to an account.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// Whether it may have streams. The system account may not.
+    #[serde(skip)]
+    pub jetstream: bool,
+    /// What it offers to other accounts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<Export>,
+    /// What it takes from other accounts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<Import>,
+    /// Who may issue users, beside the account's own key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub signing_keys: Vec<SigningKey>,
+    /// For each revoked user's public key the time up to which its JWTs are void, in seconds since
+    /// 1970-01-01 UTC.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub revocations: BTreeMap<String, u64>,
+}
+
+/// Which way messages go between two accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// From the exporting account to subscribers in the importing one.
+    Stream,
+    /// From the importing account to the exporting one, and one answer back.
+    Service,
+}
+
+/// A subject that an account offers to every other account of its operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Export {
+    name: String,
+    subject: String,
+    #[serde(rename = "type")]
+    share: Share,
+}
+
+impl Export {
+    /// Offers `subject`, which may hold wildcards.
+    pub fn new(share: Share, subject: impl Into<String>) -> Self {
+        let subject = subject.into();
+        Self { name: subject.clone(), subject, share }
+    }
+
+    /// The import of this, by another account, from the one with this public key.
+    pub fn import(&self, exporter: impl Into<String>) -> Import {
+        Import { export: self.clone(), account: exporter.into() }
+    }
+}
+
+/// A subject that an account takes from another, under the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Import {
+    #[serde(flatten)]
+    export: Export,
+    account: String,
 }
 
 /// A key that may issue users of an account, and what each of its users may do.
@@ -198,16 +257,8 @@ impl Signer<'_> {
         self.sign(name, &self.key.public_key(), None, body)
     }
 
-    /// An account, signed by its operator. `revocations` gives for each user's public key the time up
-    /// to which its JWTs are void. The system account may not have JetStream.
-    pub fn account(
-        &self,
-        name: &str,
-        public_key: &str,
-        jetstream: bool,
-        signing_keys: Vec<SigningKey>,
-        revocations: BTreeMap<String, u64>,
-    ) -> Result<String, JwtError> {
+    /// An account, signed by its operator.
+    pub fn account(&self, name: &str, public_key: &str, account: Account) -> Result<String, JwtError> {
         let limits = AccountLimits {
             subs: NO_LIMIT,
             data: NO_LIMIT,
@@ -217,14 +268,14 @@ impl Signer<'_> {
             wildcards: true,
             conn: NO_LIMIT,
             leaf: NO_LIMIT,
-            jetstream: jetstream.then_some(JetStreamLimits {
+            jetstream: account.jetstream.then_some(JetStreamLimits {
                 mem_storage: NO_LIMIT,
                 disk_storage: NO_LIMIT,
                 streams: NO_LIMIT,
                 consumer: NO_LIMIT,
             }),
         };
-        let body = Body::Account { version: CLAIMS_VERSION, limits, signing_keys, revocations };
+        let body = Body::Account { version: CLAIMS_VERSION, limits, account };
         self.sign(name, public_key, None, body)
     }
 
@@ -312,10 +363,15 @@ mod tests {
         let template = Permissions::only(vec!["a.{{name()}}.>".into()], vec![])
             .with_one_response(Duration::from_secs(5))
             .with_limits(10, 1000);
-        let keys = vec![SigningKey::scoped("ASIGN", "device", template)];
-        let jwt = Signer { key: &operator, now: 7 }
-            .account("lab", &account.public_key(), true, keys, [("UX".to_owned(), 6)].into())
-            .unwrap();
+        let asking = Export::new(Share::Service, "ask.>");
+        let body = Account {
+            jetstream: true,
+            imports: vec![asking.import("AOTHER")],
+            exports: vec![asking, Export::new(Share::Stream, "news.*")],
+            signing_keys: vec![SigningKey::scoped("ASIGN", "device", template)],
+            revocations: [("UX".to_owned(), 6)].into(),
+        };
+        let jwt = Signer { key: &operator, now: 7 }.account("lab", &account.public_key(), body).unwrap();
         let claims = open(&jwt, &operator);
         assert_eq!(claims["sub"], account.public_key());
         assert_eq!(claims["nats"]["revocations"], json!({"UX": 6}));
@@ -329,7 +385,16 @@ mod tests {
                 "subs": 10, "data": -1, "payload": 1000,
             }}])
         );
-        let system = Signer { key: &operator, now: 7 }.account("SYS", "ASYS", false, vec![], BTreeMap::new());
+        assert_eq!(
+            claims["nats"]["exports"],
+            json!([{"name": "ask.>", "subject": "ask.>", "type": "service"},
+                {"name": "news.*", "subject": "news.*", "type": "stream"}])
+        );
+        assert_eq!(
+            claims["nats"]["imports"],
+            json!([{"name": "ask.>", "subject": "ask.>", "type": "service", "account": "AOTHER"}])
+        );
+        let system = Signer { key: &operator, now: 7 }.account("SYS", "ASYS", Account::default());
         assert!(open(&system.unwrap(), &operator)["nats"]["limits"].get("disk_storage").is_none());
     }
 

@@ -259,7 +259,7 @@ impl Keeper {
         let began = Instant::now();
         let trust = self.issuer.trust().await?;
         // Unlike the name of whoever else might hold the port by now.
-        let name = format!("pilab-{}", &trust.account);
+        let name = format!("pilab-{}", &trust.lab_account);
         self.home.write(CONFIG, config(&self.home.dir, self.address, &name, &trust).as_bytes())?;
         let log = self.home.open_log().map_err(|error| file("open", &self.home.dir.join(LOG), error))?;
         let mut child = self.spawner.spawn(self.command(), log).await?;

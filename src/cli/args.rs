@@ -1,6 +1,6 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
-use crate::model::device::Arch;
+use crate::model::device::{Arch, Backend};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -52,6 +52,7 @@ pub enum Command {
     #[command(after_long_help = "Examples:
   pilab run ping                          boot one virtual machine, ask its agent
   pilab run ping isolation deploy-lifecycle --junit report.xml
+  pilab run ping --on container           in seconds, without a virtual machine
   pilab run ./my.toml --arch x86_64 --keep
                                           leave the machine up, print how to enter and to remove it
   pilab run ping --json | jq .kind        the runs' events, one JSON object a line")]
@@ -84,6 +85,9 @@ pub struct RunArgs {
     /// The lab file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_LAB, env = "PILAB_LAB")]
     pub lab: PathBuf,
+    /// On which of the lab's devices: vm (the default where the lab has some) or container
+    #[arg(long, value_name = "BACKEND")]
+    pub on: Option<Backend>,
     /// Architecture of the virtual machines, in place of the lab file's: aarch64 or x86_64
     #[arg(long)]
     pub arch: Option<Arch>,
@@ -136,7 +140,7 @@ pub struct ImageBuildArgs {
     /// For which architecture: aarch64 or x86_64
     #[arg(long, default_value_t = Arch::Aarch64)]
     pub arch: Arch,
-    /// The agent's executable; by default target/agent/<ARCH>/pilab-agent, where lab/agent puts it
+    /// The agent's executable; by default target/agents/<ARCH>/pilab-agent, where lab/agent puts it
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
     /// How to print the image.

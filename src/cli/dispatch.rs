@@ -57,7 +57,7 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
     if let Some(path) = &args.lab {
         match config::lab::load(path, None, None) {
             Ok(lab) => {
-                let (path, devices) = (path.display(), lab.devices.len());
+                let (path, devices) = (path.display(), lab.devices.len() + lab.containers.len());
                 ui.data(&format!("{path}: lab {}, devices: {devices}\n", lab.name))?;
             }
             Err(error) => wrong(error.into()),

@@ -45,8 +45,10 @@ fn case(run: &RunView) -> TestCase {
             Property::new(format!("{role}device"), device.device.to_string()),
             Property::new(format!("{role}model"), device.model.to_string()),
             Property::new(format!("{role}backend"), device.backend.to_string()),
-            Property::new(format!("{role}arch"), device.model.arch().to_string()),
         ]);
+        if let Some(arch) = device.model.arch() {
+            case.add_property(Property::new(format!("{role}arch"), arch.to_string()));
+        }
     }
     if !run.image.is_empty() {
         case.add_property(Property::new("image", printable(&run.image)));

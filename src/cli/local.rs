@@ -2,7 +2,7 @@
 //! knows how.
 
 use super::error::CliError;
-use crate::model::device::Arch;
+use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
 use serde::Serialize;
 use std::fmt;
@@ -68,6 +68,8 @@ pub trait RunningLab: Send + Sync {
 pub struct LabOptions {
     /// Its file.
     pub lab: PathBuf,
+    /// On which of its devices; none means its virtual machines, where it has some.
+    pub on: Option<Backend>,
     /// The architecture of its virtual machines, when not that of the file.
     pub arch: Option<Arch>,
     /// The image recipe, when not that of the file.

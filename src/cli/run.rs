@@ -14,6 +14,7 @@ use super::ui::Ui;
 use super::view::RunView;
 use super::watch::{Observer, watch};
 use crate::config;
+use crate::model::device::Backend;
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::atomic_file;
@@ -27,12 +28,29 @@ use tokio_util::sync::CancellationToken;
 /// Runs scenarios. Nothing is started when a file is wrong; whatever was started is ended, whatever happens.
 pub async fn run(local: &dyn Local, args: RunArgs, ui: Ui) -> Result<Exit, CliError> {
     let scenarios = load(&args.scenarios)?;
-    config::lab::load(&args.lab, args.arch, args.image.as_deref())?;
+    check_backend(&args)?;
     let interrupts = Interrupts::listen();
     tokio::select! {
         // Dropping the work is what "leave at once" means: the next start removes what it leaves.
         done = with_lab(local, &args, scenarios, ui, &interrupts.stop) => done,
         () = interrupts.leave() => Err(CliError::Cancelled),
+    }
+}
+
+/// The lab has devices of the backend that is asked for, and no option is of another.
+fn check_backend(args: &RunArgs) -> Result<(), CliError> {
+    let lab = config::lab::load(&args.lab, args.arch, args.image.as_deref())?;
+    let usage = |what: String, hint: String| Err(CliError::Usage { what, hint: Some(hint) });
+    match (lab.backend(args.on), args.on) {
+        (None, Some(on)) => {
+            let hint = format!("add a pool with backend = \"{on}\", or name another lab with --lab");
+            usage(format!("{} has no pool of backend {on}", args.lab.display()), hint)
+        }
+        (Some(Backend::Container), _) if args.arch.is_some() || args.image.is_some() => {
+            let hint = "leave them out: containers run on this machine as it is".to_owned();
+            usage("--arch and --image are of virtual machines".to_owned(), hint)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -79,7 +97,8 @@ async fn with_lab(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let mut show = Show { screen: Screen::new(ui), ui, json: args.json };
-    let options = LabOptions { lab: args.lab.clone(), arch: args.arch, image: args.image.clone() };
+    let options =
+        LabOptions { lab: args.lab.clone(), on: args.on, arch: args.arch, image: args.image.clone() };
     let lab = local.start_lab(options, show.screen.local(), stop.clone()).await?;
     let session = AssertUnwindSafe(session(lab.as_ref(), args, scenarios, &mut show, stop));
     let done = session.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));

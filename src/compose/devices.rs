@@ -2,15 +2,19 @@
 //! they consist of.
 
 use super::failed;
+use super::ground::Ground;
 use super::instance::Instance;
 use super::lab::vm_error;
 use crate::cli::error::CliError;
 use crate::config::lab::{Lab, VmDevice};
+use crate::console::port::ByteStream;
 use crate::console::{self, ConsoleParts};
+use crate::container::{self, ContainerDevice};
 use crate::coordinator::parts::BootImage;
-use crate::device::ports::TicketOffice;
+use crate::device::ports::{Boot, Power, Reach, TicketOffice};
 use crate::device::{self, DeviceHandle, DeviceParts};
 use crate::journal;
+use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
 use crate::ssh::SshReach;
@@ -60,16 +64,43 @@ pub(super) struct Layers {
 pub(super) struct Devices<'a> {
     pub(super) lab: &'a Lab,
     pub(super) instance: &'a Instance,
-    pub(super) host: &'a Host,
+    pub(super) ground: &'a Ground,
     pub(super) layers: &'a Layers,
 }
 
+/// The machine that a device is.
+#[derive(Clone)]
+pub(super) enum Machine {
+    Vm(Arc<vm::VmDevice>),
+    Container(Arc<ContainerDevice>),
+}
+
+/// The machines of a lab's devices.
+pub(super) type Machines = BTreeMap<DeviceId, Machine>;
 /// The devices of a lab, and the machines they are.
-pub(super) type Made = BTreeMap<DeviceId, (DeviceHandle, Arc<vm::VmDevice>)>;
+pub(super) type Made = BTreeMap<DeviceId, (DeviceHandle, Machine)>;
+
+/// A device's ports.
+struct Ports {
+    mac: String,
+    power: Arc<dyn Power>,
+    boot: Arc<dyn Boot>,
+    reach: Arc<dyn Reach>,
+    tickets: Arc<dyn TicketOffice>,
+    console: Arc<dyn ByteStream>,
+}
 
 impl Devices<'_> {
     /// Makes them all; none is switched on.
-    pub(super) async fn make(&self, gateway: IpAddr, image: &BootImage) -> Result<Made, CliError> {
+    pub(super) async fn make(&self, image: &BootImage) -> Result<Made, CliError> {
+        match self.ground {
+            Ground::Vm(host) => self.machines(host, image).await,
+            Ground::Container { host, .. } => self.containers(host).await,
+        }
+    }
+
+    async fn machines(&self, host: &Host, image: &BootImage) -> Result<Made, CliError> {
+        let gateway = IpAddr::V4(host.gateway());
         let listener = TcpListener::bind(SocketAddr::new(gateway, 0)).await;
         let listener = listener.map_err(|e| failed(format!("listen on {gateway}"), None, e))?;
         let address = listener.local_addr().map_err(|e| failed("listen for devices", None, e))?;
@@ -81,52 +112,67 @@ impl Devices<'_> {
         let Layer { tracker, token } = &self.layers.devices;
         let office: Arc<dyn TicketOffice> = Office::start(listener, options, tracker, token.clone());
         let mut made = Made::new();
-        for device in &self.lab.devices {
-            let (id, one) = self.one(device, &office).await?;
-            made.insert(id, one);
+        for wanted in &self.lab.devices {
+            let machine = self.machine(host, wanted).await?;
+            let ports = Ports {
+                mac: machine.mac().to_owned(),
+                power: machine.clone(),
+                boot: machine.clone(),
+                reach: Arc::new(SshReach::new()),
+                tickets: Arc::clone(&office),
+                console: machine.clone(),
+            };
+            let handle = self.spawn(&wanted.device, ports).await?;
+            made.insert(wanted.device.id.clone(), (handle, Machine::Vm(machine)));
         }
         Ok(made)
     }
 
-    async fn one(
-        &self,
-        wanted: &VmDevice,
-        office: &Arc<dyn TicketOffice>,
-    ) -> Result<(DeviceId, (DeviceHandle, Arc<vm::VmDevice>)), CliError> {
-        let id = wanted.device.id.clone();
+    async fn machine(&self, host: &Host, wanted: &VmDevice) -> Result<Arc<vm::VmDevice>, CliError> {
         let spec = VmSpec {
-            id: id.clone(),
-            arch: wanted.device.model.arch(),
+            id: wanted.device.id.clone(),
+            arch: wanted.arch,
             memory_mib: wanted.memory_mib,
             vcpus: wanted.vcpus,
             owner_lock: self.instance.lock_path(),
         };
-        let machine = self.host.device(spec).await.map_err(vm_error("use a virtual machine"))?;
-        let dir = self.instance.dir().join("journal").join(id.as_str());
+        host.device(spec).await.map_err(vm_error("use a virtual machine"))
+    }
+
+    async fn containers(&self, host: &container::Host) -> Result<Made, CliError> {
+        let mut made = Made::new();
+        for wanted in &self.lab.containers {
+            let machine = host.device(wanted.id.clone());
+            let ports = Ports {
+                // It shares the host's network, and nothing asks for an address of its own.
+                mac: String::new(),
+                power: machine.clone(),
+                boot: machine.clone(),
+                reach: machine.clone(),
+                tickets: machine.clone(),
+                console: machine.clone(),
+            };
+            let handle = self.spawn(wanted, ports).await?;
+            made.insert(wanted.id.clone(), (handle, Machine::Container(machine)));
+        }
+        Ok(made)
+    }
+
+    /// Starts a device's tasks.
+    async fn spawn(&self, device: &Device, ports: Ports) -> Result<DeviceHandle, CliError> {
+        let dir = self.instance.dir().join("journal").join(device.id.as_str());
         let opened = journal::open(&dir, journal::Options::default()).await;
         let (journal, task) = opened.map_err(|e| failed("open a device's journal", None, e))?;
         self.layers.journals.tracker.spawn(task.run(self.layers.journals.token.clone()));
         let Layer { tracker, token } = &self.layers.devices;
-        let console =
-            ConsoleParts { port: machine.clone(), journal: journal.clone(), reopen_after: REOPEN_AFTER };
+        let Ports { mac, power, boot, reach, tickets, console: port } = ports;
+        let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER };
         let console = console::spawn(console, tracker, token.clone());
-        let parts = DeviceParts {
-            device: wanted.device.clone(),
-            mac: machine.mac().to_owned(),
-            power: machine.clone(),
-            boot: machine.clone(),
-            reach: Arc::new(SshReach::new()),
-            tickets: Arc::clone(office),
-            console,
-            journal,
-            min_off: Duration::ZERO,
-        };
-        Ok((id, (device::spawn(parts, tracker, token.clone()), machine)))
+        let (device, min_off) = (device.clone(), Duration::ZERO);
+        let parts = DeviceParts { device, mac, power, boot, reach, tickets, console, journal, min_off };
+        Ok(device::spawn(parts, tracker, token.clone()))
     }
 }
-
-/// The machines of a lab's devices.
-pub(super) type Machines = BTreeMap<DeviceId, Arc<vm::VmDevice>>;
 
 /// How to enter and to remove a device; its SSH key is written to `dir` for that.
 pub(super) fn keep_lines(
@@ -135,7 +181,17 @@ pub(super) fn keep_lines(
     machines: Machines,
 ) -> impl Fn(&DeviceId, &str) -> Vec<String> {
     move |id, key| {
-        let Some(machine) = machines.get(id) else { return Vec::new() };
+        let machine = match machines.get(id) {
+            Some(Machine::Vm(machine)) => machine,
+            Some(Machine::Container(machine)) => {
+                let keep = machine.keep_instructions();
+                return vec![
+                    format!("{id}: shell:   {}", keep.enter),
+                    format!("{id}: remove:  {}", keep.remove),
+                ];
+            }
+            None => return Vec::new(),
+        };
         let keep = machine.keep_instructions();
         let handle = handles.iter().find(|handle| handle.id() == id);
         let address = handle.and_then(|handle| handle.state().borrow().address);

@@ -8,16 +8,17 @@ use crate::coordinator::parts::BootImage;
 use crate::device::ports::BootLayer;
 use crate::image::{BuildRequest, Check, Image, ImageError, Recipe, Sink, Store};
 use crate::model::device::Arch;
+use std::fs;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 use tokio_util::sync::CancellationToken;
 
 /// Where an installed pilab has the agents.
-const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agent";
+const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agents";
 /// Steps of the progress bar.
 const STEPS: f64 = 1000.0;
 
-fn image_error(doing: &'static str) -> impl Fn(ImageError) -> CliError {
+pub(super) fn image_error(doing: &'static str) -> impl Fn(ImageError) -> CliError {
     move |error| match error {
         ImageError::Cancelled => CliError::Cancelled,
         error => {
@@ -33,7 +34,7 @@ pub(super) async fn ready(
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<(BootImage, String), CliError> {
-    let arch = lab.devices.first().map_or(Arch::Aarch64, |device| device.device.model.arch());
+    let arch = lab.devices.first().map_or(Arch::Aarch64, |device| device.arch);
     let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
     let (image, built) = make(options, progress, stop).await?;
     let note = format!("{} {arch} {}", lab.image, if built { "built" } else { "cached" });
@@ -97,20 +98,37 @@ fn sink(progress: Progress) -> Sink {
 /// The agent's executable for `arch`: where `lab/agent` puts it, seen from this program or from here,
 /// or where a package does.
 fn find_agent(arch: Arch) -> Result<PathBuf, CliError> {
-    let built = PathBuf::from(format!("agent/{arch}/pilab-agent"));
+    let looked = agent_places(arch);
+    let found = looked.iter().find(|path| path.is_file());
+    found.cloned().ok_or_else(|| no_agent(arch, &looked))
+}
+
+/// The agent's executable for this machine: the newest of those that were made for images and the one that
+/// was built together with this program.
+pub(super) fn host_agent(arch: Arch) -> Result<PathBuf, CliError> {
+    let sibling = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("pilab-agent")));
+    let looked: Vec<PathBuf> = sibling.into_iter().chain(agent_places(arch)).collect();
+    let made = |path: &&PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let newest = looked.iter().filter(|path| path.is_file()).max_by_key(made);
+    let newest = newest.ok_or_else(|| no_agent(arch, &looked))?;
+    std::path::absolute(newest).map_err(|e| failed("find the agent", None, e))
+}
+
+fn agent_places(arch: Arch) -> Vec<PathBuf> {
+    let built = PathBuf::from(format!("agents/{arch}/pilab-agent"));
     let target = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.to_owned()));
-    let places = target
+    target
         .into_iter()
         .chain([PathBuf::from("target")])
         .map(|target| target.join(&built))
-        .chain([PathBuf::from(INSTALLED_AGENTS).join(format!("{arch}/pilab-agent"))]);
-    let looked: Vec<PathBuf> = places.collect();
-    if let Some(found) = looked.iter().find(|path| path.is_file()) {
-        return Ok(found.clone());
-    }
+        .chain([PathBuf::from(INSTALLED_AGENTS).join(format!("{arch}/pilab-agent"))])
+        .collect()
+}
+
+fn no_agent(arch: Arch, looked: &[PathBuf]) -> CliError {
     let looked = looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let hint = format!("build it with `lab/agent {arch}`, or name it with --agent");
-    Err(failed(format!("find the agent for {arch}"), Some(hint), format!("it is not in any of {looked}")))
+    failed(format!("find the agent for {arch}"), Some(hint), format!("it is not in any of {looked}"))
 }
 
 pub(super) async fn build(

@@ -5,6 +5,7 @@
 //! instance whose virtual machines were kept on purpose, until those are gone.
 
 use crate::bus::server::EmbeddedServer;
+use crate::container;
 use crate::support::chain::Chain;
 use std::fs::{self, File};
 use std::io;
@@ -82,8 +83,8 @@ impl Instance {
     }
 }
 
-/// Removes what instances whose process is gone have left, their NATS servers first. Their virtual
-/// machines must have been swept before: `in_use` tells of a lock path whether some are still there.
+/// Removes what instances whose process is gone have left, their NATS servers and containers first. Their
+/// virtual machines must have been swept before: `in_use` tells of a lock path whether some may still be there.
 pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
     let root = state_root()?.join(INSTANCES);
     let entries = match fs::read_dir(&root) {
@@ -104,12 +105,16 @@ pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
             }
             Err(error) => return Err(error),
         };
-        if lock.try_lock().is_err() || in_use(&lock_path) {
+        if lock.try_lock().is_err() || in_use(&lock_path) || container::is_kept(&dir).await {
             continue;
         }
         let server = dir.join(super::lab::NATS_DIR);
         if let Err(error) = EmbeddedServer::sweep(&server).await {
             tracing::warn!(instance = name, error = %Chain(&error), "the NATS server left there cannot be ended");
+            continue;
+        }
+        if let Err(error) = container::sweep(&dir, &run_dir(&name)).await {
+            tracing::warn!(instance = name, error = %Chain(&error), "the containers left there cannot be removed");
             continue;
         }
         tracing::info!(instance = name, "what a killed lab left is removed");

@@ -1,9 +1,9 @@
-//! The embedded lab: one run's NATS server, coordinator, ticket office and virtual machines, in this
-//! process. The command line talks NATS to it as to any other lab.
+//! The embedded lab: one run's NATS server, coordinator and devices, in this process. The command line talks NATS to it as to any other lab.
 
 use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
-use super::instance::{self, Instance};
-use super::{failed, image};
+use super::failed;
+use super::ground::Ground;
+use super::instance::Instance;
 use crate::bus::connect::{Bus, BusOptions};
 use crate::bus::issuer::{COORDINATOR, Issuer};
 use crate::bus::provision;
@@ -17,9 +17,8 @@ use crate::device::DeviceHandle;
 use crate::model::id::{LabName, UserName};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
-use crate::vm::{self, Host, HostOptions};
+use crate::vm;
 use crate::wire::subject;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,12 +37,20 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
     let lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
+    let backend = lab.backend(options.on);
+    let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
     let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
-    clock.begin("virtual machines");
-    let host = connect(&lab).await?;
-    let Place { instance, host } = host;
+    clock.begin(Ground::title(backend));
+    let instance = Instance::create().map_err(|e| failed("prepare a place for the lab", None, e))?;
+    let ground = match Ground::open(&lab, backend, &instance).await {
+        Ok(ground) => ground,
+        Err(error) => {
+            remove(instance);
+            return Err(error);
+        }
+    };
     let layers = Layers::default();
-    let begun = begin(&lab, &instance, &host, &layers, &mut clock, progress, &stop);
+    let begun = begin(&lab, &instance, &ground, &layers, &mut clock, progress, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -53,37 +60,7 @@ pub(super) async fn start(
             Ok(Box::new(EmbeddedLab { begun, name: lab.name, preparation: clock.done, instance, layers }))
         }
         Err(error) => {
-            end(&layers, &host).await;
-            remove(instance);
-            Err(error)
-        }
-    }
-}
-
-/// An instance and the libvirt it uses, with leftovers of killed labs swept.
-struct Place {
-    instance: Instance,
-    host: Arc<Host>,
-}
-
-async fn connect(lab: &Lab) -> Result<Place, CliError> {
-    let io = |error| failed("prepare a place for the lab", None, error);
-    let instance = Instance::create().map_err(io)?;
-    let mut options = HostOptions::new(instance.name(), instance.run_dir());
-    options.network.clone_from(&lab.network);
-    let place = async {
-        let host = Host::connect(options).await.map_err(vm_error("use virtual machines"))?;
-        let swept = host.sweep().await.map_err(vm_error("sweep virtual machines"))?;
-        for name in swept {
-            tracing::info!(domain = name, "a virtual machine that a killed lab left is removed");
-        }
-        let kept = host.owner_locks().await.map_err(vm_error("list virtual machines"))?;
-        instance::sweep(|lock| kept.iter().any(|kept| kept == lock)).await.map_err(io)?;
-        Ok(host)
-    };
-    match place.await {
-        Ok(host) => Ok(Place { instance, host: Arc::new(host) }),
-        Err(error) => {
+            end(&layers, &ground).await;
             remove(instance);
             Err(error)
         }
@@ -105,30 +82,30 @@ struct Begun {
     creds: String,
     bus: Bus,
     coordinator: Coordinator,
-    host: Arc<Host>,
+    ground: Ground,
     machines: Machines,
 }
 
 async fn begin(
     lab: &Lab,
     instance: &Instance,
-    host: &Arc<Host>,
+    ground: &Ground,
     layers: &Layers,
     clock: &mut Clock,
     progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Begun, CliError> {
-    let gateway = IpAddr::V4(host.gateway());
+    let address = ground.address();
     clock.end("");
-    clock.begin("image");
-    let (found, note) = image::ready(lab, progress, stop.clone()).await?;
+    clock.begin(ground.boots_title());
+    let (found, note) = ground.boots(lab, progress, stop.clone()).await?;
     clock.end(note);
     clock.begin("NATS server and coordinator");
     let keys = instance.dir().join("keys");
     let issuer = Issuer::open(keys, &lab.name).map_err(|e| failed("make the lab's NATS keys", None, e))?;
     let issuer = Arc::new(issuer);
     let server =
-        ServerOptions { dir: instance.dir().join(NATS_DIR), listen: gateway, port: None, program: None };
+        ServerOptions { dir: instance.dir().join(NATS_DIR), listen: address, port: None, program: None };
     let Layer { tracker, token } = &layers.server;
     let server = EmbeddedServer::start(server, Arc::clone(&issuer), tracker, token.clone()).await;
     let server = server.map_err(|e| {
@@ -137,7 +114,7 @@ async fn begin(
     })?;
     let bus = coordinator_bus(&issuer, &server).await?;
     provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
-    let devices = Devices { lab, instance, host, layers }.make(gateway, &found).await?;
+    let devices = Devices { lab, instance, ground, layers }.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
@@ -166,7 +143,7 @@ async fn begin(
         creds: creds.creds,
         bus,
         coordinator,
-        host: Arc::clone(host),
+        ground: ground.clone(),
         machines,
     })
 }
@@ -225,12 +202,11 @@ impl RunningLab for EmbeddedLab {
             let kept = begun.coordinator.shutdown().await;
             let mut done = Ok(());
             for machine in kept.iter().filter_map(|id| begun.machines.get(id)) {
-                let one = machine.keep().await.map_err(vm_error("keep a virtual machine"));
-                done = done.and(one.map(|_| ()));
+                done = done.and(begun.ground.keep(machine).await);
             }
             // The coordinator was the last to use the connection.
             let _ = begun.bus.close().await;
-            end(&layers, &begun.host).await;
+            end(&layers, &begun.ground).await;
             if kept.is_empty() {
                 remove(instance);
             }
@@ -239,9 +215,9 @@ impl RunningLab for EmbeddedLab {
     }
 }
 
-async fn end(layers: &Layers, host: &Host) {
-    if let Err(error) = host.close().await {
-        tracing::warn!(error = %Chain(&error), "a virtual machine is left behind; the next start removes it");
+async fn end(layers: &Layers, ground: &Ground) {
+    if let Err(error) = ground.close().await {
+        tracing::warn!(error = %Chain(&*error), "a device is left behind; the next start removes it");
     }
     layers.devices.end("devices").await;
     layers.journals.end("journals").await;

@@ -1,6 +1,7 @@
 //! The only place that joins ports to adapters.
 
 mod devices;
+mod ground;
 mod image;
 mod instance;
 mod lab;

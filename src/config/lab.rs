@@ -19,6 +19,9 @@ const DEFAULT_VCPUS: u32 = 2;
 const MAX_KERNEL_ARG: usize = 256;
 /// The most kernel arguments a lab may add.
 const MAX_KERNEL_ARGS: usize = 16;
+/// What each virtual machine can do. A container has none of it: `docs/decisions/0008-containers.md`.
+const VM_CAPABILITIES: [Capability; 4] =
+    [Capability::Power, Capability::Console, Capability::Ssh, Capability::Network];
 /// The most devices one pool may have.
 const MAX_POOL: u32 = 256;
 
@@ -33,8 +36,26 @@ pub struct Lab {
     pub network: String,
     /// Kernel arguments of all its devices, after those of the image.
     pub kernel_args: Vec<String>,
-    /// Its devices.
+    /// Its virtual machines.
     pub devices: Vec<VmDevice>,
+    /// Its devices that are containers on the coordinator's host.
+    pub containers: Vec<Device>,
+}
+
+impl Lab {
+    /// On which backend its devices are: the one asked for, else virtual machines where it has some. None
+    /// when it has no such devices.
+    pub fn backend(&self, asked: Option<Backend>) -> Option<Backend> {
+        let has = |backend: &Backend| match backend {
+            Backend::Vm => !self.devices.is_empty(),
+            Backend::Container => !self.containers.is_empty(),
+            Backend::Pi => false,
+        };
+        match asked {
+            Some(backend) => Some(backend).filter(has),
+            None => [Backend::Vm, Backend::Container].into_iter().find(has),
+        }
+    }
 }
 
 /// A virtual machine of a lab.
@@ -42,6 +63,8 @@ pub struct Lab {
 pub struct VmDevice {
     /// What scenarios see.
     pub device: Device,
+    /// Its architecture.
+    pub arch: Arch,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Processors.
@@ -66,13 +89,10 @@ struct RawLab {
 struct RawPool {
     name: String,
     backend: Backend,
-    #[serde(default = "default_arch")]
-    arch: Arch,
+    arch: Option<Arch>,
     count: u32,
-    #[serde(default = "default_memory")]
-    memory_mib: u32,
-    #[serde(default = "default_vcpus")]
-    vcpus: u32,
+    memory_mib: Option<u32>,
+    vcpus: Option<u32>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -85,40 +105,41 @@ fn default_network() -> String {
     "default".to_owned()
 }
 
-fn default_arch() -> Arch {
-    Arch::Aarch64
-}
-
-fn default_memory() -> u32 {
-    DEFAULT_MEMORY_MIB
-}
-
-fn default_vcpus() -> u32 {
-    DEFAULT_VCPUS
-}
-
 /// Reads and checks a lab file. `arch` and `image`, when given, take the place of what the file says.
 pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab, ConfigError> {
     let source = Source::read(path)?;
     let raw: RawLab = source.parse()?;
     let kernel_args = kernel_args(&source, raw.kernel_args)?;
-    let mut devices = Vec::new();
+    let (mut devices, mut containers) = (Vec::new(), Vec::new());
     let mut names = BTreeSet::new();
     for (index, pool) in raw.pools.iter().enumerate() {
         let error =
             |field: &str, cause: String| source.value(&pool.span(), format!("pools[{index}].{field}"), cause);
         let pool = pool.get_ref();
-        if pool.backend != Backend::Vm {
-            return Err(error("backend", "only \"vm\" can be a pool".to_owned()));
+        if pool.backend == Backend::Pi {
+            return Err(error("backend", "only \"vm\" and \"container\" can be a pool".to_owned()));
         }
+        if pool.backend == Backend::Container {
+            let given = [
+                ("arch", pool.arch.is_some()),
+                ("memory_mib", pool.memory_mib.is_some()),
+                ("vcpus", pool.vcpus.is_some()),
+            ];
+            if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(error(field, "containers have that of the host".to_owned()));
+            }
+        }
+        let (memory_mib, vcpus) =
+            (pool.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB), pool.vcpus.unwrap_or(DEFAULT_VCPUS));
+        let arch = arch.or(pool.arch).unwrap_or(Arch::Aarch64);
         if !(1..=MAX_POOL).contains(&pool.count) {
             return Err(error("count", format!("{} is not between 1 and {MAX_POOL}", pool.count)));
         }
-        if !(256..=65536).contains(&pool.memory_mib) {
-            return Err(error("memory_mib", format!("{} is not between 256 and 65536", pool.memory_mib)));
+        if !(256..=65536).contains(&memory_mib) {
+            return Err(error("memory_mib", format!("{memory_mib} is not between 256 and 65536")));
         }
-        if !(1..=64).contains(&pool.vcpus) {
-            return Err(error("vcpus", format!("{} is not between 1 and 64", pool.vcpus)));
+        if !(1..=64).contains(&vcpus) {
+            return Err(error("vcpus", format!("{vcpus} is not between 1 and 64")));
         }
         if !names.insert(&pool.name) {
             return Err(error("name", format!("{:?} is the name of an earlier pool", pool.name)));
@@ -126,21 +147,20 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         for number in 1..=pool.count {
             let id = DeviceId::new(format!("{}-{}-{number}", raw.name, pool.name))
                 .map_err(|cause| error("name", cause.to_string()))?;
-            devices.push(VmDevice {
-                device: Device {
-                    id,
-                    backend: pool.backend,
-                    model: Model::vm(arch.unwrap_or(pool.arch)),
-                    labels: pool.labels.clone(),
-                    capabilities: [Capability::Power, Capability::Console, Capability::Ssh].into(),
-                },
-                memory_mib: pool.memory_mib,
-                vcpus: pool.vcpus,
-            });
+            let labels = pool.labels.clone();
+            let (model, capabilities) = match pool.backend {
+                Backend::Container => (Model::Container, BTreeSet::new()),
+                Backend::Pi | Backend::Vm => (Model::vm(arch), VM_CAPABILITIES.into()),
+            };
+            let device = Device { id, backend: pool.backend, model, labels, capabilities };
+            match pool.backend {
+                Backend::Container => containers.push(device),
+                Backend::Pi | Backend::Vm => devices.push(VmDevice { device, arch, memory_mib, vcpus }),
+            }
         }
     }
     let image = image.map_or(raw.image, str::to_owned);
-    Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, devices })
+    Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, devices, containers })
 }
 
 /// One argument is one word: a blank would make several of it, and none may end the command line.
@@ -178,6 +198,25 @@ mod tests {
         let ids: Vec<_> = lab.devices.iter().map(|d| d.device.id.as_str()).collect();
         assert_eq!(ids, ["l-vm-1", "l-vm-2"]);
         assert_eq!(lab.image, "trixie");
+    }
+
+    #[test]
+    fn a_lab_has_virtual_machines_unless_containers_are_asked_for() {
+        let pool = |name: &str, backend: &str| {
+            format!("[[pools]]\nname = \"{name}\"\nbackend = \"{backend}\"\ncount = 2\n")
+        };
+        let container = load_text(&format!("name = \"l\"\n{}", pool("c", "container"))).unwrap();
+        assert_eq!(container.containers[1].id.as_str(), "l-c-2");
+        assert!(container.containers[1].capabilities.is_empty());
+        assert_eq!(container.backend(None), Some(Backend::Container));
+        assert_eq!(container.backend(Some(Backend::Vm)), None);
+        let both = format!("name = \"l\"\n{}{}", pool("c", "container"), pool("vm", "vm"));
+        let both = load_text(&both).unwrap();
+        assert_eq!(both.backend(None), Some(Backend::Vm));
+        assert_eq!(both.backend(Some(Backend::Container)), Some(Backend::Container));
+        assert_eq!(both.backend(Some(Backend::Pi)), None);
+        let error = load_text(&format!("name = \"l\"\n{}vcpus = 2\n", pool("c", "container")));
+        assert_eq!(error.unwrap_err(), "/lab.toml:2: pools[0].vcpus: containers have that of the host");
     }
 
     #[test]

@@ -4,3 +4,4 @@ pub mod error;
 pub mod lab;
 pub mod raw;
 pub mod scenario;
+mod steps;

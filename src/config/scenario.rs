@@ -2,11 +2,10 @@
 
 use super::error::ConfigError;
 use super::raw::{RawDuration, Source};
-use crate::model::boot::BootStage;
-use crate::model::device::Model;
-use crate::model::id::{ContainerName, DeploymentName, ScenarioName};
+use super::steps::{RawStep, checked_step};
+use crate::model::device::{Capability, Model};
+use crate::model::id::ScenarioName;
 use crate::model::scenario::{Action, Need, Scenario, Step, UnderTest};
-use crate::model::workload::{Phase, Score};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,8 +15,6 @@ use toml::Spanned;
 
 /// Where scenarios named on the command line are looked for.
 pub const SCENARIO_DIR: &str = "lab/scenarios";
-/// Bound of a step that does not state one.
-const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bound of a boot when the scenario does not state one: ten times what an emulated device needs on a
 /// busy host.
 const DEFAULT_BOOT_TIMEOUT: Duration = Duration::from_secs(180);
@@ -42,109 +39,8 @@ struct RawNeed {
     model: Option<Model>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
-}
-
-/// Exactly one of the verbs must be there. A table with optional verbs, instead of an enum, so that
-/// the parser knows the place of every mistake.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStep {
-    name: Option<String>,
-    timeout: Option<RawDuration>,
-    ping: Option<RawOn>,
-    deploy: Option<RawDeploy>,
-    upgrade: Option<RawDeploy>,
-    delete: Option<RawDelete>,
-    wait_phase: Option<RawWaitPhase>,
-    containers: Option<RawContainers>,
-    absent: Option<RawAbsent>,
-    put_raw: Option<RawPutRaw>,
-    exec: Option<RawExec>,
-    console: Option<RawConsole>,
-    power_cycle: Option<RawOn>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawOn {
-    on: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDeploy {
-    on: String,
-    deployment: DeploymentName,
-    score: Score,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDelete {
-    on: String,
-    deployment: DeploymentName,
-}
-
-/// A phase of the agent's report, or that there is no report any more.
-#[derive(Deserialize)]
-enum RawPhase {
-    Pending,
-    Running,
-    Failed,
-    #[serde(rename = "gone")]
-    Gone,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawWaitPhase {
-    on: String,
-    deployment: DeploymentName,
-    phase: RawPhase,
-    reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawContainers {
-    on: String,
-    deployment: DeploymentName,
-    running: BTreeMap<ContainerName, String>,
-    hold: Option<RawDuration>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAbsent {
-    on: String,
-    deployment: DeploymentName,
-    hold: RawDuration,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPutRaw {
-    on: String,
-    deployment: DeploymentName,
-    payload: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawExec {
-    on: String,
-    command: Vec<String>,
     #[serde(default)]
-    exit_code: i32,
-    matches: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawConsole {
-    on: String,
-    stage: Option<BootStage>,
-    pattern: Option<String>,
+    capabilities: BTreeSet<Capability>,
 }
 
 /// Finds a scenario by its name, below [`SCENARIO_DIR`], or by its path.
@@ -193,8 +89,10 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         .needs
         .into_iter()
         .map(|(role, need)| {
-            let RawNeed { model, labels } = need.into_inner();
-            Need { role, model, labels }
+            let RawNeed { model, labels, mut capabilities } = need.into_inner();
+            let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
+            capabilities.extend(acts.filter(|act| act.role() == role).filter_map(Action::capability));
+            Need { role, model, labels, capabilities }
         })
         .collect();
     Ok(Scenario {
@@ -208,102 +106,12 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
     })
 }
 
-fn bounded(timeout: Duration) -> Result<Duration, String> {
+/// A length of time that a step or boot may be given.
+pub(super) fn bounded(timeout: Duration) -> Result<Duration, String> {
     if timeout.is_zero() || timeout > MAX_TIMEOUT {
         return Err(format!("{timeout:?} is not between 1 ms and 12 h"));
     }
     Ok(timeout)
-}
-
-/// The key below the step, and what is wrong with it.
-type StepError = (&'static str, String);
-
-fn checked_step(raw: &RawStep, roles: &BTreeSet<&str>) -> Result<Step, StepError> {
-    let (verb, action) = action(raw)?;
-    if !roles.contains(action.role()) {
-        let known = roles.iter().copied().collect::<Vec<_>>().join(", ");
-        return Err((".on", format!("{:?} is not one of the needs ({known})", action.role())));
-    }
-    let timeout = bounded(raw.timeout.map_or(DEFAULT_STEP_TIMEOUT, |t| t.0)).map_err(|e| (".timeout", e))?;
-    let hold = match &action {
-        Action::Containers { hold, .. } | Action::Absent { hold, .. } => *hold,
-        _ => Duration::ZERO,
-    };
-    if hold >= timeout {
-        return Err((".hold", format!("{hold:?} does not fit into the step's timeout of {timeout:?}")));
-    }
-    let name = raw.name.clone().unwrap_or_else(|| format!("{verb} {}", action.role()));
-    Ok(Step { name, timeout, action })
-}
-
-fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
-    let mut found: Vec<(&'static str, Action)> = Vec::new();
-    if let Some(RawOn { on }) = &raw.ping {
-        found.push(("ping", Action::Ping { on: on.clone() }));
-    }
-    for (verb, deploy) in [("deploy", &raw.deploy), ("upgrade", &raw.upgrade)] {
-        if let Some(RawDeploy { on, deployment, score }) = deploy {
-            let (on, deployment, score) = (on.clone(), deployment.clone(), score.clone());
-            found.push((verb, Action::Deploy { on, deployment, score }));
-        }
-    }
-    if let Some(RawDelete { on, deployment }) = &raw.delete {
-        found.push(("delete", Action::Delete { on: on.clone(), deployment: deployment.clone() }));
-    }
-    if let Some(RawWaitPhase { on, deployment, phase, reason }) = &raw.wait_phase {
-        let phase = match phase {
-            RawPhase::Pending => Some(Phase::Pending),
-            RawPhase::Running => Some(Phase::Running),
-            RawPhase::Failed => Some(Phase::Failed),
-            RawPhase::Gone => None,
-        };
-        let (on, deployment, reason) = (on.clone(), deployment.clone(), reason.clone());
-        found.push(("wait_phase", Action::WaitPhase { on, deployment, phase, reason }));
-    }
-    if let Some(RawContainers { on, deployment, running, hold }) = &raw.containers {
-        let (on, deployment, running) = (on.clone(), deployment.clone(), running.clone());
-        let hold = hold.map_or(Duration::ZERO, |h| h.0);
-        found.push(("containers", Action::Containers { on, deployment, running, hold }));
-    }
-    if let Some(RawAbsent { on, deployment, hold }) = &raw.absent {
-        let (on, deployment) = (on.clone(), deployment.clone());
-        found.push(("absent", Action::Absent { on, deployment, hold: hold.0 }));
-    }
-    if let Some(RawPutRaw { on, deployment, payload }) = &raw.put_raw {
-        let (on, deployment, payload) = (on.clone(), deployment.clone(), payload.clone());
-        found.push(("put_raw", Action::PutRaw { on, deployment, payload }));
-    }
-    if let Some(RawExec { on, command, exit_code, matches }) = &raw.exec {
-        if command.is_empty() {
-            return Err((".exec.command", "needs a program".to_owned()));
-        }
-        pattern(".exec.matches", matches.as_deref())?;
-        let (on, command, matches) = (on.clone(), command.clone(), matches.clone());
-        found.push(("exec", Action::Exec { on, command, exit_code: *exit_code, matches }));
-    }
-    if let Some(RawConsole { on, stage, pattern: wanted }) = &raw.console {
-        if stage.is_some() == wanted.is_some() {
-            return Err((".console", "needs either stage or pattern".to_owned()));
-        }
-        pattern(".console.pattern", wanted.as_deref())?;
-        found.push(("console", Action::Console { on: on.clone(), stage: *stage, pattern: wanted.clone() }));
-    }
-    if let Some(RawOn { on }) = &raw.power_cycle {
-        found.push(("power_cycle", Action::PowerCycle { on: on.clone() }));
-    }
-    let verbs = found.iter().map(|(verb, _)| *verb).collect::<Vec<_>>().join(" and ");
-    match (found.pop(), found.is_empty()) {
-        (Some(one), true) => Ok(one),
-        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, absent, put_raw, exec, console, power_cycle".to_owned())),
-        _ => Err(("", format!("has more than one action: {verbs}"))),
-    }
-}
-
-fn pattern(key: &'static str, pattern: Option<&str>) -> Result<(), StepError> {
-    match pattern.map(regex::bytes::Regex::new) {
-        Some(Err(error)) => Err((key, error.to_string())),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -330,6 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn a_need_holds_what_its_steps_take_and_what_the_file_says() {
+        let text = "summary = \"s\"\nunder_test = \"agent\"\n[needs.a]\ncapabilities = [\"reboot\"]\n[needs.b]\n\
+                    [[steps]]\nconsole = { on = \"a\", stage = \"agent\" }\n[[steps]]\nping = { on = \"b\" }\n\
+                    [[cleanup]]\npower_cycle = { on = \"a\" }\n";
+        let needs = load_text(text).unwrap().needs;
+        let wanted = [Capability::Power, Capability::Console, Capability::Reboot].into();
+        assert_eq!((&needs[0].capabilities, &needs[1].capabilities), (&wanted, &BTreeSet::new()));
+        let error =
+            load_text(&format!("{HEAD}capabilities = [\"wings\"]\n[[steps]]\nping = {{ on = \"dut\" }}\n"));
+        assert!(error.unwrap_err().starts_with("/try.toml:4:17: unknown variant `wings`"));
+    }
+
+    #[test]
     fn errors_name_file_line_and_key() {
         let table = [
             ("[[steps]]\npnig = { on = \"dut\" }\n", "/try.toml:5:1: unknown field `pnig`"),
@@ -353,6 +174,22 @@ mod tests {
             (
                 "[[steps]]\nconsole = { on = \"dut\", pattern = \"(\" }\n",
                 "/try.toml:4: steps[0].console.pattern: regex parse error",
+            ),
+            (
+                "[[steps]]\nkill_agent = { on = \"dut\", signal = \"-1 1\" }\n",
+                "/try.toml:4: steps[0].kill_agent.signal: \"-1 1\" is no signal's name",
+            ),
+            (
+                "[[steps]]\nexpect_denied = { on = \"dut\" }\n",
+                "/try.toml:4: steps[0].expect_denied: names no subject",
+            ),
+            (
+                "[[steps]]\nexpect_denied = { on = \"dut\", publish = [\"fleet.{duT}.x\"] }\n",
+                "/try.toml:4: steps[0].expect_denied: \"fleet.{duT}.x\": what stands in braces",
+            ),
+            (
+                "[[steps]]\nwait_phase = { on = \"dut\", deployment = \"web\", phase = \"gone\", reason = \"x\" }\n",
+                "/try.toml:4: steps[0].wait_phase: a status that is gone says nothing",
             ),
             (
                 "[[steps]]\nabsent = { on = \"dut\", deployment = \"web\", hold = \"90s\" }\n",

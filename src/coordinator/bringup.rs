@@ -57,6 +57,7 @@ impl Session {
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
         lock(&seat.credentials).push((credentials.public_key, credentials.expires));
+        lock(&seat.creds).clone_from(&credentials.creds);
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
         lock(&seat.ssh_key).clone_from(&client_key.private);

@@ -13,6 +13,8 @@
 mod bringup;
 mod bundle;
 mod containers;
+mod disturb;
+mod expect;
 mod follow;
 mod log;
 pub mod parts;

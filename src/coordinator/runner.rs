@@ -6,6 +6,7 @@ use super::log::RunLog;
 use super::parts::Parts;
 use super::pool::{Denied, Grant, Pool};
 use super::session::{Seat, Session};
+use crate::bus::issuer::Holder;
 use crate::model::event::Event;
 use crate::model::id::RunId;
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
@@ -119,6 +120,7 @@ impl Runner {
             token: grant.token,
             before: device.state().borrow().attempt,
             credentials: Mutex::default(),
+            creds: Mutex::default(),
             ssh_key: Mutex::default(),
         });
         Session::new(Arc::clone(&self.parts), seats.collect(), self.scenario.boot_timeout)
@@ -214,7 +216,7 @@ impl Runner {
             let mut revoked = Ok(());
             for (key, expires) in keys {
                 // Bounded by itself, a few seconds each.
-                let one = self.parts.issuer.revoke(&self.parts.nats_url, &key, expires).await;
+                let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
                 revoked = revoked.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
             }
             first = first.and(off).and(revoked);

@@ -28,6 +28,8 @@ pub(super) struct Seat {
     pub(super) before: BootAttempt,
     /// The NATS credentials issued in this run, to be revoked at its end: public key and expiry.
     pub(super) credentials: Mutex<Vec<(String, u64)>>,
+    /// The NATS credentials of the device's current boot attempt.
+    pub(super) creds: Mutex<String>,
     /// The private key that opens the device in its current boot attempt.
     pub(super) ssh_key: Mutex<String>,
 }

@@ -1,13 +1,14 @@
 //! Does one step of a scenario. Each answers one line of what was seen, or a fault with the evidence.
 
 use super::containers;
+use super::expect::{Judgement, describe, judge};
 use super::session::{Put, Seat, Session};
 use crate::bus::provision;
 use crate::console::WaitFrom;
 use crate::model::boot::BootStage;
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::run::{Fault, FaultKind};
-use crate::model::scenario::{Action, Step};
+use crate::model::scenario::{Action, StatusExpectation, Step};
 use crate::model::workload::{Phase, Status};
 use crate::support::chain::Chain;
 use regex::bytes::Regex;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 /// How often the agent's report is read while a step waits for it: much shorter than what it waits for,
 /// and one small message each.
-const STATUS_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// How long a stuck step may run beyond its own bound before it is cut off.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
 /// The most of a command's output that is quoted.
@@ -63,8 +64,8 @@ impl Session {
                 deleted.map_err(|e| seat.lab("delete the desired state", &e))?;
                 Ok("the desired state is deleted".to_owned())
             }
-            Action::WaitPhase { deployment, phase, reason, .. } => {
-                self.wait_phase(seat, deployment, *phase, reason.as_deref(), deadline).await
+            Action::WaitPhase { deployment, phase, expect, .. } => {
+                self.wait_phase(seat, deployment, *phase, expect, deadline).await
             }
             Action::Containers { deployment, running, hold, .. } => {
                 self.containers(seat, deployment, running, *hold, deadline).await
@@ -75,6 +76,10 @@ impl Session {
             }
             Action::Console { stage, pattern, .. } => {
                 self.console(seat, *stage, pattern.as_deref(), deadline).await
+            }
+            Action::KillAgent { signal, .. } => self.kill_agent(seat, signal, deadline).await,
+            Action::ExpectDenied { publish, subscribe, .. } => {
+                self.expect_denied(seat, publish, subscribe, deadline).await
             }
             Action::PowerCycle { .. } => {
                 let off = seat.device.off(seat.token).await;
@@ -136,13 +141,13 @@ impl Session {
         seat: &Seat,
         deployment: &DeploymentName,
         phase: Option<Phase>,
-        reason: Option<&str>,
+        expect: &StatusExpectation,
         deadline: Instant,
     ) -> Result<String, Fault> {
         let put = self.last_put(seat, deployment);
         loop {
             let status = self.status(seat, deployment).await?;
-            match judge(status.as_ref(), put, phase, reason) {
+            match judge(status.as_ref(), put, phase, expect) {
                 Judgement::Met => return Ok(describe(status.as_ref())),
                 Judgement::Never(cause) => return Err(seat.fault(FaultKind::Expectation, cause)),
                 Judgement::NotYet if Instant::now() >= deadline => {
@@ -271,115 +276,6 @@ fn compile(seat: &Seat, pattern: &str) -> Result<Regex, Fault> {
     Regex::new(pattern).map_err(|e| seat.lab("compile the pattern", &e))
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Judgement {
-    Met,
-    NotYet,
-    Never(String),
-}
-
-/// Whether a status is what is waited for. One that was made before the agent had seen what was put last
-/// says nothing; one that has failed since will not get better by waiting. A value that the agent refuses
-/// leaves the generation before it in the status, so of a failure the revision alone tells.
-fn judge(status: Option<&Status>, put: Put, phase: Option<Phase>, reason: Option<&str>) -> Judgement {
-    match (status, phase) {
-        (None, None) => Judgement::Met,
-        (Some(status), Some(phase)) if speaks_of(status, put) => {
-            let reason_fits = reason.is_none_or(|reason| reason == status.reason);
-            if status.phase == phase && reason_fits {
-                Judgement::Met
-            } else if status.phase == Phase::Failed {
-                Judgement::Never(describe(Some(status)))
-            } else {
-                Judgement::NotYet
-            }
-        }
-        _ => Judgement::NotYet,
-    }
-}
-
-fn speaks_of(status: &Status, put: Put) -> bool {
-    let same = put.generation.is_none_or(|generation| status.generation == generation);
-    status.revision >= put.revision && (same || status.phase == Phase::Failed)
-}
-
-fn describe(status: Option<&Status>) -> String {
-    match status {
-        None => "no status".to_owned(),
-        Some(status) if status.reason.is_empty() => {
-            format!("{} at generation {}: {}", status.phase, status.generation, status.message)
-        }
-        Some(status) => {
-            format!(
-                "{} at generation {}: {}: {}",
-                status.phase, status.generation, status.reason, status.message
-            )
-        }
-    }
-}
-
-fn quote(bytes: &[u8]) -> String {
+pub(super) fn quote(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().chars().take(QUOTE).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::workload::WORKLOAD_VERSION;
-
-    /// Generation and revision count alike here.
-    fn status(phase: Phase, generation: u64, reason: &str) -> Status {
-        Status {
-            version: WORKLOAD_VERSION,
-            phase,
-            generation,
-            revision: generation,
-            message: "m".to_owned(),
-            reason: reason.to_owned(),
-            services: vec![],
-        }
-    }
-
-    #[test]
-    fn a_status_is_judged_at_its_generation() {
-        use Judgement::{Met, Never, NotYet};
-        use Phase::{Failed, Pending, Running};
-        let failed = Never("Failed at generation 2: ImageMissing: m".to_owned());
-        let table = [
-            (None, None, None, Met),
-            (None, Some(Running), None, NotYet),
-            (Some(status(Running, 2, "")), None, None, NotYet),
-            (Some(status(Running, 2, "")), Some(Running), None, Met),
-            (Some(status(Running, 1, "")), Some(Running), None, NotYet),
-            (Some(status(Pending, 2, "")), Some(Running), None, NotYet),
-            (Some(status(Failed, 1, "ImageMissing")), Some(Running), None, NotYet),
-            (Some(status(Failed, 2, "ImageMissing")), Some(Running), None, failed.clone()),
-            (Some(status(Failed, 2, "ImageMissing")), Some(Failed), Some("ImageMissing"), Met),
-            (Some(status(Failed, 2, "ImageMissing")), Some(Failed), Some("Other"), failed),
-        ];
-        for (status, phase, reason, expected) in table {
-            let put = Put { revision: 2, generation: Some(2) };
-            assert_eq!(
-                judge(status.as_ref(), put, phase, reason),
-                expected,
-                "{status:?} {phase:?} {reason:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_of_the_revision_it_refuses() {
-        let refused = Status { revision: 5, ..status(Phase::Failed, 1, "MalformedDesired") };
-        for generation in [None, Some(2)] {
-            let judge = |revision| {
-                judge(
-                    Some(&refused),
-                    Put { revision, generation },
-                    Some(Phase::Failed),
-                    Some("MalformedDesired"),
-                )
-            };
-            assert_eq!((judge(5), judge(6)), (Judgement::Met, Judgement::NotYet), "{generation:?}");
-        }
-    }
 }

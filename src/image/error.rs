@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// An operation on images failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
+    /// This machine has no busybox that runs without libraries.
+    #[error("this machine has no static busybox")]
+    NoBusybox,
     /// A recipe cannot be read.
     #[error("cannot read recipe {}", file.display())]
     RecipeRead {
@@ -153,6 +156,7 @@ impl ImageError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::MissingTool { .. } => Some("run lab/setup"),
+            Self::NoBusybox => Some("install busybox-static (Arch: busybox); lab/setup does"),
             Self::NoMirror => Some("set `mirror` in the recipe, or give a mirror on the command line"),
             Self::NotRoot => Some("run it with sudo; afterwards the image is used without"),
             Self::PartMissing { .. } | Self::PartCorrupt { .. } => {

@@ -11,6 +11,7 @@ mod build;
 mod containers;
 mod cpio;
 mod error;
+mod host;
 mod initramfs;
 mod layer;
 mod manifest;
@@ -23,6 +24,7 @@ mod store;
 
 pub use build::BuildRequest;
 pub use error::ImageError;
+pub use host::write_container_store;
 pub use manifest::{Image, Layer, Lock, LockedPackage, MANIFEST_VERSION, Manifest, Part};
 pub use progress::{Progress, Sink, Stage};
 pub use recipe::{BUILT_IN, KernelRecipe, Recipe};

@@ -17,6 +17,18 @@ pub enum Backend {
     Container,
 }
 
+impl std::str::FromStr for Backend {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pi" => Ok(Self::Pi),
+            "vm" => Ok(Self::Vm),
+            "container" => Ok(Self::Container),
+            _ => Err(format!("unknown backend {text:?}: use pi, vm or container")),
+        }
+    }
+}
+
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -87,14 +99,18 @@ pub enum Model {
     /// Virtual machine, 64-bit PC.
     #[serde(rename = "vm-x86_64")]
     VmX86_64,
+    /// The agent in a container on the coordinator's host.
+    #[serde(rename = "container")]
+    Container,
 }
 
 impl Model {
-    /// The architecture of the model.
-    pub fn arch(self) -> Arch {
+    /// The architecture of the model; none when it is that of the coordinator's host.
+    pub fn arch(self) -> Option<Arch> {
         match self {
-            Self::VmAarch64 => Arch::Aarch64,
-            Self::VmX86_64 => Arch::X86_64,
+            Self::VmAarch64 => Some(Arch::Aarch64),
+            Self::VmX86_64 => Some(Arch::X86_64),
+            Self::Container => None,
         }
     }
 
@@ -112,6 +128,7 @@ impl fmt::Display for Model {
         f.write_str(match self {
             Self::VmAarch64 => "vm-aarch64",
             Self::VmX86_64 => "vm-x86_64",
+            Self::Container => "container",
         })
     }
 }
@@ -130,6 +147,8 @@ pub enum Capability {
     Reboot,
     /// State survives a reboot.
     PersistentState,
+    /// Containers on it have a network, and their ports can be published.
+    Network,
 }
 
 impl fmt::Display for Capability {
@@ -140,6 +159,7 @@ impl fmt::Display for Capability {
             Self::Ssh => "ssh",
             Self::Reboot => "reboot",
             Self::PersistentState => "persistent-state",
+            Self::Network => "network",
         })
     }
 }

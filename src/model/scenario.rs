@@ -1,11 +1,11 @@
 //! A scenario: what devices it needs and what is done on them. Checked by `config`, carried on the wire.
 
 use super::boot::BootStage;
-use super::device::Model;
+use super::device::{Capability, Model};
 use super::id::{ContainerName, DeploymentName, ScenarioName};
 use super::workload::{Phase, Score};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What a fault is blamed on when an expectation does not hold.
@@ -50,6 +50,9 @@ pub struct Need {
     pub model: Option<Model>,
     /// Labels it must have.
     pub labels: BTreeMap<String, String>,
+    /// What it must be able to do: what the file says and what the steps on it take.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Capability>,
 }
 
 /// A step.
@@ -97,8 +100,8 @@ pub enum Action {
         deployment: DeploymentName,
         /// The phase; none means gone.
         phase: Option<Phase>,
-        /// What the status' `reason` must be.
-        reason: Option<String>,
+        /// What the status must say besides.
+        expect: StatusExpectation,
     },
     /// The device's own `podman ps`, over SSH, shows exactly these containers of the deployment.
     Containers {
@@ -154,6 +157,54 @@ pub enum Action {
         /// The device's role.
         on: String,
     },
+    /// End the agent's process with a signal, past the agent itself, and wait until another one answers on
+    /// the same boot of the device.
+    KillAgent {
+        /// The device's role.
+        on: String,
+        /// The signal's name as `kill` knows it, without `SIG`.
+        signal: String,
+    },
+    /// With the device's own credentials: the NATS server must permit none of these. In a subject, `{role}`
+    /// stands for the id of that role's device, and `{lab}` for the lab's name.
+    ExpectDenied {
+        /// The device's role.
+        on: String,
+        /// Subjects that it must not publish on.
+        publish: Vec<String>,
+        /// Subjects that it must not subscribe to.
+        subscribe: Vec<String>,
+    },
+}
+
+/// What a status must say beside its phase. Empty, it may say anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusExpectation {
+    /// Its `reason`, exactly.
+    pub reason: Option<String>,
+    /// A regular expression that its `message` must match.
+    pub message: Option<String>,
+    /// A condition that it must have, by name.
+    pub condition: Option<String>,
+    /// The init containers whose end it must tell, in this order; others may stand between them.
+    pub init_containers: Vec<InitExpectation>,
+}
+
+/// How an init container must have ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitExpectation {
+    /// Its name.
+    pub name: ContainerName,
+    /// The exit code that it must have; any when missing.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// Whether its time must have been up.
+    #[serde(default)]
+    pub timed_out: bool,
+    /// A regular expression that the end of its log must match.
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 impl Action {
@@ -169,7 +220,29 @@ impl Action {
             | Self::PutRaw { on, .. }
             | Self::Exec { on, .. }
             | Self::Console { on, .. }
+            | Self::KillAgent { on, .. }
+            | Self::ExpectDenied { on, .. }
             | Self::PowerCycle { on } => on,
+        }
+    }
+
+    /// What the device must be able to do for it, beyond what every device can.
+    pub fn capability(&self) -> Option<Capability> {
+        match self {
+            Self::Exec { .. } | Self::KillAgent { .. } => Some(Capability::Ssh),
+            Self::Console { .. } => Some(Capability::Console),
+            Self::PowerCycle { .. } => Some(Capability::Power),
+            Self::Deploy { score: Score::PodmanV0(score), .. } => {
+                let publishes = score.services.iter().any(|service| !service.ports.is_empty());
+                publishes.then_some(Capability::Network)
+            }
+            Self::Ping { .. }
+            | Self::Delete { .. }
+            | Self::WaitPhase { .. }
+            | Self::Containers { .. }
+            | Self::Absent { .. }
+            | Self::ExpectDenied { .. }
+            | Self::PutRaw { .. } => None,
         }
     }
 }

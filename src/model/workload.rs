@@ -2,15 +2,28 @@
 //!
 //! The wire form of a [`Score`] is the fleet's contract: its field names are fixed.
 
+mod presence;
+mod status;
+
 use super::id::{ContainerName, DeploymentName};
 use super::lease::FencingToken;
-use super::state_note::StateNote;
+pub use presence::{Denied, DeniedAction, Presence};
 use serde::{Deserialize, Serialize};
+pub use status::{
+    Condition, ContainerEnd, ContainerStatus, LOG_TAIL_BYTES, LOG_TAIL_LINES, Phase, Rollback, Status,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long an init container may take when its payload does not say.
 pub const DEFAULT_INIT_CONTAINER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long the services of an upgrade must run before it counts as good, when its payload does not say.
+pub const DEFAULT_PROBATION: Duration = Duration::from_secs(10);
+
+/// How long a service may take to end after it was asked to, when its payload does not say: podman's own
+/// default (podman-stop(1)).
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The version of [`Desired`], [`Index`] and [`Status`] that this build writes.
 pub const WORKLOAD_VERSION: u32 = 1;
@@ -24,7 +37,7 @@ pub enum Score {
 }
 
 /// Containers for podman.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodmanV0Score {
     /// Run to completion in order, before any service starts. Missing means none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -32,6 +45,20 @@ pub struct PodmanV0Score {
     /// Kept running.
     #[serde(default)]
     pub services: Vec<PodmanService>,
+    /// How long the services must run after an upgrade before it counts as good, in whole seconds on the
+    /// wire; [`DEFAULT_PROBATION`] when missing. What fails within it is rolled back.
+    #[serde(
+        default = "default_probation",
+        with = "whole_seconds",
+        skip_serializing_if = "is_default_probation"
+    )]
+    pub probation: Duration,
+}
+
+impl Default for PodmanV0Score {
+    fn default() -> Self {
+        Self { init_containers: Vec::new(), services: Vec::new(), probation: DEFAULT_PROBATION }
+    }
 }
 
 /// A container that must exit 0 before the next one starts.
@@ -77,6 +104,86 @@ pub struct PodmanService {
     /// When podman starts it again.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// What it may use; no bound when missing.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    /// How the agent finds out whether it works; not at all when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    /// How long it may take to end after it was asked to, in whole seconds on the wire;
+    /// [`DEFAULT_STOP_TIMEOUT`] when missing.
+    #[serde(
+        default = "default_stop_timeout",
+        with = "whole_seconds",
+        skip_serializing_if = "is_default_stop_timeout"
+    )]
+    pub stop_timeout: Duration,
+    /// When its image is fetched.
+    #[serde(default, skip_serializing_if = "PullPolicy::is_default")]
+    pub pull: PullPolicy,
+}
+
+/// What a service may use. A device whose kernel cannot hold it to a bound says `LimitsNotEnforced` in the
+/// status' conditions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Thousandths of one processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+impl Limits {
+    /// Whether there is no bound.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A command in the container that exits 0 as long as the service works. The agent runs it: podman's own
+/// health checks need systemd timers. All times are whole seconds on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Program and arguments; no shell.
+    pub command: Vec<String>,
+    /// The pause between two checks; 30 s when missing.
+    #[serde(default = "default_health_interval", with = "whole_seconds")]
+    pub interval: Duration,
+    /// How long a check may take; 5 s when missing.
+    #[serde(default = "default_health_timeout", with = "whole_seconds")]
+    pub timeout: Duration,
+    /// How many checks in a row must fail for the service to be unhealthy; 3 when missing.
+    #[serde(default = "default_health_retries")]
+    pub retries: u32,
+    /// Failures within this time after the start do not count; 0 s when missing.
+    #[serde(default, with = "whole_seconds")]
+    pub start_period: Duration,
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// When it is not on the device.
+    #[default]
+    IfMissing,
+    /// Before each new container; what is on the device is used when the registry cannot be reached.
+    Always,
+    /// Never: it must have been loaded onto the device.
+    Never,
+}
+
+impl PullPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When a service is started again after it ended.
@@ -94,6 +201,36 @@ pub enum RestartPolicy {
 
 fn default_timeout() -> Duration {
     DEFAULT_INIT_CONTAINER_TIMEOUT
+}
+
+fn default_probation() -> Duration {
+    DEFAULT_PROBATION
+}
+
+fn is_default_probation(value: &Duration) -> bool {
+    *value == DEFAULT_PROBATION
+}
+
+fn default_stop_timeout() -> Duration {
+    DEFAULT_STOP_TIMEOUT
+}
+
+fn is_default_stop_timeout(value: &Duration) -> bool {
+    *value == DEFAULT_STOP_TIMEOUT
+}
+
+// Docker's and podman's defaults of a health check, but for the timeout, which is 30 s there: a check that
+// hangs would go unnoticed for minutes.
+fn default_health_interval() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_health_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_health_retries() -> u32 {
+    3
 }
 
 mod whole_seconds {
@@ -132,92 +269,6 @@ pub struct Index {
     pub deployments: BTreeMap<DeploymentName, u64>,
 }
 
-/// Where a deployment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Phase {
-    /// Accepted, not all running yet.
-    Pending,
-    /// All services run.
-    Running,
-    /// Will not run as it is.
-    Failed,
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Pending => "Pending",
-            Self::Running => "Running",
-            Self::Failed => "Failed",
-        })
-    }
-}
-
-/// The value of KV `status`, key `<device>.<deployment>`; deleted when the deployment is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// [`WORKLOAD_VERSION`].
-    pub version: u32,
-    /// Where it stands.
-    pub phase: Phase,
-    /// The generation that this speaks of.
-    pub generation: u64,
-    /// The KV revision of the desired value that this speaks of.
-    pub revision: u64,
-    /// One line for people: what was done or what went wrong.
-    pub message: String,
-    /// A name for the cause of `Failed`, for machines; empty otherwise.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reason: String,
-    /// The services, as last seen.
-    #[serde(default)]
-    pub services: Vec<ContainerStatus>,
-}
-
-/// One container, as last seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerStatus {
-    /// Its name in the deployment.
-    pub name: ContainerName,
-    /// podman's container id; empty when there is none.
-    #[serde(default)]
-    pub id: String,
-    /// podman's word for its state.
-    pub state: String,
-    /// Its image.
-    pub image: String,
-    /// Its exit code when it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-}
-
-/// The value of KV `presence`, key `<device>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Presence {
-    /// [`WORKLOAD_VERSION`].
-    pub version: u32,
-    /// The agent's version.
-    pub agent_version: String,
-    /// SHA-256 of the agent's executable, hex.
-    pub agent_sha256: String,
-    /// `/proc/sys/kernel/random/boot_id`.
-    pub boot_id: String,
-    /// Seconds since the device started.
-    pub uptime: u64,
-    /// Load average of one minute.
-    pub load: f64,
-    /// Bytes of memory in all.
-    pub memory_total: u64,
-    /// Bytes of memory available.
-    pub memory_available: u64,
-    /// Degrees Celsius of the hottest sensor, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f32>,
-    /// What is wrong with the files that the agent keeps; mostly nothing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub state: Vec<StateNote>,
-}
-
 /// Labels on every container that the agent makes. They are how the agent finds its own, and how
 /// `podman ps` on the device can be read as ground truth.
 pub mod label {
@@ -235,4 +286,6 @@ pub mod label {
     pub const GENERATION: &str = "pilab.generation";
     /// SHA-256 of what it was made from: unchanged means it is left alone.
     pub const SPEC_HASH: &str = "pilab.spec-hash";
+    /// On init containers alone, with the init container's name: they carry no [`SERVICE`].
+    pub const INIT_CONTAINER_LABEL: &str = "pilab.init-container";
 }

@@ -1,6 +1,8 @@
 //! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.
 
 pub mod backoff;
+pub mod health;
 pub mod place;
 pub mod reconcile;
+pub mod rollout;
 pub mod verdict;

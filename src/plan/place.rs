@@ -34,8 +34,29 @@ pub fn place(needs: &[Need], all: &[Device], free: impl Fn(&DeviceId) -> bool) -
 }
 
 fn fits(need: &Need, device: &Device) -> bool {
+    is_kind(need, device) && need.capabilities.is_subset(&device.capabilities)
+}
+
+/// Whether it is such a device, whatever it can do.
+fn is_kind(need: &Need, device: &Device) -> bool {
     need.model.is_none_or(|model| model == device.model)
         && need.labels.iter().all(|(key, value)| device.labels.get(key) == Some(value))
+}
+
+/// Why none of `devices` is a fit: the kind there is not, or what the nearest of that kind cannot do.
+fn misfit(need: &Need, devices: &[&Device]) -> String {
+    let missing = |device: &&&Device| need.capabilities.difference(&device.capabilities).count();
+    match devices.iter().filter(|device| is_kind(need, device)).min_by_key(missing) {
+        None => format!("no device is a fit for it: {}", describe(need)),
+        Some(nearest) => {
+            let missing = need.capabilities.difference(&nearest.capabilities);
+            let missing = missing.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!(
+                "it takes what no device here can do; {} (a {}) lacks: {missing}",
+                nearest.id, nearest.backend
+            )
+        }
+    }
 }
 
 /// Bipartite matching by augmenting paths: exact, and small enough for any lab's gangs.
@@ -46,7 +67,7 @@ fn assign(needs: &[Need], devices: &[&Device]) -> Result<Vec<DeviceId>, (String,
         if !augment(index, needs, devices, &mut holder, &mut tried) {
             let fit = devices.iter().filter(|device| fits(need, device)).count();
             let cause = if fit == 0 {
-                format!("no device is a fit for it: {}", describe(need))
+                misfit(need, devices)
             } else {
                 format!("{} devices are needed and {} are there that fit", needs.len(), fit)
             };
@@ -111,7 +132,7 @@ mod tests {
 
     fn need(role: &str, label: Option<(&str, &str)>) -> Need {
         let labels: BTreeMap<_, _> = label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        Need { role: role.to_owned(), model: None, labels }
+        Need { role: role.to_owned(), model: None, labels, capabilities: BTreeSet::new() }
     }
 
     fn ids(names: &[&str]) -> Vec<DeviceId> {
@@ -131,6 +152,24 @@ mod tests {
         let needs = [need("x", None), need("y", None)];
         assert_eq!(place(&needs, &all, |id| id.as_str() == "a"), Placement::Wait);
         assert_eq!(place(&needs, &all, |_| true), Placement::Granted(ids(&["a", "b"])));
+    }
+
+    #[test]
+    fn a_device_that_lacks_a_capability_is_no_fit_and_the_reason_names_it() {
+        use crate::model::device::Capability::{Console, Power, Ssh};
+        let can = |id: &str, capabilities: &[_]| Device {
+            capabilities: capabilities.iter().copied().collect(),
+            ..device(id, None)
+        };
+        let takes = |capabilities: &[_]| Need {
+            capabilities: capabilities.iter().copied().collect(),
+            ..need("x", None)
+        };
+        let all = [can("a", &[]), can("b", &[Power, Ssh])];
+        assert_eq!(place(&[takes(&[Power])], &all, |_| true), Placement::Granted(ids(&["b"])));
+        let never = place(&[takes(&[Console, Power])], &all, |_| true);
+        let Placement::Never { cause, .. } = never else { panic!() };
+        assert_eq!(cause, "it takes what no device here can do; b (a vm) lacks: console");
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub enum SeenState {
         /// Its exit code.
         code: i32,
     },
+    /// The runtime lost sight of it: it must be made anew.
+    Lost,
+    /// It runs, but its health check fails: it must be made anew.
+    Unhealthy,
     /// Between states, or in one that only a person puts it into: look again later.
     Other,
 }
@@ -55,6 +59,11 @@ pub enum SeenState {
 pub enum Step {
     /// Remove a container that should not be.
     Remove {
+        /// Its id.
+        id: String,
+    },
+    /// Remove a container that the runtime lost sight of, without asking it to end.
+    Discard {
         /// Its id.
         id: String,
     },
@@ -122,9 +131,12 @@ fn converge(wanted: &[WantedService], seen: &[&SeenService]) -> Vec<Step> {
     let gone = seen.iter().filter(|there| wanted.iter().all(|service| service.name != there.service));
     let mut steps: Vec<Step> = gone.map(|there| Step::Remove { id: there.id.clone() }).collect();
     for service in wanted {
-        let mut same: Vec<&SeenService> =
-            seen.iter().copied().filter(|there| there.service == service.name).collect();
-        let keep = same.iter().position(|there| there.hash == service.hash);
+        let same = seen.iter().copied().filter(|there| there.service == service.name);
+        let (lost, mut same): (Vec<&SeenService>, Vec<&SeenService>) =
+            same.partition(|there| there.state == SeenState::Lost);
+        steps.extend(lost.iter().map(|there| Step::Discard { id: there.id.clone() }));
+        let fit = |there: &&SeenService| there.hash == service.hash && there.state != SeenState::Unhealthy;
+        let keep = same.iter().position(fit);
         let Some(keep) = keep.map(|at| same.swap_remove(at)) else {
             let replaces = same.iter().map(|there| there.id.clone()).collect();
             steps.push(Step::Create { service: service.name.clone(), replaces });
@@ -144,7 +156,8 @@ fn should_start(restart: RestartPolicy, state: SeenState) -> bool {
     match (state, restart) {
         (SeenState::NotStarted, _) | (SeenState::Ended { .. }, RestartPolicy::Always) => true,
         (SeenState::Ended { code }, RestartPolicy::OnFailure) => code != 0,
-        (SeenState::Ended { .. }, RestartPolicy::No) | (SeenState::Running | SeenState::Other, _) => false,
+        (SeenState::Ended { .. }, RestartPolicy::No)
+        | (SeenState::Running | SeenState::Lost | SeenState::Unhealthy | SeenState::Other, _) => false,
     }
 }
 
@@ -281,6 +294,18 @@ mod tests {
                 vec![seen("x", "d", "a", "1", Ended { code: 3 })],
                 vec![],
             ),
+            (
+                "lost by the runtime",
+                vec![wanted("a", "1", Always)],
+                vec![seen("x", "d", "a", "1", SeenState::Lost)],
+                vec![Step::Discard { id: "x".into() }, create("a", &[])],
+            ),
+            (
+                "unhealthy",
+                vec![wanted("a", "1", Always)],
+                vec![seen("x", "d", "a", "1", SeenState::Unhealthy)],
+                vec![create("a", &["x"])],
+            ),
             ("unknown state", vec![wanted("a", "1", Always)], vec![seen("x", "d", "a", "1", Other)], vec![]),
             (
                 "a second container of the same service",
@@ -344,6 +369,8 @@ mod tests {
             Just(SeenState::Running),
             Just(SeenState::NotStarted),
             (0..3).prop_map(|code| SeenState::Ended { code }),
+            Just(SeenState::Lost),
+            Just(SeenState::Unhealthy),
             Just(SeenState::Other),
         ]
     }
@@ -372,7 +399,7 @@ mod tests {
             for (of, steps) in round(&before) {
                 for step in steps {
                     match step {
-                        Step::Remove { id } => there.retain(|container| container.id != id),
+                        Step::Remove { id } | Step::Discard { id } => there.retain(|container| container.id != id),
                         Step::Start { id } => {
                             there.iter_mut().filter(|c| c.id == id).for_each(|c| c.state = SeenState::Running);
                         }

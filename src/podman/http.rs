@@ -65,6 +65,13 @@ impl Socket {
         Ok(Answer { status, body })
     }
 
+    /// Whether podman's processes can be seen from here by their ids: the kernel names a peer outside our
+    /// PID namespace as process 0 (pid_namespaces(7)).
+    pub(super) async fn shares_processes(&self) -> std::io::Result<bool> {
+        let peer = UnixStream::connect(&self.path).await?.peer_cred()?;
+        Ok(peer.pid().is_some_and(|pid| pid > 0))
+    }
+
     /// Makes a call and hands each piece of the answer to `take`, until the answer ends or `take` fails.
     /// Bounded in time only until the answer begins.
     pub(super) async fn stream(

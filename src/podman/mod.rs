@@ -1,5 +1,13 @@
 //! Adapter of the port `ContainerRuntime` over podman's libpod socket.
 
-pub mod api;
+mod access;
+mod api;
+mod container;
+mod create;
 pub mod http;
+mod images;
+mod init;
+mod inspect;
+mod logs;
+mod monitor;
 pub mod topology;

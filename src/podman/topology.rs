@@ -1,25 +1,37 @@
 //! Services as podman containers.
 //!
 //! Traps of podman 4.3 that this file is shaped by: a name that is taken and an image that is missing are
-//! both status 500 (5.x: 404 for the image), told apart by the `cause`; a pull that fails is status 200
-//! with an `error` in its answer; a container whose start failed stays `created`.
+//! both status 500 (5.x: 404 for the image), told apart by the `cause`; a container whose start failed
+//! stays `created`; one whose monitor was killed reads `running` for ever.
 
-use super::api::{self, Created, Inspected, Listed, Problem, PullLine};
+use super::api::{Created, HostInfo, Info, Listed, Problem};
+use super::create::{self, Create};
 use super::http::{Answer, Call, Socket};
-use crate::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec};
-use crate::model::id::DeviceId;
-use crate::model::workload::label;
+use super::inspect::Inspected;
+use super::monitor::Monitors;
+use super::{access, images, init};
+use crate::agent::ports::{
+    Completed, ContainerRuntime, Executed, InitSpec, LogPage, ManagedService, RuntimeError, RuntimeFacts,
+    ServiceSpec, ServiceState, Started,
+};
+use crate::model::id::{ContainerName, DeploymentName, DeviceId};
+use crate::model::workload::{ContainerEnd, PullPolicy, label};
+use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
 /// How long a call may take. The first one after boot starts podman's service and may repair its storage,
 /// which takes tens of seconds on a slow device.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long fetching an image may take.
-const PULL_TIMEOUT: Duration = Duration::from_secs(600);
+/// The most bytes of a log that are read.
+const MAX_LOG: usize = 256 * 1024;
+/// How often a container is made whose name turns out to be taken by a left-over of ours.
+const TRIES: usize = 3;
+/// The longest text of podman's that is kept, in characters.
+const MAX_PROBLEM: usize = 500;
 
 /// How podman is reached and used.
 #[derive(Debug, Clone)]
@@ -34,66 +46,73 @@ pub struct PodmanOptions {
 /// The containers of one device's agent.
 #[derive(Debug)]
 pub struct PodmanTopology {
-    device: DeviceId,
-    socket: Socket,
-    oci_runtime: Option<String>,
+    pub(super) device: DeviceId,
+    pub(super) socket: Socket,
+    pub(super) oci_runtime: Option<String>,
+    pub(super) monitors: Monitors,
+    host: OnceCell<HostInfo>,
+    pub(super) shares_processes: OnceCell<bool>,
+    exec: bool,
 }
 
 impl PodmanTopology {
     /// The containers of `device`'s agent.
     pub fn new(device: DeviceId, options: PodmanOptions) -> Self {
-        Self { device, socket: Socket::new(options.socket), oci_runtime: options.oci_runtime }
+        Self {
+            device,
+            socket: Socket::new(options.socket),
+            oci_runtime: options.oci_runtime,
+            monitors: Monitors::default(),
+            host: OnceCell::new(),
+            shares_processes: OnceCell::new(),
+            exec: false,
+        }
     }
 
-    async fn call(&self, method: Method, path: String, operation: String) -> Result<Answer, RuntimeError> {
+    /// Lets programs be run in its containers.
+    pub fn with_exec(self) -> Self {
+        Self { exec: true, ..self }
+    }
+
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: String,
+        operation: String,
+    ) -> Result<Answer, RuntimeError> {
         self.socket.call(Call { operation, method, path, body: Vec::new(), timeout: CALL_TIMEOUT }).await
     }
 
+    /// Only services: init containers carry no such label.
     fn filters(&self) -> String {
-        let labels =
-            [format!("{}={}", label::MANAGED_BY, label::AGENT), format!("{}={}", label::DEVICE, self.device)];
+        let labels = [
+            format!("{}={}", label::MANAGED_BY, label::AGENT),
+            format!("{}={}", label::DEVICE, self.device),
+            label::SERVICE.to_owned(),
+        ];
         query(&serde_json::json!({ "label": labels }).to_string())
     }
 
-    async fn image_exists(&self, image: &str) -> Result<bool, RuntimeError> {
-        let operation = format!("look for image {image}");
-        let answer = self.call(Method::GET, format!("/images/{image}/exists"), operation.clone()).await?;
-        match answer.status {
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => succeeded(&answer, &operation).map(|()| true),
-        }
+    async fn info(&self) -> Result<Info, RuntimeError> {
+        let operation = "ask about the host".to_owned();
+        let answer = self.call(Method::GET, "/info".to_owned(), operation.clone()).await?;
+        succeeded(&answer, &operation)?;
+        decode(&answer, &operation)
     }
 
-    async fn pull(&self, image: &str) -> Result<(), RuntimeError> {
-        let call = Call {
-            operation: format!("pull image {image}"),
-            method: Method::POST,
-            path: format!("/images/pull?quiet=true&reference={image}"),
-            body: Vec::new(),
-            timeout: PULL_TIMEOUT,
-        };
-        let answer = self.socket.call(call).await?;
-        let lines = answer.body.split(|byte| *byte == b'\n');
-        let errors = lines.filter_map(|line| serde_json::from_slice::<PullLine>(line).ok());
-        let error = errors.map(|line| line.error).find(|error| !error.is_empty());
-        match error {
-            None if answer.status.is_success() => Ok(()),
-            error => Err(RuntimeError::ImageMissing {
-                image: image.to_owned(),
-                cause: error.unwrap_or_else(|| problem(&answer)),
-            }),
-        }
+    /// What podman's host can do; asked once.
+    async fn host(&self) -> Result<&HostInfo, RuntimeError> {
+        self.host.get_or_try_init(|| async { Ok(self.info().await?.host) }).await
     }
 
     /// Creates a container; none when its name is taken.
-    async fn try_create(&self, spec: &ServiceSpec) -> Result<Option<Created>, RuntimeError> {
-        let body = api::create(&self.device, self.oci_runtime.as_deref(), spec);
-        let operation = format!("create container of {}", spec.name);
+    async fn try_create(&self, body: &Create) -> Result<Option<Created>, RuntimeError> {
+        let operation = format!("create container {}", body.name);
         let call = Call {
             operation: operation.clone(),
             method: Method::POST,
             path: "/containers/create".into(),
-            body: serde_json::to_vec(&body).map_err(|error| RuntimeError::Malformed {
+            body: serde_json::to_vec(body).map_err(|error| RuntimeError::Malformed {
                 operation: operation.clone(),
                 problem: error.to_string(),
             })?,
@@ -108,20 +127,25 @@ impl PodmanTopology {
             return Ok(None);
         }
         if cause.contains("image not known") || cause.contains("no such image") {
-            return Err(RuntimeError::ImageMissing { image: spec.image.clone(), cause });
+            return Err(RuntimeError::ImageMissing { image: body.image.clone(), cause });
         }
         Err(RuntimeError::Refused { operation, status: answer.status.as_u16(), cause })
     }
 
+    /// Creates a container, removing left-overs of ours that hold its name.
+    pub(super) async fn make(&self, body: &Create) -> Result<Created, RuntimeError> {
+        for _ in 0..TRIES {
+            if let Some(created) = self.try_create(body).await? {
+                return Ok(created);
+            }
+            self.free_name(&body.name).await?;
+        }
+        Err(RuntimeError::NameTaken { name: body.name.clone() })
+    }
+
     /// Removes a left-over of ours that holds a name; refuses if it is somebody else's.
     async fn free_name(&self, name: &str) -> Result<(), RuntimeError> {
-        let operation = format!("inspect container {name}");
-        let answer = self.call(Method::GET, format!("/containers/{name}/json"), operation.clone()).await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            return Ok(());
-        }
-        succeeded(&answer, &operation)?;
-        let there: Inspected = decode(&answer, &operation)?;
+        let Some(there) = self.inspect(name).await? else { return Ok(()) };
         if !there.is_of(&self.device) {
             return Err(RuntimeError::NameTaken { name: name.to_owned() });
         }
@@ -137,37 +161,64 @@ impl ContainerRuntime for PodmanTopology {
         succeeded(&answer, &operation)?;
         // podman answers `null` for none.
         let listed: Option<Vec<Listed>> = decode(&answer, &operation)?;
-        Ok(listed.into_iter().flatten().filter_map(Listed::managed).collect())
-    }
-
-    async fn ensure_image(&self, image: &str) -> Result<(), RuntimeError> {
-        if self.image_exists(image).await? {
-            return Ok(());
-        }
-        // Only a first part that is a host can be pulled from; `localhost` means made here.
-        let host = image.split_once('/').map_or("", |(host, _)| host);
-        if host.contains(['.', ':']) {
-            return self.pull(image).await;
-        }
-        let cause = "it is not on the device, and its name does not say where to fetch it from".to_owned();
-        Err(RuntimeError::ImageMissing { image: image.to_owned(), cause })
-    }
-
-    async fn create(&self, spec: &ServiceSpec) -> Result<String, RuntimeError> {
-        let name = api::container_name(&self.device, &spec.deployment, &spec.name);
-        let created = match self.try_create(spec).await? {
-            Some(created) => Some(created),
-            None => {
-                self.free_name(&name).await?;
-                self.try_create(spec).await?
-            }
+        let listed: Vec<ManagedService> = listed.into_iter().flatten().filter_map(Listed::managed).collect();
+        self.monitors.retain(|id| listed.iter().any(|service| service.id == id));
+        let check = |service: ManagedService| async move {
+            let state = match service.state {
+                ServiceState::Running => self.running(&service.id).await,
+                state => state,
+            };
+            ManagedService { state, ..service }
         };
-        let Some(Created { id, warnings }) = created else { return Err(RuntimeError::NameTaken { name }) };
+        Ok(join_all(listed.into_iter().map(check)).await)
+    }
+
+    async fn ensure_image(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), RuntimeError> {
+        images::ensure(self, image, policy, progress).await
+    }
+
+    async fn create(&self, spec: &ServiceSpec) -> Result<Started, RuntimeError> {
+        let unknown = HostInfo::default();
+        let host = if spec.limits.is_none() { &unknown } else { self.host().await? };
+        let (body, mut limits_not_enforced) =
+            create::service(&self.device, self.oci_runtime.as_deref(), host, spec);
+        let Created { id, warnings } = self.make(&body).await?;
         for warning in warnings.unwrap_or_default() {
-            tracing::warn!(container = name, warning, "podman warns");
+            tracing::warn!(container = body.name, warning, "podman warns");
+            // "Your kernel does not support … Limitation discarded."
+            if !spec.limits.is_none() && warning.to_lowercase().contains("discarded") {
+                limits_not_enforced.push(warning.chars().take(MAX_PROBLEM).collect());
+            }
         }
         self.start(&id).await?;
-        Ok(id)
+        Ok(Started { id, limits_not_enforced })
+    }
+
+    async fn run_to_completion(&self, spec: &InitSpec, timeout: Duration) -> Result<Completed, RuntimeError> {
+        init::run(self, spec, timeout).await
+    }
+
+    async fn clear_init_containers(
+        &self,
+        deployment: &DeploymentName,
+    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
+        init::clear(self, deployment).await
+    }
+
+    async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
+        match self.inspect(id).await?.filter(Inspected::has_ended) {
+            Some(seen) => Ok(Some(self.evidence(&seen).await)),
+            None => Ok(None),
+        }
+    }
+
+    async fn check_health(&self, id: &str, timeout: Duration) -> Result<(bool, String), RuntimeError> {
+        self.health(id, timeout).await
     }
 
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
@@ -177,6 +228,10 @@ impl ContainerRuntime for PodmanTopology {
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        if self.monitors.ended(id) && self.running(id).await == ServiceState::Lost {
+            // Nobody would tell podman of its end: only removal ends it.
+            return Ok(());
+        }
         let operation = format!("stop container {id}");
         let call = Call {
             operation: operation.clone(),
@@ -195,7 +250,12 @@ impl ContainerRuntime for PodmanTopology {
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         let operation = format!("remove container {id}");
         let path = format!("/containers/{id}?force=true&ignore=true&timeout=0&v=true");
-        let answer = self.call(Method::DELETE, path, operation.clone()).await?;
+        let mut answer = self.call(Method::DELETE, path.clone(), operation.clone()).await?;
+        // One whose process and monitor both ended unnoticed: podman finds out while it tries to end it,
+        // and refuses that once.
+        if problem(&answer).contains("container state improper") {
+            answer = self.call(Method::DELETE, path, operation.clone()).await?;
+        }
         match answer.status {
             StatusCode::NOT_FOUND => Ok(()),
             _ => succeeded(&answer, &operation),
@@ -203,11 +263,41 @@ impl ContainerRuntime for PodmanTopology {
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String, RuntimeError> {
-        let operation = format!("read the log of container {id}");
-        let path = format!("/containers/{id}/logs?stdout=true&stderr=true&tail={lines}");
-        let answer = self.call(Method::GET, path, operation.clone()).await?;
-        succeeded(&answer, &operation)?;
-        Ok(api::log_text(&answer.body))
+        self.tail(id, lines, MAX_LOG, CALL_TIMEOUT).await
+    }
+
+    async fn read_log(
+        &self,
+        deployment: &DeploymentName,
+        container: &ContainerName,
+        cursor: &str,
+        most: usize,
+    ) -> Result<LogPage, RuntimeError> {
+        access::read_log(self, deployment, container, cursor, most).await
+    }
+
+    async fn exec(
+        &self,
+        deployment: &DeploymentName,
+        container: &ContainerName,
+        command: &[String],
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Executed, RuntimeError> {
+        if !self.exec {
+            return Err(RuntimeError::NotEnabled { operation: "run programs in containers" });
+        }
+        access::exec(self, deployment, container, command, timeout, most).await
+    }
+
+    async fn facts(&self) -> Result<RuntimeFacts, RuntimeError> {
+        let info = self.info().await?;
+        Ok(RuntimeFacts {
+            version: format!("podman {}", info.version.version),
+            cgroup_version: info.host.cgroup_version,
+            images: info.store.image_store.number,
+            exec_enabled: self.exec,
+        })
     }
 
     async fn watch(&self, wake: &Notify) -> Result<(), RuntimeError> {
@@ -228,12 +318,15 @@ impl ContainerRuntime for PodmanTopology {
             wake.notify_one();
             Ok(())
         });
-        let status = status.await?;
+        let status = tokio::select! {
+            status = status => status?,
+            never = self.monitors.tell(wake) => match never {},
+        };
         succeeded(&Answer { status, body: Vec::new() }, &operation)
     }
 }
 
-fn succeeded(answer: &Answer, operation: &str) -> Result<(), RuntimeError> {
+pub(super) fn succeeded(answer: &Answer, operation: &str) -> Result<(), RuntimeError> {
     // 304: it is so already.
     if answer.status.is_success() || answer.status == StatusCode::NOT_MODIFIED {
         return Ok(());
@@ -243,14 +336,14 @@ fn succeeded(answer: &Answer, operation: &str) -> Result<(), RuntimeError> {
 }
 
 /// What podman says is wrong: its message, which ends with the cause; or the start of whatever it sent.
-fn problem(answer: &Answer) -> String {
+pub(super) fn problem(answer: &Answer) -> String {
     let told: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = if told.message.is_empty() { told.cause } else { told.message };
     let text = if text.is_empty() { String::from_utf8_lossy(&answer.body).into_owned() } else { text };
-    text.trim().chars().take(500).collect()
+    text.trim().chars().take(MAX_PROBLEM).collect()
 }
 
-fn decode<T: DeserializeOwned>(answer: &Answer, operation: &str) -> Result<T, RuntimeError> {
+pub(super) fn decode<T: DeserializeOwned>(answer: &Answer, operation: &str) -> Result<T, RuntimeError> {
     serde_json::from_slice(&answer.body).map_err(|error| RuntimeError::Malformed {
         operation: operation.to_owned(),
         problem: error.to_string(),
@@ -258,7 +351,7 @@ fn decode<T: DeserializeOwned>(answer: &Answer, operation: &str) -> Result<T, Ru
 }
 
 /// Percent-encodes a query value (RFC 3986 §2.1, §2.3).
-fn query(text: &str) -> String {
+pub(super) fn query(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

@@ -51,6 +51,7 @@ pub struct Command {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     timeout: Duration,
+    own_group: bool,
 }
 
 /// How much of a failed child's standard error is kept, in bytes.
@@ -59,7 +60,8 @@ const STDERR_TAIL: usize = 2000;
 impl Command {
     /// A command that may take a minute.
     pub fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), timeout: Duration::from_secs(60) }
+        let timeout = Duration::from_secs(60);
+        Self { program: program.into(), args: Vec::new(), env: Vec::new(), timeout, own_group: false }
     }
 
     /// Adds an argument.
@@ -83,6 +85,13 @@ impl Command {
         self
     }
 
+    /// Puts the child into a process group of its own: Ctrl-C on the terminal does not reach it.
+    #[must_use]
+    pub fn own_group(mut self) -> Self {
+        self.own_group = true;
+        self
+    }
+
     /// Sets the bound.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -101,6 +110,9 @@ impl Command {
     pub fn build(&self) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(&self.args).envs(self.env.iter().cloned()).stdin(Stdio::null()).kill_on_drop(true);
+        if self.own_group {
+            command.process_group(0);
+        }
         command
     }
 

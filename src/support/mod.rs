@@ -5,7 +5,6 @@ pub mod chain;
 pub mod clock;
 #[cfg(feature = "coordinator")]
 pub mod command;
-#[cfg(feature = "coordinator")]
 pub mod lock;
 pub mod log;
 pub mod shutdown;

@@ -52,6 +52,18 @@ pub fn fleet(device: &DeviceId, verb: &str) -> String {
     format!("fleet.{device}.{verb}")
 }
 
+/// All requests to a device; `*` for those to any.
+pub fn fleet_all(device: &str) -> String {
+    format!("fleet.{device}.>")
+}
+
+/// The verb of a request to `device`. None for every other subject: a message that was sent to one subject
+/// may be delivered under another (JetStream does it), so the subscription alone does not tell.
+pub fn parse_fleet<'a>(device: &DeviceId, subject: &'a str) -> Option<&'a str> {
+    let verb = subject.strip_prefix("fleet.")?.strip_prefix(device.as_str())?.strip_prefix('.')?;
+    (!verb.contains('.')).then_some(verb)
+}
+
 /// Where a coordinator takes requests; the caller is read from the subject.
 pub fn request(lab: &LabName, user: &UserName, verb: &str) -> String {
     format!("lab.{lab}.req.{user}.{verb}")
@@ -96,6 +108,15 @@ pub fn console(lab: &LabName, device: &DeviceId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_to_a_device_is_under_its_own_name() {
+        let device = DeviceId::new("lab-1").unwrap();
+        assert_eq!(parse_fleet(&device, &fleet(&device, "ping")), Some("ping"));
+        for bad in ["fleet.lab-12.ping", "fleet.lab-1", "fleet.lab-1.a.ping", "$KV.desired.lab-1.ping", ""] {
+            assert_eq!(parse_fleet(&device, bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn the_caller_is_read_from_the_subject() {

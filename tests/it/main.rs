@@ -4,12 +4,16 @@
 mod agent;
 mod cli;
 mod console;
+mod container;
 mod device;
 mod faults;
 mod image;
 mod journal;
 mod nats;
 mod podman;
+mod podman_host;
+mod podman_inits;
+mod podman_verbs;
 mod ssh;
 mod support;
 mod tickets;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pilab::bus::connect::{Bus, BusOptions};
 use pilab::bus::consume::{Durable, Pulled};
 use pilab::bus::error::BusError;
-use pilab::bus::issuer::{COORDINATOR, Credentials, Issuer};
+use pilab::bus::issuer::{COORDINATOR, Credentials, Holder, Issuer};
 use pilab::bus::provision;
 use pilab::bus::server::{EmbeddedServer, ServerError, ServerOptions, ServerState};
 use pilab::model::id::{DeploymentName, DeviceId, LabName, UserName};
@@ -173,10 +173,28 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     denied(&bus, "$KV.desired.lab-one.web", "x").await;
     denied(&bus, "$KV.desired.lab-one._index", "x").await;
     denied(&bus, "$KV.lab-lab.lease.x", "x").await;
+    // Names that begin like its own, are longer, or hold more tokens.
+    for (bucket, key) in [
+        (subject::STATUS, "lab-one2.web"),
+        (subject::STATUS, "lab-on.web"),
+        (subject::STATUS, "lab-one"),
+        (subject::STATUS, "x.lab-one.web"),
+        (subject::PRESENCE, "lab-one2"),
+        (subject::PRESENCE, "lab-one.x"),
+        (subject::DESIRED, "lab-one2.web"),
+    ] {
+        denied(&bus, &subject::key(bucket, key), "x").await;
+        denied(&bus, &format!("$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.{key}"), "").await;
+    }
+    denied(&bus, "$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one2", "").await;
+    denied(&bus, "$JS.API.CONSUMER.MSG.NEXT.KV_status.lab-one", "").await;
+    denied(&bus, "$JS.ACK.KV_desired.lab-one2.1.1.1.1.1", "+ACK").await;
     // The structure of the store.
     for call in [
         "INFO",
         "STREAM.LIST",
+        "STREAM.NAMES",
+        "CONSUMER.NAMES.KV_desired",
         "STREAM.INFO.KV_desired",
         "STREAM.PURGE.KV_status",
         "STREAM.DELETE.KV_status",
@@ -194,12 +212,19 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     denied(&bus, "$JS.ACK.KV_desired.lab-two.1.1.1.1.1", "+ACK").await;
     // Consumers: to read all, to re-point another's, to deliver into another's subjects.
     let all = json!({"stream_name": "KV_desired", "config": {"filter_subject": "$KV.desired.>", "ack_policy": "none"}});
+    let many = json!({"stream_name": "KV_desired", "config": {
+        "durable_name": "lab-one", "filter_subjects": ["$KV.desired.lab-one.>", "$KV.desired.lab-two.>"],
+        "ack_policy": "none"}});
     let stolen = json!({"stream_name": "KV_desired", "config": {
         "durable_name": "lab-two", "filter_subject": "$KV.desired.lab-one.>", "ack_policy": "explicit"}});
     let injected = json!({"stream_name": "KV_desired", "config": {
         "deliver_subject": "fleet.lab-two.ping", "filter_subject": "$KV.desired.lab-one.>", "ack_policy": "none"}});
     for (call, body) in [
         ("CREATE.KV_desired", &all),
+        ("CREATE.KV_desired.*.$KV.desired.lab-one.>", &all),
+        ("CREATE.KV_desired.lab-one.$KV.desired.>", &all),
+        ("CREATE.KV_desired.lab-one.$KV.desired.lab-one.>", &many),
+        ("CREATE.KV_desired.lab-one", &many),
         ("CREATE.KV_desired.x.$KV.desired.lab-one.>", &stolen),
         ("CREATE.KV_desired.lab-two.$KV.desired.lab-one.>", &stolen),
         ("CREATE.KV_desired.lab-one.$KV.desired.lab-one.>", &injected),
@@ -217,6 +242,10 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     denied(&bus, "_INBOX.coordinator.x.y", "").await;
     denied(&bus, "_INBOX.lab-two.x", "").await;
     denied(&bus, "$SYS.REQ.SERVER.PING", "").await;
+
+    let told = bus.denials();
+    assert!(!told.is_empty() && told.len() <= 16, "what was denied is told, and bounded: {told:?}");
+    assert!(told.iter().any(|denied| denied.subject.ends_with("lab-two.web")), "{told:?}");
 
     // Its own subject, but a header that would empty the whole bucket.
     let raw = raw_client(&lab, &lab.issuer.device(&mine, HOUR).unwrap(), "lab-one").await;
@@ -326,7 +355,7 @@ async fn a_revocation_cuts_off_one_boot_attempt_and_nobody_else() {
     let (first, second) = (lab.connect("lab-one", &old).await.unwrap(), lab.device("lab-one").await);
     let other = lab.device("lab-two").await;
     let began = Instant::now();
-    lab.issuer.revoke(&lab.server.url(), &old.public_key, old.expires).await.unwrap();
+    lab.issuer.revoke(&lab.server.url(), Holder::Device, &old.public_key, old.expires).await.unwrap();
     let pushed = began.elapsed();
     let mut connection = first.connection();
     tokio::time::timeout(SOON, connection.wait_for(|now| !now.up)).await.unwrap().unwrap();
@@ -355,7 +384,7 @@ async fn a_revocation_that_the_server_missed_holds_from_its_next_start() {
     let url = lab.server.url();
     let dir = lab.stop().await;
     let issuer = Issuer::open(dir.path().join("issuer"), &lab_name()).unwrap();
-    issuer.revoke(&url, &old.public_key, old.expires).await.unwrap_err();
+    issuer.revoke(&url, Holder::Device, &old.public_key, old.expires).await.unwrap_err();
     drop(issuer);
     let lab = Lab::start_in(dir).await;
     lab.connect("lab-one", &old).await.unwrap_err();
@@ -608,37 +637,50 @@ async fn raw_client(lab: &Lab, credentials: &Credentials, name: &str) -> async_n
         .unwrap()
 }
 
-/// A known limit of one account for all: JetStream answers to whatever reply subject a request names, with
-/// no rights of its own to check, and streams store those answers. A device can so spoil keys that it may
-/// not write, but only with the server's own words, which nothing takes for desired state.
+/// JetStream answers to whatever reply subject a request names, with no rights of its own to check. The
+/// answers to a device end in the devices' account, which has no streams, whatever they are aimed at.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reflected_answer_is_never_taken_for_desired_state() {
+async fn no_answer_of_the_server_can_be_aimed_at_a_key_or_at_the_coordinator() {
     let lab = Lab::start().await;
     let coordinator = lab.coordinator().await;
     let (mine, other) = (device_id("lab-one"), device_id("lab-two"));
     for device in [&mine, &other] {
         provision::device(&coordinator, device).await.unwrap();
         provision::put_desired(&coordinator, device, &web(), &score(), TOKEN).await.unwrap();
+        coordinator.kv_put(subject::STATUS, &subject::deployment_key(device, &web()), "mine").await.unwrap();
+        coordinator.kv_put(subject::PRESENCE, device.as_str(), "mine").await.unwrap();
     }
-    let key = subject::deployment_key(&other, &web());
-    let before = coordinator.kv_get(subject::DESIRED, &key).await.unwrap().unwrap();
+    let keys = [
+        (subject::DESIRED, "lab-two.web"),
+        (subject::DESIRED, "lab-two._index"),
+        (subject::DESIRED, "lab-one.web"),
+        (subject::STATUS, "lab-two.web"),
+        (subject::PRESENCE, "lab-two"),
+        ("lab-lab", "lease.x"),
+    ];
+    let look = async || {
+        futures_util::future::join_all(keys.map(|(bucket, key)| coordinator.kv_get(bucket, key))).await
+    };
+    let before: Vec<_> = look().await.into_iter().map(Result::unwrap).collect();
+    let mut inbox = coordinator.subscribe("_INBOX.coordinator.test.>").await.unwrap();
+    coordinator.flush().await.unwrap();
     let raw = raw_client(&lab, &lab.issuer.device(&mine, HOUR).unwrap(), "lab-one").await;
-    for (request, body) in [
-        ("$JS.API.DIRECT.GET.KV_desired.$KV.desired.lab-one.web", ""),
-        ("$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one", "{"),
-        ("$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one", r#"{"batch":1,"no_wait":true}"#),
-        ("$KV.status.lab-one.web", "x"),
-    ] {
-        let reply = subject::key(subject::DESIRED, &key);
-        raw.publish_with_reply(request.to_owned(), reply, body.into()).await.unwrap();
-        // The device's own answer comes after what its earlier requests caused.
-        raw.request("$KV.presence.lab-one".to_owned(), "x".into()).await.unwrap();
-        let now = coordinator.kv_get(subject::DESIRED, &key).await.unwrap().unwrap();
-        assert!(
-            now == before || serde_json::from_slice::<Desired>(&now.value).is_err(),
-            "{request} put a valid value on another device's key: {now:?}"
-        );
+    let targets = keys.map(|(bucket, key)| subject::key(bucket, key));
+    let inboxes = ["_INBOX.coordinator.test.x", "lab.lab.req.ann.run", "lab.lab.run.r1"].map(str::to_owned);
+    for reply in targets.into_iter().chain(inboxes) {
+        for (request, body) in [
+            ("$JS.API.DIRECT.GET.KV_desired.$KV.desired.lab-one.web", ""),
+            ("$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one", "{"),
+            ("$JS.API.CONSUMER.MSG.NEXT.KV_desired.lab-one", r#"{"batch":1,"no_wait":true}"#),
+            ("$KV.status.lab-one.web", "x"),
+        ] {
+            raw.publish_with_reply(request.to_owned(), reply.clone(), body.into()).await.unwrap();
+            // The device's own answer comes after what its earlier requests caused.
+            raw.request("$KV.status.lab-one.x".to_owned(), "x".into()).await.unwrap();
+            let now: Vec<_> = look().await.into_iter().map(Result::unwrap).collect();
+            assert_eq!(now, before, "{request} with the reply subject {reply}");
+        }
     }
-    provision::put_desired(&coordinator, &other, &web(), &score(), TOKEN).await.unwrap();
+    assert!(tokio::time::timeout(NEVER, inbox.next()).await.is_err(), "an answer reached the coordinator");
     lab.stop().await;
 }

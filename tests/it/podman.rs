@@ -2,122 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
-use crate::agent::lab::{Lab, installed, service};
+use crate::agent::lab::{Lab, service};
+use crate::podman_host::{V1, V2, podman_or_return};
 use pilab::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use pilab::model::id::{ContainerName, DeploymentName, DeviceId};
-use pilab::model::workload::{Phase, RestartPolicy};
+use pilab::model::workload::{HealthCheck, Limits, Phase, PullPolicy, RestartPolicy};
 use pilab::podman::topology::{PodmanOptions, PodmanTopology};
 use pilab::support::command::Command;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-const V1: &str = "localhost/busybox:1";
-const V2: &str = "localhost/busybox:2";
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Small limits and runc: hosts with cgroups v1, or without the right to raise limits, refuse the defaults.
-const CONTAINERS_CONF: &str = r#"[containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-"#;
 
-/// podman with storage of its own, and two local images of the host's static busybox.
-struct Podman {
-    dir: tempfile::TempDir,
-    _service: tokio::process::Child,
-}
-
-impl Podman {
-    async fn start() -> Option<Self> {
-        let tools = ["podman", "runc", "busybox", "nats-server"];
-        if !tools.iter().all(|tool| installed(tool, "podman")) {
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        std::fs::write(path("containers.conf"), CONTAINERS_CONF).unwrap();
-        std::fs::create_dir_all(path("image/bin")).unwrap();
-        std::fs::copy("/bin/busybox", path("image/bin/busybox")).unwrap();
-        for applet in ["sh", "sleep", "cat", "httpd", "env"] {
-            symlink("busybox", path("image/bin").join(applet)).unwrap();
-        }
-        let tar = Command::new("tar").arg("-C").arg(path("image")).arg("-cf").arg(path("image.tar")).arg(".");
-        tar.output().await.unwrap();
-        for image in [V1, V2] {
-            podman(dir.path(), &["import", "-q", path("image.tar").to_str().unwrap(), image])
-                .output()
-                .await
-                .unwrap();
-        }
-        let socket = format!("unix://{}", path("podman.sock").display());
-        let service =
-            podman(dir.path(), &["system", "service", "--time=0", &socket]).build().spawn().unwrap();
-        let podman = Self { dir, _service: service };
-        let deadline = Instant::now() + DEADLINE;
-        while tokio::net::UnixStream::connect(podman.socket()).await.is_err() {
-            assert!(Instant::now() < deadline, "podman's service does not listen");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Some(podman)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("podman.sock")
-    }
-
-    fn topology(&self, device: &str) -> PodmanTopology {
-        let options = PodmanOptions { socket: self.socket(), oci_runtime: Some("runc".into()) };
-        PodmanTopology::new(DeviceId::new(device).unwrap(), options)
-    }
-
-    /// What podman itself says, without the adapter.
-    async fn run(&self, args: &[&str]) -> String {
-        String::from_utf8(podman(self.dir.path(), args).output().await.unwrap()).unwrap()
-    }
-
-    async fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            self.run(&["ps", "-a", "--format", "{{.Names}}"]).await.lines().map(str::to_owned).collect();
-        names.sort();
-        names
-    }
-}
-
-/// Also when a test fails, no container outlives it.
-impl Drop for Podman {
-    fn drop(&mut self) {
-        // Not through the runtime: a drop cannot wait for a future. The storage goes with the directory.
-        let mut remove = podman(self.dir.path(), &["rm", "-af", "-t", "0"]).build().into_std();
-        let _ = remove.stdout(std::process::Stdio::null()).status();
-    }
-}
-
-fn podman(dir: &std::path::Path, args: &[&str]) -> Command {
-    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
-    Command::new("podman")
-        .env("CONTAINERS_CONF", path("containers.conf"))
-        .args(["--storage-driver", "vfs", "--root", &path("root"), "--runroot", &path("runroot")])
-        .args(["--tmpdir", &path("tmp")])
-        .args(args.iter().copied())
-}
-
-macro_rules! podman_or_return {
-    () => {
-        match Podman::start().await {
-            Some(podman) => podman,
-            None => return,
-        }
-    };
-}
-
-fn spec(name: &str, args: &[&str]) -> ServiceSpec {
+pub(crate) fn spec(name: &str, args: &[&str]) -> ServiceSpec {
     ServiceSpec {
         deployment: DeploymentName::new("shop").unwrap(),
         name: ContainerName::new(name).unwrap(),
@@ -129,11 +29,18 @@ fn spec(name: &str, args: &[&str]) -> ServiceSpec {
         volumes: Vec::new(),
         ports: Vec::new(),
         restart: RestartPolicy::No,
+        limits: Limits::default(),
+        health: None,
+        stop_timeout: Duration::from_secs(10),
+        pull: PullPolicy::IfMissing,
     }
 }
 
 /// Waits until the only container is as wanted.
-async fn until(topology: &PodmanTopology, wanted: impl Fn(&ManagedService) -> bool) -> ManagedService {
+pub(crate) async fn until(
+    topology: &PodmanTopology,
+    wanted: impl Fn(&ManagedService) -> bool,
+) -> ManagedService {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let seen = topology.list_managed_services().await.unwrap();
@@ -168,14 +75,14 @@ async fn a_container_lives_and_dies_as_the_port_says() {
         target: "/data".into(),
         options: vec!["ro".into()],
     }];
-    let id = topology.create(&failing).await.unwrap();
+    let id = topology.create(&failing).await.unwrap().id;
     let seen = until(&topology, |seen| seen.state == ServiceState::Exited { code: 3 }).await;
     assert_eq!((&seen.id, seen.hash.as_str(), seen.image.as_str()), (&id, "h1", V1));
     assert_eq!(topology.logs(&id, 5).await.unwrap(), "hello\nfrom the host\n");
     assert_eq!(other.list_managed_services().await.unwrap(), [], "devices are kept apart by labels");
     assert_eq!(podman.names().await, ["lab-1.shop.web"]);
 
-    let again = topology.create(&spec("web", &["sleep", "1000"])).await.unwrap();
+    let again = topology.create(&spec("web", &["sleep", "1000"])).await.unwrap().id;
     assert_ne!(again, id, "a left-over of ours makes way");
     until(&topology, |seen| seen.state == ServiceState::Running).await;
     topology.start(&again).await.unwrap();
@@ -193,15 +100,17 @@ async fn a_container_lives_and_dies_as_the_port_says() {
 async fn what_podman_refuses_is_typed() {
     let podman = podman_or_return!();
     let topology = podman.topology("lab-1");
-    let missing = topology.ensure_image("localhost/none:1").await.unwrap_err();
+    let missing =
+        topology.ensure_image("localhost/none:1", PullPolicy::IfMissing, &|_| {}).await.unwrap_err();
     assert!(
         matches!(&missing, RuntimeError::ImageMissing { image, .. } if image == "localhost/none:1"),
         "{missing}"
     );
     // Port 1 of this host: nothing answers, so the pull fails as an answer with status 200.
-    let pulled = topology.ensure_image("127.0.0.1:1/none:1").await.unwrap_err();
+    let pulled =
+        topology.ensure_image("127.0.0.1:1/none:1", PullPolicy::IfMissing, &|_| {}).await.unwrap_err();
     assert!(matches!(&pulled, RuntimeError::ImageMissing { .. }), "{pulled}");
-    topology.ensure_image(V1).await.unwrap();
+    topology.ensure_image(V1, PullPolicy::IfMissing, &|_| {}).await.unwrap();
 
     let mut gone = spec("web", &[]);
     gone.image = "localhost/none:1".into();
@@ -234,7 +143,7 @@ async fn changes_of_own_containers_are_told() {
         // The first may come before the watch is open: repeat until one is told.
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let id = topology.create(&spec("web", &["sleep", "1000"])).await.unwrap();
+            let id = topology.create(&spec("web", &["sleep", "1000"])).await.unwrap().id;
             topology.remove(&id).await.unwrap();
             if tokio::time::timeout(Duration::from_secs(2), wake.notified()).await.is_ok() {
                 return;
@@ -273,7 +182,7 @@ async fn the_agent_deploys_upgrades_and_deletes_on_podman() {
     lab.status("shop", healed).await;
 
     lab.deploy("ghost", 1, &[service("web", "localhost/none:1")]).await;
-    let status = lab.phase("ghost", Phase::Failed).await;
+    let status = lab.status("ghost", |status| status.reason == "ImageMissing").await;
     assert_eq!(status.reason, "ImageMissing");
     assert!(status.message.contains("localhost/none:1"), "{}", status.message);
     lab.delete("ghost").await;
@@ -321,4 +230,57 @@ async fn the_program_joins_by_its_identity_and_leaves_containers_at_a_signal() {
     let ended = tokio::time::timeout(DEADLINE, agent.wait()).await.expect("the agent did not end").unwrap();
     assert!(ended.success(), "{ended}");
     assert_eq!(podman.names().await, ["lab-1.shop.web"]);
+}
+
+#[tokio::test]
+async fn limits_reach_the_container_or_are_named_and_its_health_is_found_out() {
+    let podman = podman_or_return!();
+    let topology = podman.topology("lab-1");
+    let mut limited = spec("web", &["sleep", "1000"]);
+    limited.limits = Limits { memory: Some(32 << 20), cpu_millis: Some(500), pids: Some(20) };
+    limited.stop_timeout = Duration::from_secs(3);
+    limited.health = Some(HealthCheck {
+        command: ["sh", "-c", "cat /state; [ -e /state ]"].map(str::to_owned).into(),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(20),
+        retries: 3,
+        start_period: Duration::ZERO,
+    });
+    let started = topology.create(&limited).await.unwrap();
+    until(&topology, |seen| seen.state == ServiceState::Running).await;
+    let format =
+        "{{.HostConfig.Memory}} {{.HostConfig.CpuQuota}} {{.HostConfig.PidsLimit}} {{.Config.StopTimeout}}";
+    let said = podman.run(&["inspect", "--format", format, "lab-1.shop.web"]).await;
+    let expected = [("memory", "33554432"), ("cpu", "50000"), ("pids", "20"), ("stop", "3")];
+    for ((what, value), said) in expected.into_iter().zip(said.split_whitespace()) {
+        let unheld = started.limits_not_enforced.iter().any(|words| words.to_lowercase().contains(what));
+        assert!(said == value || unheld, "{what}: {said}; not enforced: {:?}", started.limits_not_enforced);
+    }
+    let (passed, output) = topology.check_health(&started.id, DEADLINE).await.unwrap();
+    assert!(!passed && output.contains("/state"), "{output:?}");
+    podman.run(&["exec", "lab-1.shop.web", "sh", "-c", "echo good > /state"]).await;
+    let found = topology.check_health(&started.id, DEADLINE).await.unwrap();
+    assert_eq!(found, (true, "good".to_owned()));
+    assert_eq!(podman.run(&["ps", "-q", "--filter", "label=pilab.service"]).await.lines().count(), 1);
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_as_its_policy_says() {
+    let podman = podman_or_return!();
+    let topology = podman.topology("lab-1");
+    let missing = "127.0.0.1:1/none:1";
+    let error = topology.ensure_image(missing, PullPolicy::Never, &|_| {}).await.unwrap_err();
+    assert!(
+        matches!(&error, RuntimeError::ImageMissing { cause, .. } if cause.contains("must not")),
+        "{error}"
+    );
+    topology.ensure_image(V1, PullPolicy::Never, &|_| {}).await.unwrap();
+    topology.ensure_image(V1, PullPolicy::Always, &|_| {}).await.unwrap();
+    // On the device, and its registry does not answer: what is there is used, and that is told.
+    podman.run(&["tag", V1, missing]).await;
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress = |line: &str| told.lock().unwrap().push(line.to_owned());
+    topology.ensure_image(missing, PullPolicy::Always, &progress).await.unwrap();
+    let told = told.into_inner().unwrap();
+    assert!(told.last().is_some_and(|line| line.contains("what is on the device is used")), "{told:?}");
 }

@@ -1,18 +1,50 @@
 //! What each kind of user may do.
 
-use crate::bus::jwt::Permissions;
+use super::COORDINATOR;
+use crate::bus::jwt::{Export, Permissions, Share};
 use crate::model::id::LabName;
 use crate::wire::subject;
 use std::time::Duration;
 
-/// How long after a request a device may answer it: async-nats' own request time-out.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a request a device may answer it: `exec` may take 60 s, and its answer some more.
+const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 /// The most subscriptions of a device or person: they need a handful.
 const MAX_SUBSCRIPTIONS: u32 = 64;
 /// The most bytes in a device's message: a status with its log tail takes a few KB.
 const MAX_DEVICE_PAYLOAD: u32 = 256 * 1024;
 /// The most bytes in a person's request: nats-server's default for any message.
 const MAX_USER_PAYLOAD: u32 = 1024 * 1024;
+
+/// Stands for the user's name in a template, where it is a whole token.
+const NAME: &str = "{{name()}}";
+
+/// What a device publishes, its answers apart: reading its own desired keys, pulling them through its
+/// durable, and writing its own status and presence.
+fn from_devices(name: &str) -> Vec<String> {
+    let desired = subject::stream(subject::DESIRED);
+    vec![
+        format!("$JS.API.DIRECT.GET.{desired}.{}", subject::key(subject::DESIRED, &format!("{name}.>"))),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{desired}.{name}"),
+        format!("$JS.ACK.{desired}.{name}.>"),
+        subject::key(subject::STATUS, &format!("{name}.>")),
+        subject::key(subject::PRESENCE, name),
+    ]
+}
+
+/// What passes between the devices' account and the lab's. Devices have an account of their own because
+/// JetStream answers to whatever reply subject a request names, without asking whether the requester may
+/// publish there: in the lab's account such an answer would be stored over other keys. Here it ends
+/// in the devices' account, which has no streams; the server takes no answer to a service through another import.
+///
+/// Requests come to the devices as a stream, not as a service of theirs: so the coordinator learns at once that
+/// a device does not listen, and a request under way outlives a revocation.
+pub(super) fn shared() -> Vec<Export> {
+    let answers = format!("{}.>", subject::inbox(COORDINATOR));
+    let services = from_devices("*").into_iter().chain([answers]);
+    let mut shared: Vec<_> = services.map(|subject| Export::new(Share::Service, subject)).collect();
+    shared.push(Export::new(Share::Stream, subject::fleet_all("*")));
+    shared
+}
 
 /// What a device may do: read its own desired keys and pull them through its durable, write its own
 /// status and presence, take requests and answer them.
@@ -25,23 +57,10 @@ const MAX_USER_PAYLOAD: u32 = 1024 * 1024;
 /// What must never be granted, with the attack each grant allows: making or deleting consumers (reading
 /// or re-pointing other devices' cursors), `STREAM.INFO` (lists all keys), `DIRECT.GET` without a key (reads any
 /// message by number), any read of `status`.
-///
-/// What one account cannot prevent: JetStream answers to any reply subject that a request names, and
-/// streams store those answers, so a hostile device can spoil other keys with the server's own words. They are
-/// never valid values, readers refuse them, and the next write replaces them. Keeping them out takes an
-/// account for devices that imports these subjects from the lab's.
 pub(super) fn device_template() -> Permissions {
-    const NAME: &str = "{{name()}}";
-    let desired = subject::stream(subject::DESIRED);
     Permissions::only(
-        vec![
-            format!("$JS.API.DIRECT.GET.{desired}.{}", subject::key(subject::DESIRED, &format!("{NAME}.>"))),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{desired}.{NAME}"),
-            format!("$JS.ACK.{desired}.{NAME}.>"),
-            subject::key(subject::STATUS, &format!("{NAME}.>")),
-            subject::key(subject::PRESENCE, NAME),
-        ],
-        vec![format!("{}.>", subject::inbox(NAME)), format!("fleet.{NAME}.>")],
+        from_devices(NAME),
+        vec![format!("{}.>", subject::inbox(NAME)), subject::fleet_all(NAME)],
     )
     .with_one_response(ANSWER_WITHIN)
     .with_limits(MAX_SUBSCRIPTIONS, MAX_DEVICE_PAYLOAD)
@@ -49,7 +68,6 @@ pub(super) fn device_template() -> Permissions {
 
 /// What a person may do: ask the coordinator under her own name, and follow runs, events and consoles.
 pub(super) fn user_template(lab: &LabName) -> Permissions {
-    const NAME: &str = "{{name()}}";
     let all = |what: &str| format!("lab.{lab}.{what}.>");
     Permissions::only(
         vec![format!("lab.{lab}.req.{NAME}.>")],

@@ -114,7 +114,8 @@ impl Home {
 /// The configuration. It holds public keys and signed claims, no secret.
 pub(super) fn config(dir: &Path, address: SocketAddr, name: &str, trust: &Trust) -> String {
     let path = |name: &str| serde_json::Value::from(dir.join(name).to_string_lossy()).to_string();
-    let Trust { operator_jwt, system_account, system_jwt, account, account_jwt } = trust;
+    let Trust { operator_jwt, system_account, lab_account: _, accounts } = trust;
+    let accounts: String = accounts.iter().map(|(key, jwt)| format!("  {key}: {jwt}\n")).collect();
     format!(
         "# Written at each start; changes are lost.\n\
          listen: \"{address}\"\n\
@@ -122,7 +123,7 @@ pub(super) fn config(dir: &Path, address: SocketAddr, name: &str, trust: &Trust)
          operator: {operator_jwt}\n\
          system_account: {system_account}\n\
          resolver: {{ type: full, dir: {resolver}, allow_delete: false }}\n\
-         resolver_preload: {{\n  {system_account}: {system_jwt}\n  {account}: {account_jwt}\n}}\n\
+         resolver_preload: {{\n{accounts}}}\n\
          jetstream: {{ store_dir: {store}, max_memory_store: {MAX_MEMORY_STORE} }}\n",
         resolver = path("accounts"),
         store = path("store"),

@@ -1,7 +1,11 @@
 //! A container runtime with state, and faults on request.
 
-use pilab::agent::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
+use pilab::agent::ports::{
+    Completed, ContainerRuntime, InitSpec, ManagedService, RunOutcome, RuntimeError, ServiceSpec,
+    ServiceState, Started,
+};
 use pilab::model::id::{ContainerName, DeploymentName};
+use pilab::model::workload::{ContainerEnd, PullPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,7 +25,16 @@ struct State {
     list_hangs: bool,
     made: u64,
     journal: Vec<String>,
+    /// Outcomes of init containers by name; those that are not here exit with 0.
+    outcomes: BTreeMap<String, RunOutcome>,
+    /// Init containers that an act which was broken off left behind.
+    left_over: Vec<(DeploymentName, ContainerName)>,
+    /// How many more calls that change something are answered before all of them hang.
+    calls_left: Option<usize>,
 }
+
+/// What every container of this runtime wrote.
+const LOG: &str = "first\nlast words\n\n";
 
 impl Fake {
     pub(crate) fn with_images(images: &[&str]) -> Self {
@@ -58,6 +71,47 @@ impl Fake {
         self.change(|state| state.hanging_images.insert(image.to_owned()));
     }
 
+    /// What becomes of an init container of this name from now on.
+    pub(crate) fn outcome(&self, init: &str, outcome: RunOutcome) {
+        self.change(|state| state.outcomes.insert(init.to_owned(), outcome));
+    }
+
+    /// From now on `calls` calls that change something are answered; the next ones hang before they change
+    /// anything.
+    pub(crate) fn freeze_after(&self, calls: usize) {
+        self.change(|state| state.calls_left = Some(calls));
+    }
+
+    /// Calls are answered again.
+    pub(crate) fn thaw(&self) {
+        self.change(|state| state.calls_left = None);
+    }
+
+    /// Whether a call hangs.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.state().calls_left == Some(0)
+    }
+
+    /// How many init containers of broken-off acts are there.
+    pub(crate) fn left_over(&self) -> usize {
+        self.state().left_over.len()
+    }
+
+    /// Takes one of the calls that are left, or hangs.
+    async fn enter(&self) {
+        let passes = self.change(|state| match &mut state.calls_left {
+            None => true,
+            Some(0) => false,
+            Some(calls) => {
+                *calls -= 1;
+                true
+            }
+        });
+        if !passes {
+            std::future::pending::<()>().await;
+        }
+    }
+
     pub(crate) fn hang_list(&self) {
         self.change(|state| state.list_hangs = true);
     }
@@ -71,6 +125,7 @@ impl Fake {
             hash: hash.into(),
             image: "localhost/old:1".into(),
             state: ServiceState::Running,
+            started_at: 1,
         };
         self.change(|state| state.containers.insert(container.id.clone(), container));
     }
@@ -99,7 +154,7 @@ impl Fake {
         self.wait(|| self.journal().last().is_some_and(|last| last.starts_with(word))).await;
     }
 
-    async fn wait(&self, wanted: impl Fn() -> bool) {
+    pub(crate) async fn wait(&self, wanted: impl Fn() -> bool) {
         let mut changed = self.changed.subscribe();
         let waiting = changed.wait_for(|_| wanted());
         if tokio::time::timeout(Duration::from_secs(20), waiting).await.is_err() {
@@ -116,7 +171,13 @@ impl ContainerRuntime for Fake {
         Ok(self.state().containers.values().cloned().collect())
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), RuntimeError> {
+    async fn ensure_image(
+        &self,
+        image: &str,
+        _policy: PullPolicy,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<(), RuntimeError> {
+        progress("looking");
         if self.state().hanging_images.contains(image) {
             std::future::pending::<()>().await;
         }
@@ -126,7 +187,8 @@ impl ContainerRuntime for Fake {
         Err(RuntimeError::ImageMissing { image: image.to_owned(), cause: "not there".into() })
     }
 
-    async fn create(&self, spec: &ServiceSpec) -> Result<String, RuntimeError> {
+    async fn create(&self, spec: &ServiceSpec) -> Result<Started, RuntimeError> {
+        self.enter().await;
         Ok(self.change(|state| {
             state.made += 1;
             let id = format!("c{}", state.made);
@@ -138,28 +200,79 @@ impl ContainerRuntime for Fake {
                 hash: spec.hash.clone(),
                 image: spec.image.clone(),
                 state: ServiceState::Running,
+                started_at: state.made,
             };
             state.containers.insert(id.clone(), container);
-            id
+            Started { id, limits_not_enforced: Vec::new() }
         }))
     }
 
+    async fn run_to_completion(&self, spec: &InitSpec, timeout: Duration) -> Result<Completed, RuntimeError> {
+        assert_eq!(timeout, spec.timeout);
+        self.change(|state| {
+            state.journal.push(format!("init {}", spec.name));
+            state.left_over.push((spec.deployment.clone(), spec.name.clone()));
+        });
+        self.enter().await;
+        Ok(self.change(|state| {
+            state.left_over.clear();
+            let outcome = state.outcomes.get(spec.name.as_str()).copied();
+            let outcome = outcome.unwrap_or(RunOutcome::Exited { exit_code: 0 });
+            let (exit_code, timed_out) = match outcome {
+                RunOutcome::Exited { exit_code } => (exit_code, false),
+                RunOutcome::TimedOut { .. } => (-1, true),
+            };
+            state.journal.push(format!("init {} ended {exit_code}", spec.name));
+            let end = ContainerEnd { exit_code, timed_out, log_tail: LOG.into(), ..ContainerEnd::default() };
+            Completed { outcome, end }
+        }))
+    }
+
+    async fn clear_init_containers(
+        &self,
+        deployment: &DeploymentName,
+    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
+        self.enter().await;
+        self.change(|state| {
+            state.journal.push("clear".to_owned());
+            state.left_over.retain(|(of, _)| of != deployment);
+        });
+        Ok(Vec::new())
+    }
+
+    async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
+        let state = self.state().containers.get(id).map(|container| container.state.clone());
+        Ok(state.map(|state| ContainerEnd {
+            exit_code: if let ServiceState::Exited { code } = state { code } else { 0 },
+            log_tail: LOG.into(),
+            ..ContainerEnd::default()
+        }))
+    }
+
+    async fn check_health(&self, _id: &str, _timeout: Duration) -> Result<(bool, String), RuntimeError> {
+        Ok((true, String::new()))
+    }
+
     async fn start(&self, id: &str) -> Result<(), RuntimeError> {
+        self.enter().await;
         self.change(|state| {
             state.journal.push(format!("start {id}"));
             if let Some(container) = state.containers.get_mut(id) {
                 container.state = ServiceState::Running;
+                container.started_at += 1;
             }
         });
         Ok(())
     }
 
     async fn stop(&self, id: &str, _grace: Duration) -> Result<(), RuntimeError> {
+        self.enter().await;
         self.change(|state| state.journal.push(format!("stop {id}")));
         Ok(())
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.enter().await;
         self.change(|state| {
             state.journal.push(format!("remove {id}"));
             state.containers.remove(id);
@@ -168,7 +281,7 @@ impl ContainerRuntime for Fake {
     }
 
     async fn logs(&self, _id: &str, _lines: usize) -> Result<String, RuntimeError> {
-        Ok("first\nlast words\n\n".into())
+        Ok(LOG.into())
     }
 
     async fn watch(&self, wake: &Notify) -> Result<(), RuntimeError> {

@@ -286,6 +286,25 @@ impl Lab {
         self.status(deployment, |status| status.phase == phase).await
     }
 
+    /// Waits for what the agent's ledger of a deployment says: a line of header, then JSON.
+    pub(crate) async fn ledger(&self, deployment: &str, wanted: impl Fn(&Value) -> bool) {
+        let path = self.dir.path().join(format!("state/ledger/{deployment}.json"));
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            let json = bytes.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
+            let ledger: Value = serde_json::from_slice(json).unwrap_or_default();
+            if wanted(&ledger) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the ledger of {deployment}: not in {DEADLINE:?}; last: {ledger}"
+            );
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Waits until a status has been deleted.
     pub(crate) async fn gone(&self, deployment: &str) {
         let key = format!("{}.{deployment}", self.device);

@@ -1,0 +1,149 @@
+//! What the agent has done for one deployment, on disk: which init containers have succeeded in this boot,
+//! what ran well last, what is known to fail, and how containers ended.
+//!
+//! Whoever acts on a deployment owns its ledger for that time and hands it back in the end; each change
+//! lies on disk before the act goes on, so an agent that is killed at any point knows after its restart
+//! what it had finished.
+
+use super::store::{Kind, Store, StoreError};
+use crate::model::id::{ContainerName, DeploymentName};
+use crate::model::workload::{ContainerEnd, Desired};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const LEDGER: Kind<Ledger> = Kind::new("ledger", 1);
+/// How many failed sets of containers are remembered; the oldest goes first.
+const MAX_BAD: usize = 16;
+
+/// The ledger of one deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    /// The init containers of the set that was last brought up.
+    pub(super) inits: Inits,
+    /// What ran through its probation: what a failed upgrade goes back to.
+    pub(super) good: Option<Desired>,
+    /// Sets that failed when there was a good one to go back to. They are not tried again.
+    pub(super) bad: Vec<Bad>,
+    /// How containers ended last, by their names; the evidence outlives the container.
+    pub(super) ends: BTreeMap<ContainerName, ContainerEnd>,
+    /// Limits that the device cannot hold its services to, in the runtime's words.
+    pub(super) limits_not_enforced: Vec<String>,
+}
+
+/// How far the init containers of one set have come in one boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Inits {
+    /// Hash of the set.
+    pub(super) set: String,
+    /// The boot of the device: after a reboot all of them run again.
+    pub(super) boot_id: String,
+    /// Those that have succeeded.
+    pub(super) done: Vec<ContainerName>,
+    /// The one that was being run when this was written.
+    pub(super) running: Option<ContainerName>,
+}
+
+/// A set that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Bad {
+    /// Its hash.
+    pub(super) set: String,
+    /// The generation that brought it.
+    pub(super) generation: u64,
+    /// Why it failed.
+    pub(super) cause: String,
+}
+
+impl Inits {
+    /// Goes on with `set` in this boot; what was done for another set or in another boot does not count.
+    pub(super) fn enter(&mut self, set: &str, boot_id: &str) {
+        if self.set != set || self.boot_id != boot_id {
+            let running = self.running.take();
+            *self = Self { set: set.to_owned(), boot_id: boot_id.to_owned(), done: Vec::new(), running };
+        }
+    }
+
+    /// Whether an init container has succeeded.
+    pub(super) fn has_done(&self, name: &ContainerName) -> bool {
+        self.done.contains(name)
+    }
+}
+
+impl Ledger {
+    /// Why a set is known to fail.
+    pub(super) fn bad(&self, set: &str) -> Option<&Bad> {
+        self.bad.iter().find(|bad| bad.set == set)
+    }
+
+    /// Remembers that a set fails.
+    pub(super) fn condemn(&mut self, bad: Bad) {
+        self.bad.retain(|other| other.set != bad.set);
+        self.bad.push(bad);
+        let too_many = self.bad.len().saturating_sub(MAX_BAD);
+        self.bad.drain(..too_many);
+    }
+}
+
+impl Store {
+    /// The ledgers of all deployments.
+    pub(super) fn ledgers(&self) -> BTreeMap<DeploymentName, Ledger> {
+        self.load_each(LEDGER)
+    }
+
+    /// Keeps a deployment's ledger.
+    pub(super) fn put_ledger(&self, name: &DeploymentName, ledger: &Ledger) -> Result<(), StoreError> {
+        self.save_one(LEDGER, name, ledger)
+    }
+
+    /// Forgets a deployment's ledger.
+    pub(super) fn forget_ledger(&self, name: &DeploymentName) -> Result<(), StoreError> {
+        self.remove_one(LEDGER, name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ContainerName {
+        ContainerName::new(text).unwrap()
+    }
+
+    #[test]
+    fn what_was_done_counts_for_its_set_and_boot_only() {
+        let mut inits = Inits::default();
+        inits.enter("set", "boot");
+        inits.done.push(name("migrate"));
+        inits.running = Some(name("seed"));
+        inits.enter("set", "boot");
+        assert!(inits.has_done(&name("migrate")), "the same set in the same boot");
+        for (set, boot) in [("other", "boot"), ("other", "reboot")] {
+            inits.enter(set, boot);
+            assert!(!inits.has_done(&name("migrate")), "{set} {boot}");
+            assert_eq!(inits.running, Some(name("seed")), "its left-over is still to be removed");
+            inits.done.push(name("migrate"));
+        }
+    }
+
+    #[test]
+    fn a_bounded_number_of_bad_sets_is_remembered() {
+        let mut ledger = Ledger::default();
+        for n in 0..20 {
+            ledger.condemn(Bad { set: n.to_string(), generation: n, cause: "c".into() });
+        }
+        assert_eq!((ledger.bad.len(), ledger.bad("3"), ledger.bad("4").is_some()), (MAX_BAD, None, true));
+    }
+
+    #[test]
+    fn a_ledger_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let deployment = DeploymentName::new("shop").unwrap();
+        let ledger = Ledger { limits_not_enforced: vec!["memory".into()], ..Ledger::default() };
+        let store = Store::open(dir.path()).unwrap();
+        store.put_ledger(&deployment, &ledger).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.ledgers(), BTreeMap::from([(deployment.clone(), ledger)]));
+        store.forget_ledger(&deployment).unwrap();
+        assert_eq!(store.ledgers(), BTreeMap::new());
+    }
+}

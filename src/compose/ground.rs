@@ -1,0 +1,169 @@
+//! What the devices of an embedded lab stand on: libvirt, or podman on this machine. Only what the chosen
+//! devices need is looked for, so containers run where there is no libvirt, and in a build without it.
+
+use super::devices::Machine;
+use super::image::{self, image_error};
+use super::instance::{self, Instance};
+use super::{failed, lab::vm_error};
+use crate::cli::error::CliError;
+use crate::cli::local::Progress;
+use crate::config::lab::Lab;
+use crate::container::{self, ContainerError};
+use crate::coordinator::parts::BootImage;
+use crate::model::device::{Arch, Backend};
+use crate::vm;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// How much of the agent is read at once, in bytes.
+const PIECE: usize = 256 * 1024;
+
+/// What devices stand on.
+#[derive(Clone)]
+pub(super) enum Ground {
+    Vm(Arc<vm::Host>),
+    Container { host: Arc<container::Host>, agent: PathBuf },
+}
+
+impl Ground {
+    /// What its start is called.
+    pub(super) fn title(backend: Backend) -> &'static str {
+        match backend {
+            Backend::Container => "containers",
+            Backend::Pi | Backend::Vm => "virtual machines",
+        }
+    }
+
+    /// Sweeps what killed labs have left, and makes ready.
+    pub(super) async fn open(lab: &Lab, backend: Backend, instance: &Instance) -> Result<Self, CliError> {
+        match backend {
+            Backend::Container => Self::containers(instance).await,
+            Backend::Pi | Backend::Vm => Self::machines(lab, instance).await,
+        }
+    }
+
+    async fn machines(lab: &Lab, instance: &Instance) -> Result<Self, CliError> {
+        let mut options = vm::HostOptions::new(instance.name(), instance.run_dir());
+        options.network.clone_from(&lab.network);
+        let host = vm::Host::connect(options).await.map_err(vm_error("use virtual machines"))?;
+        let swept = host.sweep().await.map_err(vm_error("sweep virtual machines"))?;
+        for name in swept {
+            tracing::info!(domain = name, "a virtual machine that a killed lab left is removed");
+        }
+        let kept = host.owner_locks().await.map_err(vm_error("list virtual machines"))?;
+        sweep(|lock| kept.iter().any(|kept| kept == lock)).await?;
+        Ok(Self::Vm(Arc::new(host)))
+    }
+
+    async fn containers(instance: &Instance) -> Result<Self, CliError> {
+        // Of labs with virtual machines only libvirt knows whether they are still in use.
+        sweep(|lock| !lock.parent().is_some_and(container::is_here)).await?;
+        let arch = Arch::host().ok_or("agents are built for aarch64 and x86_64 only");
+        let arch = arch.map_err(|e| failed("use containers", None, e))?;
+        let agent = image::host_agent(arch)?;
+        let images = crate::image::write_container_store(&instance.dir().join("images"), arch);
+        let options = container::HostOptions {
+            dir: instance.dir().to_owned(),
+            run_dir: instance.run_dir(),
+            images: images.map_err(image_error("make the images of containers"))?,
+            agent: agent.clone(),
+        };
+        let host = container::Host::start(options).await.map_err(container_error("use containers"))?;
+        Ok(Self::Container { host: Arc::new(host), agent })
+    }
+
+    /// The address at which devices reach this machine.
+    pub(super) fn address(&self) -> IpAddr {
+        match self {
+            Self::Vm(host) => host.gateway().into(),
+            Self::Container { .. } => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// What devices boot: what kind of thing it is, itself, and a word on it.
+    pub(super) async fn boots(
+        &self,
+        lab: &Lab,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> Result<(BootImage, String), CliError> {
+        match self {
+            Self::Vm(_) => image::ready(lab, progress, stop).await,
+            Self::Container { agent, .. } => agent_image(agent).await,
+        }
+    }
+
+    /// What [`Self::boots`] is called.
+    pub(super) fn boots_title(&self) -> &'static str {
+        match self {
+            Self::Vm(_) => "image",
+            Self::Container { .. } => "agent",
+        }
+    }
+
+    /// Leaves a device to a person.
+    pub(super) async fn keep(&self, machine: &Machine) -> Result<(), CliError> {
+        match (self, machine) {
+            (_, Machine::Vm(machine)) => {
+                machine.keep().await.map_err(vm_error("keep a virtual machine")).map(|_| ())
+            }
+            (Self::Container { host, .. }, _) => host.keep().map_err(container_error("keep a container")),
+            (Self::Vm(_), Machine::Container(_)) => Ok(()),
+        }
+    }
+
+    /// Removes what is left of the devices. What cannot be removed is swept at the next start.
+    pub(super) async fn close(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Vm(host) => host.close().await?,
+            Self::Container { host, .. } => host.close().await?,
+        }
+        Ok(())
+    }
+}
+
+async fn sweep(in_use: impl Fn(&Path) -> bool) -> Result<(), CliError> {
+    instance::sweep(in_use).await.map_err(|e| failed("prepare a place for the lab", None, e))
+}
+
+/// A fault of containers, in the command line's terms.
+pub(super) fn container_error(doing: &'static str) -> impl Fn(ContainerError) -> CliError {
+    move |error| {
+        let hint = error.hint();
+        failed(doing, hint, error)
+    }
+}
+
+/// A container boots nothing but the agent's executable. Its hash is what the agent must answer with.
+async fn agent_image(agent: &Path) -> Result<(BootImage, String), CliError> {
+    let read = agent.to_owned();
+    let sha256 = tokio::task::spawn_blocking(move || sha256(&read)).await.map_err(io::Error::from);
+    let sha256 = sha256.and_then(|sha256| sha256);
+    let sha256 = sha256.map_err(|e| failed(format!("read {}", agent.display()), None, e))?;
+    let manifest = serde_json::json!({ "agent": agent, "agent_sha256": sha256 }).to_string();
+    let image = BootImage {
+        id: sha256.clone(),
+        manifest,
+        kernel: PathBuf::new(),
+        initramfs: PathBuf::new(),
+        layers: Vec::new(),
+        cmdline: Vec::new(),
+        agent_sha256: sha256,
+    };
+    Ok((image, agent.display().to_string()))
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let (mut file, mut hasher, mut piece) = (File::open(path)?, Sha256::new(), vec![0; PIECE]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(data_encoding::HEXLOWER.encode(&hasher.finalize())),
+            read => hasher.update(piece.get(..read).unwrap_or_default()),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Init containers: from start to end, with the evidence of it.
+//!
+//! Traps of podman 4.3: `wait` on a container that never started answers 0; a container whose monitor was
+//! killed reads `running` for ever, and `wait` takes 20 s to fail; an inspect right after `wait` may still
+//! read `running`. So success is judged by what inspect says, and the monitor's life is watched beside.
+
+use super::api::Listed;
+use super::create;
+use super::http::Call;
+use super::inspect::Inspected;
+use super::monitor::Conmon;
+use super::topology::{PodmanTopology, decode, query, succeeded};
+use crate::agent::ports::{Completed, ContainerRuntime, InitSpec, RunOutcome, RuntimeError, ServiceState};
+use crate::model::id::{ContainerName, DeploymentName};
+use crate::model::workload::{ContainerEnd, label};
+use crate::support::chain::Chain;
+use hyper::Method;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How much later than the agent conmon ends an init container: enough for the agent, when it lives, to
+/// have read the evidence.
+const GRACE: Duration = Duration::from_secs(5);
+/// The pause before podman is asked again what it does not know yet.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How much longer than the deadline a call to `wait` may take: the deadline ends it, not this.
+const WAIT_SLACK: Duration = Duration::from_secs(60);
+
+/// Runs an init container; see the port.
+pub(super) async fn run(
+    podman: &PodmanTopology,
+    spec: &InitSpec,
+    timeout: Duration,
+) -> Result<Completed, RuntimeError> {
+    let body = create::init(&podman.device, podman.oci_runtime.as_deref(), spec, timeout + GRACE);
+    let name = body.name.clone();
+    // Making it removes a left-over that holds its name.
+    let id = podman.make(&body).await?.id;
+    if let Err(error) = podman.start(&id).await {
+        discard(podman, &id).await;
+        return Err(error);
+    }
+    let began = Instant::now();
+    let ended = match tokio::time::timeout(timeout, end(podman, &id, &name, timeout)).await {
+        Ok(Ok(ended)) => Some(ended),
+        Ok(Err(error)) => {
+            if let Err(remains) = podman.remove_lost(&id).await {
+                tracing::warn!(container = name, error = %Chain(&remains), "remains cannot be removed");
+            }
+            return Err(error);
+        }
+        // It may have ended in this very moment.
+        Err(_) => podman.inspect(&id).await?.filter(Inspected::has_ended),
+    };
+    let completed = match ended {
+        Some(ended) => {
+            let end = podman.evidence(&ended).await;
+            Completed { outcome: RunOutcome::Exited { exit_code: end.exit_code }, end }
+        }
+        None => {
+            let waited = began.elapsed();
+            let mut end = match podman.inspect(&id).await? {
+                Some(running) => podman.evidence(&running).await,
+                None => ContainerEnd::default(),
+            };
+            end.timed_out = true;
+            end.ran_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            Completed { outcome: RunOutcome::TimedOut { waited }, end }
+        }
+    };
+    podman.remove(&id).await?;
+    Ok(completed)
+}
+
+async fn discard(podman: &PodmanTopology, id: &str) {
+    if let Err(error) = podman.remove(id).await {
+        tracing::warn!(id, error = %Chain(&error), "an init container that did not start cannot be removed");
+    }
+}
+
+/// Waits until a started container has ended. Ends early only when its end cannot be known any more; a
+/// podman that does not answer is asked again, for the caller's deadline bounds it all.
+async fn end(
+    podman: &PodmanTopology,
+    id: &str,
+    name: &str,
+    timeout: Duration,
+) -> Result<Inspected, RuntimeError> {
+    let lost = || RuntimeError::RuntimeLost { container: name.to_owned() };
+    let mut waited = false;
+    loop {
+        let mut seen = look(podman, id).await.ok_or_else(lost)?;
+        if waited && !seen.has_ended() {
+            tokio::time::sleep(AGAIN).await;
+            seen = look(podman, id).await.ok_or_else(lost)?;
+        }
+        if seen.has_ended() {
+            return Ok(seen);
+        }
+        if waited && seen.state() == ServiceState::Created {
+            return Err(RuntimeError::NeverStarted { container: name.to_owned() });
+        }
+        match podman.conmon(seen.state.conmon_pid).await {
+            Conmon::Gone if waited => return Err(lost()),
+            Conmon::Gone => {}
+            Conmon::There(monitor) => tokio::select! {
+                () = wait(podman, id, timeout) => {}
+                () = monitor.ended() => {}
+            },
+            Conmon::Unseen => wait(podman, id, timeout).await,
+        }
+        waited = true;
+    }
+}
+
+/// Looks at a container until podman answers; none when there is no such container.
+async fn look(podman: &PodmanTopology, id: &str) -> Option<Inspected> {
+    loop {
+        match podman.inspect(id).await {
+            Ok(seen) => return seen,
+            Err(error) => tracing::debug!(id, error = %Chain(&error), "cannot look at an init container"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Waits as long as podman thinks it runs. What it answers is not believed: it only means "look again".
+async fn wait(podman: &PodmanTopology, id: &str, timeout: Duration) {
+    let call = Call {
+        operation: format!("wait for container {id}"),
+        method: Method::POST,
+        // podman's own interval of 250 ms would tell of an end that much later.
+        path: format!("/containers/{id}/wait?condition=stopped&condition=exited&interval=1ms"),
+        body: Vec::new(),
+        timeout: timeout + WAIT_SLACK,
+    };
+    if let Err(error) = podman.socket.call(call).await {
+        tracing::debug!(id, error = %Chain(&error), "podman does not wait");
+    }
+}
+
+/// Removes what is left of a deployment's init containers; see the port.
+pub(super) async fn clear(
+    podman: &PodmanTopology,
+    deployment: &DeploymentName,
+) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
+    let labels = [
+        format!("{}={}", label::MANAGED_BY, label::AGENT),
+        format!("{}={}", label::DEVICE, podman.device),
+        format!("{}={deployment}", label::DEPLOYMENT),
+        label::INIT_CONTAINER_LABEL.to_owned(),
+    ];
+    let filters = query(&serde_json::json!({ "label": labels }).to_string());
+    let operation = "list init containers".to_owned();
+    let path = format!("/containers/json?all=true&filters={filters}");
+    let answer = podman.call(Method::GET, path, operation.clone()).await?;
+    succeeded(&answer, &operation)?;
+    let listed: Option<Vec<Listed>> = decode(&answer, &operation)?;
+    let mut listed = listed.unwrap_or_default();
+    listed.sort_by_key(|listed| listed.started_at);
+    let mut ends = Vec::new();
+    for Listed { id, .. } in listed {
+        let Some(seen) = podman.inspect(&id).await? else { continue };
+        let name = seen.label(label::INIT_CONTAINER_LABEL).and_then(|name| ContainerName::new(name).ok());
+        if let (true, Some(name)) = (seen.has_ended(), name) {
+            ends.push((name, podman.evidence(&seen).await));
+        }
+        podman.remove(&id).await?;
+    }
+    Ok(ends)
+}

@@ -1,0 +1,179 @@
+//! Devices as containers, through the program itself: real podman, real nats-server, the real agent.
+
+use crate::agent::lab::installed;
+use pilab::support::command::Command;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout};
+
+/// A bound for a run that takes seconds on a quiet host.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A state directory of its own, so that sweeps and leftovers of other labs do not meet.
+struct Bench(TempDir);
+
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Bench {
+    fn new() -> Option<Self> {
+        let tools = ["podman", "runc", "busybox", "nats-server"];
+        tools.iter().all(|tool| installed(tool, "podman")).then(|| Self(tempfile::tempdir().unwrap()))
+    }
+
+    fn start(&self, args: &[&str]) -> tokio::process::Child {
+        Command::new(env!("CARGO_BIN_EXE_pilab"))
+            .env("PILAB_STATE_DIR", self.0.path().join("state").to_str().unwrap())
+            .args(["run", "--on", "container", "--json", "--bundle"])
+            .arg(self.0.path().join("bundles"))
+            .args(args.iter().copied())
+            .build()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    async fn run(&self, args: &[&str]) -> Ended {
+        end(self.start(args)).await
+    }
+
+    fn instances(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.0.path().join("state/instances")) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// No directory, no process and no mount of any lab in this place.
+    fn is_clean(&self) {
+        assert_eq!(self.instances(), Vec::<String>::new(), "an instance is left");
+        let place = self.0.path().to_str().unwrap();
+        assert_eq!(processes(place), Vec::<String>::new(), "a process is left");
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        assert!(!mounts.contains(place), "a mount is left:\n{mounts}");
+    }
+}
+
+async fn end(child: tokio::process::Child) -> Ended {
+    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("pilab did not end").unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Reads until standard output holds `text`.
+async fn shows(child: &mut tokio::process::Child, text: &str) {
+    let stdout = child.stdout.as_mut().unwrap();
+    let mut seen = String::new();
+    let reading = async {
+        let mut chunk = [0; 4096];
+        while !seen.contains(text) {
+            let read = stdout.read(&mut chunk).await.unwrap();
+            assert!(read > 0, "it ended before it said {text:?}:\n{seen}");
+            seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+        }
+    };
+    assert!(timeout(PATIENCE, reading).await.is_ok(), "waited for {text:?} in vain:\n{seen}");
+}
+
+fn processes(place: &str) -> Vec<String> {
+    let lines = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(place)).collect()
+}
+
+async fn signal(child: &tokio::process::Child, name: &str) {
+    let pid = child.id().unwrap().to_string();
+    Command::new("kill").args(["-s", name, &pid]).output().await.unwrap();
+}
+
+/// A scenario that leaves time to be stopped: the last step holds for long.
+const LONG: &str = r#"
+summary = "A deployment that is looked at for long"
+under_test = "agent"
+[needs.mine]
+[needs.other]
+[[steps]]
+[steps.deploy]
+on = "mine"
+deployment = "web"
+score.type = "PodmanV0"
+score.data.services = [{ name = "hello", image = "localhost/pilab/hello:1" }]
+[[steps]]
+wait_phase = { on = "mine", deployment = "web", phase = "Running" }
+[[steps]]
+name = "hold"
+absent = { on = "other", deployment = "web", hold = "5m" }
+timeout = "10m"
+"#;
+
+fn long(bench: &Bench) -> String {
+    let path = bench.0.path().join("long.toml");
+    std::fs::write(&path, LONG).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Where the lab in this place keeps its sockets.
+fn run_dir(instance: &str) -> bool {
+    Path::new("/run/pilab").join(instance).exists()
+}
+
+#[tokio::test]
+async fn the_shipped_scenarios_pass_and_leave_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let began = Instant::now();
+    let ended = bench.run(&["ping", "isolation", "deploy-lifecycle"]).await;
+    assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.stdout.matches("\"outcome\":{\"verdict\":\"passed\"").count(), 3, "{}", ended.stdout);
+    assert!(ended.stdout.contains("\"backend\":\"container\""), "{}", ended.stdout);
+    eprintln!("{:.1} s", began.elapsed().as_secs_f64());
+    bench.is_clean();
+}
+
+#[tokio::test]
+async fn what_takes_power_is_skipped_with_that_reason() {
+    let Some(bench) = Bench::new() else { return };
+    let path = bench.0.path().join("power.toml");
+    let text =
+        "summary = \"s\"\nunder_test = \"agent\"\n[needs.dut]\n[[steps]]\npower_cycle = { on = \"dut\" }\n";
+    std::fs::write(&path, text).unwrap();
+    let ended = bench.run(&[path.to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(6), "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("\"verdict\":\"skipped\""), "{}", ended.stdout);
+    assert!(ended.stdout.contains("(a container) lacks: power"), "{}", ended.stdout);
+    bench.is_clean();
+}
+
+#[tokio::test]
+async fn a_killed_lab_is_swept_by_the_next_and_a_living_one_is_left_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let scenario = long(&bench);
+    let mut killed = bench.start(&[&scenario]);
+    shows(&mut killed, "\"name\":\"hold\"").await;
+    let [first] = bench.instances().try_into().unwrap();
+    signal(&killed, "KILL").await;
+    killed.wait().await.unwrap();
+    assert!(run_dir(&first) && !processes(&first).is_empty(), "nothing was left to sweep");
+
+    let mut living = bench.start(&[&scenario]);
+    shows(&mut living, "\"name\":\"hold\"").await;
+    let [second] = bench.instances().try_into().unwrap();
+    let ended = bench.run(&["ping"]).await;
+    assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
+    assert_eq!(bench.instances(), std::slice::from_ref(&second), "the living lab alone is there");
+    assert!(!processes(&second).is_empty());
+
+    signal(&living, "INT").await;
+    let ended = end(living).await;
+    assert_eq!(ended.code, Some(130), "{}\n{}", ended.stdout, ended.stderr);
+    bench.is_clean();
+    assert!(!run_dir(&first) && !run_dir(&second));
+}

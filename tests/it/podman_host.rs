@@ -1,0 +1,130 @@
+//! A real podman for tests: a service of its own on its own storage.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use crate::agent::lab::installed;
+use pilab::model::id::DeviceId;
+use pilab::podman::topology::{PodmanOptions, PodmanTopology};
+use pilab::support::command::Command;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::Instant;
+
+pub(crate) const V1: &str = "localhost/busybox:1";
+pub(crate) const V2: &str = "localhost/busybox:2";
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Small limits and runc: hosts with cgroups v1, or without the right to raise limits, refuse the defaults.
+const CONTAINERS_CONF: &str = r#"[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"#;
+
+/// podman with storage of its own, and two local images of the host's static busybox.
+pub(crate) struct Podman {
+    pub(crate) dir: tempfile::TempDir,
+    service: tokio::process::Child,
+}
+
+impl Podman {
+    pub(crate) async fn start() -> Option<Self> {
+        let tools = ["podman", "runc", "busybox", "nats-server"];
+        if !tools.iter().all(|tool| installed(tool, "podman")) {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("containers.conf"), CONTAINERS_CONF).unwrap();
+        std::fs::create_dir_all(path("image/bin")).unwrap();
+        std::fs::copy("/bin/busybox", path("image/bin/busybox")).unwrap();
+        for applet in ["sh", "sleep", "cat", "httpd", "env", "head", "tail", "seq", "tr", "yes"] {
+            symlink("busybox", path("image/bin").join(applet)).unwrap();
+        }
+        let tar = Command::new("tar").arg("-C").arg(path("image")).arg("-cf").arg(path("image.tar")).arg(".");
+        tar.output().await.unwrap();
+        for image in [V1, V2] {
+            podman(dir.path(), &["import", "-q", path("image.tar").to_str().unwrap(), image])
+                .output()
+                .await
+                .unwrap();
+        }
+        let service = serve(dir.path());
+        let podman = Self { dir, service };
+        podman.listens().await;
+        Some(podman)
+    }
+
+    /// Kills podman's service and starts it again.
+    pub(crate) async fn restart_service(&mut self) {
+        self.service.kill().await.unwrap();
+        std::fs::remove_file(self.socket()).unwrap();
+        self.service = serve(self.dir.path());
+        self.listens().await;
+    }
+
+    async fn listens(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        while tokio::net::UnixStream::connect(self.socket()).await.is_err() {
+            assert!(Instant::now() < deadline, "podman's service does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("podman.sock")
+    }
+
+    pub(crate) fn topology(&self, device: &str) -> PodmanTopology {
+        let options = PodmanOptions { socket: self.socket(), oci_runtime: Some("runc".into()) };
+        PodmanTopology::new(DeviceId::new(device).unwrap(), options)
+    }
+
+    /// What podman itself says, without the adapter.
+    pub(crate) async fn run(&self, args: &[&str]) -> String {
+        String::from_utf8(podman(self.dir.path(), args).output().await.unwrap()).unwrap()
+    }
+
+    pub(crate) async fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.run(&["ps", "-a", "--format", "{{.Names}}"]).await.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Also when a test fails, no container outlives it.
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // Not through the runtime: a drop cannot wait for a future. The storage goes with the directory.
+        let mut remove = podman(self.dir.path(), &["rm", "-af", "-t", "0"]).build().into_std();
+        let _ = remove.stdout(std::process::Stdio::null()).status();
+    }
+}
+
+fn serve(dir: &std::path::Path) -> tokio::process::Child {
+    let socket = format!("unix://{}", dir.join("podman.sock").display());
+    podman(dir, &["system", "service", "--time=0", &socket]).build().spawn().unwrap()
+}
+
+fn podman(dir: &std::path::Path, args: &[&str]) -> Command {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    Command::new("podman")
+        .env("CONTAINERS_CONF", path("containers.conf"))
+        .args(["--storage-driver", "vfs", "--root", &path("root"), "--runroot", &path("runroot")])
+        .args(["--tmpdir", &path("tmp")])
+        .args(args.iter().copied())
+}
+
+/// A podman, or the end of the test where there is none.
+macro_rules! podman_or_return {
+    () => {
+        match $crate::podman_host::Podman::start().await {
+            Some(podman) => podman,
+            None => return,
+        }
+    };
+}
+pub(crate) use podman_or_return;
