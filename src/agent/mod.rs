@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!  bus ──► feed ──offers──► reconciler ──watch──► reporter ──► bus (status)
-//!            ▲  (durable,      │  ▲
-//!            └── what to read ─┘  └── runtime events, timer
-//!  bus ──► fleet (ping)        presence ──► bus
+//!            ▲  (durable,      │  ▲                 ▲  │
+//!            └── what to read ─┘  │                 └──┴── outbox, while there is no bus
+//!  bus ──► fleet (ping)           └── runtime events, timer, and what the store held
+//!                              presence ──► bus
 //! ```
+//!
+//! Only the lab task (feed, fleet, presence) needs a connection: what runs on the device does not wait for it.
 //!
 //! Each box is one task and owns its state. Whatever happens means only "look again": the plan is made
 //! from what is wanted and what is seen (`plan::reconcile`).
@@ -19,7 +22,9 @@ pub mod fleet;
 pub mod health;
 pub mod intake;
 mod judge;
+mod lab;
 mod ledger;
+mod outbox;
 pub mod ports;
 pub mod presence;
 pub mod reconciler;

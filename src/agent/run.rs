@@ -1,12 +1,12 @@
 //! The agent as a whole: what it is given, and its tasks.
 
 use super::facts::Facts;
+use super::lab::Lab;
 use super::ports::ContainerRuntime;
 use super::reconciler::Reconciler;
 use super::store::{Store, StoreError};
-use super::{feed, fleet, health, presence, report};
-use crate::bus::connect::{Bus, BusOptions};
-use crate::bus::error::BusError;
+use super::{health, report};
+use crate::bus::connect::BusOptions;
 use crate::model::id::DeviceId;
 use crate::plan::backoff;
 use crate::support::chain::Chain;
@@ -44,16 +44,13 @@ pub struct Resources<R> {
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The bus refused what cannot be retried: the credentials, a subscription.
-    #[error("the agent cannot join the lab")]
-    Bus(#[from] BusError),
     /// There is no place for its state.
     #[error("the agent has no place for its state")]
     Store(#[from] StoreError),
 }
 
-/// Runs until `shutdown`. Containers are left running. A server or runtime that is not there is waited
-/// for.
+/// Runs until `shutdown`. Containers are left running. It begins with what its disk holds; a server or
+/// runtime that is not there is waited for.
 pub async fn run<R: ContainerRuntime>(
     resources: Resources<R>,
     shutdown: CancellationToken,
@@ -66,26 +63,29 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(async move {
         hashing.sha256().await;
     });
+    let (joined, link) = watch::channel(None);
+    let (offers, offered) = mpsc::channel(OFFERS);
     let options = BusOptions {
         url: nats_url,
         creds: nats_creds,
         name: device.to_string(),
         inbox_prefix: subject::inbox(device.as_str()),
     };
-    let bus = tokio::select! {
-        bus = Bus::connect(options, None) => bus?,
-        () = shutdown.cancelled() => return Ok(()),
-    };
     let runtime = Arc::new(runtime);
     // Before anything slow, so that a ping is answered as soon as can be.
-    let requests = bus.subscribe(subject::fleet(&device, "*")).await?;
-    let fleet = fleet::Fleet::new(device.clone(), bus.clone(), Arc::clone(&facts), Arc::clone(&runtime));
-    tasks.spawn(fleet.run(requests, shutdown.clone()));
-    bus.flush().await?;
+    let lab = Lab {
+        device: device.clone(),
+        options,
+        facts: Arc::clone(&facts),
+        runtime: Arc::clone(&runtime),
+        notes: store.notes(),
+        offers: offers.clone(),
+        joined,
+    };
+    tasks.spawn(lab.run(shutdown.clone()));
     tracing::info!("pilab: agent started {} on {device}", Facts::VERSION);
 
     let (statuses, reported) = watch::channel(None);
-    let (offers, offered) = mpsc::channel(OFFERS);
     let wake = Arc::new(Notify::new());
     let boot_id = facts.boot_id().await.to_owned();
     let (checks, wanted) = watch::channel(health::Checks::new());
@@ -93,13 +93,12 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(health::run(Arc::clone(&runtime), wanted, found, shutdown.clone()));
     let health = (checks, findings);
     let reconciler = Reconciler::new(&device, boot_id, Arc::clone(&runtime), store.clone(), statuses, health);
-    tasks.spawn(feed::run(device.clone(), bus.clone(), offers, shutdown.clone()));
-    let notes = store.notes();
-    tasks.spawn(report::run(device.clone(), bus.clone(), store, reported, shutdown.clone()));
-    tasks.spawn(presence::run(device, bus, facts, notes, shutdown.clone()));
+    tasks.spawn(report::run(device, link, store, reported, shutdown.clone()));
     tasks.spawn(watch_runtime(runtime, Arc::clone(&wake), shutdown.clone()));
     tasks.close();
     reconciler.run(offered, &wake, shutdown.clone()).await;
+    // The reconciler takes an end of its offers for the end of the agent.
+    drop(offers);
     shutdown.cancel();
     tasks.wait().await;
     Ok(())

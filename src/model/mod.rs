@@ -7,6 +7,7 @@ pub mod id;
 pub mod identity;
 pub mod lease;
 pub mod power;
+pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod state_note;

@@ -9,7 +9,7 @@ use pilab::bus::kv::Entry;
 use pilab::bus::provision;
 use pilab::bus::server::{EmbeddedServer, ServerOptions, ServerState};
 use pilab::model::id::{DeviceId, LabName};
-use pilab::model::workload::{Phase, Status};
+use pilab::model::workload::{Phase, Presence, Status};
 use pilab::wire::fleet::{Pong, Verb};
 use pilab::wire::subject;
 use serde_json::{Value, json};
@@ -132,9 +132,13 @@ impl Lab {
 
     /// Starts an agent; its state outlives it.
     pub(crate) fn agent<R: ContainerRuntime>(&self, runtime: R) -> Agent {
+        self.agent_at(self.server.url(), runtime)
+    }
+
+    fn agent_at<R: ContainerRuntime>(&self, nats_url: String, runtime: R) -> Agent {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let (nats_url, nats_creds) = self.identity();
+        let (_, nats_creds) = self.identity();
         let resources = Resources {
             device: self.device.clone(),
             nats_url,
@@ -149,6 +153,29 @@ impl Lab {
             drop(held);
         });
         Agent { tasks, shutdown, alive, nats_log: self.dir.path().join("nats/nats-server.log") }
+    }
+
+    /// Starts an agent that finds no server where it looks for one, until the address is served.
+    pub(crate) fn agent_without_server<R: ContainerRuntime>(&self, runtime: R) -> (Agent, Away) {
+        let away = Away::new();
+        let agent = self.agent_at(away.url(), runtime);
+        (agent, away)
+    }
+
+    /// Serves the address at which an agent looks for a server, until what is answered is dropped.
+    pub(crate) fn serve(&self, away: Away) -> Served {
+        let to = self.server.url().trim_start_matches("nats://").to_owned();
+        Served::start(away.listener, to)
+    }
+
+    /// The bytes of the agent's state file `name`, replaced.
+    pub(crate) fn spoil(&self, name: &str, content: &str) {
+        std::fs::write(self.dir.path().join("state").join(name), content).unwrap();
+    }
+
+    /// How many transitions wait on the agent's disk.
+    pub(crate) fn waiting(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("state/outbox")).map_or(0, Iterator::count)
     }
 
     /// Where the server is, and what the device needs to join.
@@ -238,6 +265,14 @@ impl Lab {
         self.wait_entry(bucket, key, |entry| entry.is_some()).await.unwrap().value
     }
 
+    /// Waits for a heartbeat.
+    pub(crate) async fn wait_presence(&self, wanted: impl Fn(&Presence) -> bool) -> Presence {
+        let read = |entry: Option<&Entry>| serde_json::from_slice::<Presence>(&entry?.value).ok();
+        let fits = |entry: Option<&Entry>| read(entry).is_some_and(|presence| wanted(&presence));
+        let entry = self.wait_entry(subject::PRESENCE, self.device.as_str(), fits).await;
+        read(entry.as_ref()).unwrap()
+    }
+
     /// Waits for a status.
     pub(crate) async fn status(&self, deployment: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         let read = |entry: Option<&Entry>| serde_json::from_slice::<Status>(&entry?.value).ok();
@@ -300,5 +335,47 @@ impl Lab {
             assert!(Instant::now() < deadline, "not acknowledged: {info}");
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+/// An address at which nothing is served yet: bound, so that nobody else takes it, and not listening, so
+/// that whoever connects is refused.
+pub(crate) struct Away {
+    listener: tokio::net::TcpSocket,
+}
+
+impl Away {
+    fn new() -> Self {
+        let listener = tokio::net::TcpSocket::new_v4().unwrap();
+        listener.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self { listener }
+    }
+
+    fn url(&self) -> String {
+        format!("nats://{}", self.listener.local_addr().unwrap())
+    }
+}
+
+/// A way to the server, through the address where an agent looks for it.
+pub(crate) struct Served {
+    _stop: DropGuard,
+}
+
+impl Served {
+    fn start(socket: tokio::net::TcpSocket, to: String) -> Self {
+        let (listener, stop, tasks) =
+            (socket.listen(8).unwrap(), CancellationToken::new(), TaskTracker::new());
+        let (token, inner) = (stop.clone(), tasks.clone());
+        tasks.spawn(async move {
+            while let Some(Ok((mut here, _))) = token.run_until_cancelled(listener.accept()).await {
+                let (to, token) = (to.clone(), token.clone());
+                inner.spawn(async move {
+                    let Ok(mut there) = tokio::net::TcpStream::connect(to).await else { return };
+                    let copy = tokio::io::copy_bidirectional(&mut here, &mut there);
+                    let _ = token.run_until_cancelled(copy).await;
+                });
+            }
+        });
+        Self { _stop: stop.drop_guard() }
     }
 }

@@ -7,6 +7,7 @@ mod changes;
 mod fake;
 mod inits;
 pub(crate) mod lab;
+mod offline;
 
 use fake::Fake;
 use lab::{Lab, service};
