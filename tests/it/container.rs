@@ -139,6 +139,18 @@ async fn the_shipped_scenarios_pass_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn more_devices_than_the_lab_has_are_told_at_once() {
+    let Some(bench) = Bench::new() else { return };
+    let path = bench.0.path().join("three.toml");
+    let text = "summary = \"s\"\nunder_test = \"agent\"\n[needs.a]\n[needs.b]\n[needs.c]\n[[steps]]\nping = { on = \"a\" }\n";
+    std::fs::write(&path, text).unwrap();
+    let ended = bench.run(&[path.to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(6), "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("3 devices are needed and 2 are there that fit"), "{}", ended.stdout);
+    bench.is_clean();
+}
+
+#[tokio::test]
 async fn what_takes_power_is_skipped_with_that_reason() {
     let Some(bench) = Bench::new() else { return };
     let path = bench.0.path().join("power.toml");

@@ -9,6 +9,7 @@ mod device;
 mod faults;
 mod image;
 mod journal;
+mod missing;
 mod nats;
 mod podman;
 mod podman_host;
