@@ -5,7 +5,7 @@
 //!            ▲  (durable,      │  ▲                 ▲  │
 //!            └── what to read ─┘  │                 └──┴── outbox, while there is no bus
 //!  bus ──► fleet (ping)           └── runtime events, timer, and what the store held
-//!                              presence ──► bus
+//!                              presence ──► bus        watchdog ──► service manager
 //! ```
 //!
 //! Only the lab task (feed, fleet, presence) needs a connection: what runs on the device does not wait for it.
@@ -32,3 +32,4 @@ pub mod report;
 pub mod run;
 pub mod score;
 pub mod store;
+pub mod watchdog;

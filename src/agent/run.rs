@@ -5,11 +5,13 @@ use super::lab::Lab;
 use super::ports::ContainerRuntime;
 use super::reconciler::Reconciler;
 use super::store::{Store, StoreError};
+use super::watchdog::{self, Pulse};
 use super::{health, report};
 use crate::bus::connect::BusOptions;
 use crate::model::id::DeviceId;
 use crate::plan::backoff;
 use crate::support::chain::Chain;
+use crate::support::notify::Notifier;
 use crate::wire::subject;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +60,9 @@ pub async fn run<R: ContainerRuntime>(
     let Resources { device, nats_url, nats_creds, state_dir, runtime } = resources;
     let store = Store::open(state_dir)?;
     let tasks = TaskTracker::new();
+    let (statuses, reported) = watch::channel(None);
+    let pulse = Pulse::default();
+    tasks.spawn(watchdog::run(Notifier::from_env(), pulse.clone(), reported.clone(), shutdown.clone()));
     let facts = Arc::new(Facts::default());
     let hashing = Arc::clone(&facts);
     tasks.spawn(async move {
@@ -85,7 +90,6 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(lab.run(shutdown.clone()));
     tracing::info!("pilab: agent started {} on {device}", Facts::VERSION);
 
-    let (statuses, reported) = watch::channel(None);
     let wake = Arc::new(Notify::new());
     let boot_id = facts.boot_id().await.to_owned();
     let (checks, wanted) = watch::channel(health::Checks::new());
@@ -96,7 +100,7 @@ pub async fn run<R: ContainerRuntime>(
     tasks.spawn(report::run(device, link, store, reported, shutdown.clone()));
     tasks.spawn(watch_runtime(runtime, Arc::clone(&wake), shutdown.clone()));
     tasks.close();
-    reconciler.run(offered, &wake, shutdown.clone()).await;
+    pulse.of(reconciler.run(offered, &wake, shutdown.clone())).await;
     // The reconciler takes an end of its offers for the end of the agent.
     drop(offers);
     shutdown.cancel();

@@ -1,4 +1,5 @@
-//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, logs.
+//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, logs, the service
+//! manager.
 
 pub mod atomic_file;
 pub mod chain;
@@ -7,4 +8,5 @@ pub mod clock;
 pub mod command;
 pub mod lock;
 pub mod log;
+pub mod notify;
 pub mod shutdown;
