@@ -73,6 +73,11 @@ impl Podman {
         }
     }
 
+    /// The process that answers on the socket.
+    pub(crate) fn service_pid(&self) -> u32 {
+        self.service.id().unwrap()
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("podman.sock")
     }
