@@ -9,7 +9,7 @@ mod suite;
 #[tokio::test]
 async fn every_figure_is_measured() {
     let Some(figures) =
-        suite::run(&suite::Plan::quick(PathBuf::from(env!("CARGO_BIN_EXE_pilab-agent")))).await
+        suite::run(&suite::Plan::new(PathBuf::from(env!("CARGO_BIN_EXE_pilab-agent")), true)).await
     else {
         return;
     };
