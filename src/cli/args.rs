@@ -125,6 +125,13 @@ pub enum ImageCommand {
     #[command(after_long_help = "Examples:
   pilab image rm 3f9c                     an unambiguous beginning of the id is enough")]
     Rm(ImageRefArgs),
+    /// Remove old images: all but the newest of each recipe and architecture
+    ///
+    /// Every change of the agent makes an image. The base root, which is most of its size, is shared.
+    #[command(after_long_help = "Examples:
+  pilab image prune                       keep the newest of each recipe and architecture
+  pilab image prune --keep 5 --json")]
+    Prune(ImagePruneArgs),
     /// Read an image again and compare every file with its manifest
     #[command(after_long_help = "Examples:
   pilab image verify 3f9c")]
@@ -162,6 +169,17 @@ pub struct ImageRefArgs {
     /// The image's id, or an unambiguous beginning of it
     pub id: String,
     /// How to print the image.
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Arguments of `image prune`.
+#[derive(Debug, Args)]
+pub struct ImagePruneArgs {
+    /// How many images of each recipe and architecture stay
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub keep: usize,
+    /// How to print the removed images.
     #[command(flatten)]
     pub json: JsonArgs,
 }

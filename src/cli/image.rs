@@ -32,6 +32,13 @@ pub async fn image(local: &dyn Local, command: ImageCommand, ui: Ui) -> Result<E
             ui.note("removed:");
             print(&[image], args.json, ui)?;
         }
+        ImageCommand::Prune(args) => {
+            let (removed, freed) = local.image_prune(args.keep).await?;
+            ui.note(&format!("removed {} images, freed {} MiB", removed.len(), freed >> 20));
+            if args.json.json || !removed.is_empty() {
+                print(&removed, args.json, ui)?;
+            }
+        }
         ImageCommand::Verify(args) => {
             let image = local.image_verify(&args.id, screen.local()).await?;
             ui.note("every file is as its manifest says:");

@@ -39,6 +39,10 @@ pub trait Local: Send + Sync {
     /// Removes an image by its id or an unambiguous beginning of it.
     fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>>;
 
+    /// Removes all but the newest `keep` images of each recipe and architecture; answers them and how many
+    /// bytes that freed.
+    fn image_prune(&self, keep: usize) -> LocalFuture<'_, Result<(Vec<ImageInfo>, u64), CliError>>;
+
     /// Reads an image again and compares every file with the manifest; an error names what differs.
     fn image_verify<'a>(
         &'a self,

@@ -155,6 +155,15 @@ pub(super) async fn rm(id: &str) -> Result<ImageInfo, CliError> {
     Ok(info)
 }
 
+pub(super) async fn prune(keep: usize) -> Result<(Vec<ImageInfo>, u64), CliError> {
+    let store = Store::from_environment();
+    // Asked before: when an image was made is not known once it is gone.
+    let mut infos = ls().await?;
+    let (removed, freed) = store.prune(keep).map_err(image_error("remove old images"))?;
+    infos.retain(|info| removed.iter().any(|image| image.id == info.id));
+    Ok((infos, freed))
+}
+
 pub(super) async fn verify(id: &str, progress: Progress) -> Result<ImageInfo, CliError> {
     let store = Store::from_environment();
     let error = image_error("verify the image");

@@ -44,6 +44,10 @@ impl Local for ThisMachine {
         Box::pin(image::rm(id))
     }
 
+    fn image_prune(&self, keep: usize) -> LocalFuture<'_, Result<(Vec<ImageInfo>, u64), CliError>> {
+        Box::pin(image::prune(keep))
+    }
+
     fn image_verify<'a>(
         &'a self,
         id: &'a str,

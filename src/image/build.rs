@@ -2,10 +2,10 @@
 
 use super::base::{Base, BaseBuild, key};
 use super::error::{At, ImageError};
-use super::manifest::{Image, Lock, MANIFEST_VERSION, Manifest, Part};
+use super::manifest::{Image, Lock, MANIFEST_VERSION, Manifest, Part, sha256};
 use super::progress::{Sink, Stage};
 use super::recipe::Recipe;
-use super::store::{Check, Store, StoreLock, names};
+use super::store::{Check, Store, StoreLock, hash_file, names};
 use super::{initramfs, layer, squash};
 use crate::model::device::Arch;
 use crate::support::atomic_file;
@@ -28,13 +28,22 @@ pub struct BuildRequest {
     pub lock: Option<Lock>,
 }
 
+/// An image before it is in the store.
+struct Composed {
+    manifest: Manifest,
+    /// The file of the device layer.
+    device: PathBuf,
+    initramfs: Vec<u8>,
+}
+
 /// How often to look whether another build has ended.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
 impl Store {
     /// Builds an image, or what of it is missing, and verifies all of it. Takes minutes and root's
-    /// rights when the base root is missing, seconds when only the agent is new, and next to nothing
-    /// when nothing is. Killed at any instant, it leaves no image, and the next build sweeps up.
+    /// rights when the base root is missing, seconds when only the agent is new, and next to nothing,
+    /// neither a lock nor the right to write, when nothing is. Killed at any instant, it leaves no image,
+    /// and the next build sweeps up.
     pub async fn build(
         &self,
         request: &BuildRequest,
@@ -42,16 +51,49 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<Image, ImageError> {
         let agent = tokio::fs::read(&request.agent).await.at("read", &request.agent)?;
+        let image = match self.existing(request, &agent, cancel).await? {
+            Some(image) => image,
+            None => self.build_locked(request, &agent, sink, cancel).await?,
+        };
+        sink.tell(Stage::Verify, None, "hash what has changed");
+        self.verify(&image, Check::Changed).await?;
+        Ok(image)
+    }
+
+    /// The image that `build` would come to, if it is here with all its parts.
+    async fn existing(
+        &self,
+        request: &BuildRequest,
+        agent: &[u8],
+        cancel: &CancellationToken,
+    ) -> Result<Option<Image>, ImageError> {
+        let Some(base) = self.base(&self.base_record(request)?)? else { return Ok(None) };
+        let work = tempfile::tempdir().at("create a directory in", &std::env::temp_dir())?;
+        let manifest = self.compose(request, base, agent, work.path(), cancel).await?.manifest;
+        let whole = manifest.parts().iter().all(|(_, part)| self.has(part));
+        let id = sha256(&self.encode(&manifest)?);
+        match self.get(&id) {
+            Ok(image) if whole => Ok(Some(image)),
+            Ok(_) | Err(ImageError::NoImage { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn build_locked(
+        &self,
+        request: &BuildRequest,
+        agent: &[u8],
+        sink: &Sink,
+        cancel: &CancellationToken,
+    ) -> Result<Image, ImageError> {
         let _lock = self.lock(sink, cancel).await?;
         self.sweep()?;
         let work = self.root().join("work").join(std::process::id().to_string());
         fs::DirBuilder::new().mode(0o755).create(&work).at("create", &work)?;
-        let built = self.build_in(request, &agent, &work, sink, cancel).await;
+        let built = self.build_in(request, agent, &work, sink, cancel).await;
         let swept = self.sweep();
         let image = built?;
         swept?;
-        sink.tell(Stage::Verify, None, "hash what has changed");
-        self.verify(&image, Check::Changed).await?;
         Ok(image)
     }
 
@@ -64,8 +106,8 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<Image, ImageError> {
         let BuildRequest { recipe, arch, lock, .. } = request;
-        let record = self.root().join("bases").join(format!("{}.json", key(recipe, *arch, lock.as_ref())?));
-        let base = match Base::read(&record)?.filter(|base| base.parts().iter().all(|part| self.has(part))) {
+        let record = self.base_record(request)?;
+        let base = match self.base(&record)? {
             Some(base) => base,
             None => {
                 let work = work.join("base");
@@ -87,11 +129,34 @@ impl Store {
             }
         };
         sink.tell(Stage::Device, None, "agent and settings");
-        let device = self.device_layer(&base, *arch, agent, work, cancel).await?;
-        let mut content = self.read_part(&base.kit)?;
-        content.extend(initramfs::scripts()?);
-        let initramfs = self.put_bytes(&content)?;
-        self.publish(&Manifest {
+        let composed = self.compose(request, base, agent, work, cancel).await?;
+        self.put(&composed.device)?;
+        self.put_bytes(&composed.initramfs)?;
+        self.publish(&composed.manifest)
+    }
+
+    /// What lies over `base`, in the directory `work`, and the manifest of it all.
+    async fn compose(
+        &self,
+        request: &BuildRequest,
+        base: Base,
+        agent: &[u8],
+        work: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Composed, ImageError> {
+        let BuildRequest { recipe, arch, .. } = request;
+        let tree = work.join("device");
+        fs::create_dir(&tree).at("create", &tree)?;
+        let busybox = self.read_part(&base.busybox)?;
+        layer::write(&tree, arch.debian(), agent, &busybox)?;
+        let device = work.join("device.squashfs");
+        let packed = cancel.run_until_cancelled(squash::pack(&tree, &device, true)).await;
+        packed.unwrap_or(Err(ImageError::Cancelled))?;
+
+        let mut initramfs = self.read_part(&base.kit)?;
+        initramfs.extend(initramfs::scripts()?);
+        let size = fs::metadata(&device).at("read", &device)?.len();
+        let manifest = Manifest {
             version: MANIFEST_VERSION,
             suite: recipe.suite.clone(),
             arch: *arch,
@@ -99,29 +164,23 @@ impl Store {
             kernel_release: base.kernel_release,
             cmdline: recipe.kernel.cmdline.clone(),
             kernel: base.kernel,
-            initramfs,
-            layers: vec![base.root, device],
-            agent_sha256: super::manifest::sha256(agent),
+            initramfs: Part { sha256: sha256(&initramfs), size: initramfs.len() as u64 },
+            layers: vec![base.root, Part { sha256: hash_file(&device)?, size }],
+            agent_sha256: sha256(agent),
             lock: base.lock,
-        })
+        };
+        Ok(Composed { manifest, device, initramfs })
     }
 
-    async fn device_layer(
-        &self,
-        base: &Base,
-        arch: Arch,
-        agent: &[u8],
-        work: &Path,
-        cancel: &CancellationToken,
-    ) -> Result<Part, ImageError> {
-        let tree = work.join("device");
-        fs::create_dir(&tree).at("create", &tree)?;
-        let busybox = self.read_part(&base.busybox)?;
-        layer::write(&tree, arch.debian(), agent, &busybox)?;
-        let file = work.join("device.squashfs");
-        let packed = cancel.run_until_cancelled(squash::pack(&tree, &file, true)).await;
-        packed.unwrap_or(Err(ImageError::Cancelled))?;
-        self.put(&file)
+    /// Where it is written which parts the recipe came to.
+    fn base_record(&self, request: &BuildRequest) -> Result<PathBuf, ImageError> {
+        let key = key(&request.recipe, request.arch, request.lock.as_ref())?;
+        Ok(self.root().join("bases").join(format!("{key}.json")))
+    }
+
+    /// The base root that a record tells of, if all its parts are here.
+    fn base(&self, record: &Path) -> Result<Option<Base>, ImageError> {
+        Ok(Base::read(record)?.filter(|base| base.parts().iter().all(|part| self.has(part))))
     }
 
     fn has(&self, part: &Part) -> bool {
@@ -254,6 +313,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn old_images_are_pruned_and_the_newest_stays_whole() {
+        let Some(mut small) = Small::new(None).await else { return };
+        let mut built = Vec::new();
+        for n in 0..3 {
+            fs::write(&small.request.agent, format!("agent {n}")).unwrap();
+            let image = small.build().await.unwrap();
+            // File systems count in ticks of some milliseconds: the order is given.
+            let path = small.store.root().join("images").join(format!("{}.json", image.id));
+            let made = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000 + n);
+            fs::File::options().write(true).open(path).unwrap().set_modified(made).unwrap();
+            built.push(image.id);
+        }
+        small.request.arch = Arch::X86_64;
+        let key = |arch| key(&small.request.recipe, arch, None).unwrap();
+        let bases = small.store.root().join("bases");
+        let record = |arch| bases.join(format!("{}.json", key(arch)));
+        fs::copy(record(Arch::Aarch64), record(Arch::X86_64)).unwrap();
+        let other = small.build().await.unwrap();
+
+        let (removed, freed) = small.store.prune(1).unwrap();
+        let removed: Vec<&String> = removed.iter().map(|image| &image.id).collect();
+        assert_eq!(removed, [&built[1], &built[0]], "newest first, of the one that has several");
+        assert!(freed > 0);
+        small.store.verify(&small.store.get(&built[2]).unwrap(), Check::All).await.unwrap();
+        small.store.verify(&other, Check::All).await.unwrap();
+        assert!(small.store.prune(1).unwrap().0.is_empty());
+    }
+
+    #[tokio::test]
     async fn one_wrong_byte_is_found_and_named() {
         let Some(small) = Small::new(None).await else { return };
         let image = small.build().await.unwrap();
@@ -310,6 +398,17 @@ mod tests {
         assert_eq!(seen.lock().unwrap().as_slice(), [Stage::Waiting]);
         drop(held);
         small.build().await.unwrap();
+        let _held = small.store.try_lock().unwrap();
+        small.build().await.expect("what is there needs no lock");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_was_lost_is_made_again() {
+        let Some(small) = Small::new(None).await else { return };
+        let image = small.build().await.unwrap();
+        fs::remove_file(&image.layers.get(1).unwrap().path).unwrap();
+        assert_eq!(small.build().await.unwrap().id, image.id);
+        small.store.verify(&image, Check::All).await.unwrap();
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::support::atomic_file;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -121,9 +121,31 @@ impl Store {
     /// Removes an image, and each file that no other image has. Answers how many bytes that freed.
     pub fn rm(&self, id: &str) -> Result<u64, ImageError> {
         let _lock = self.try_lock()?;
-        let image = self.get(id)?;
-        let manifest = self.manifest_path(&image.id);
-        fs::remove_file(&manifest).at("remove", &manifest)?;
+        self.remove(&[self.get(id)?])
+    }
+
+    /// Removes all but the newest `keep` images of each recipe and architecture. Answers what it removed, and
+    /// how many bytes that freed.
+    pub fn prune(&self, keep: usize) -> Result<(Vec<Image>, u64), ImageError> {
+        let _lock = self.try_lock()?;
+        let mut kept: BTreeMap<(String, &str), usize> = BTreeMap::new();
+        let mut old = self.ls()?;
+        old.retain(|image| {
+            let kind = (image.manifest.suite.clone(), image.manifest.arch.debian());
+            let kept = kept.entry(kind).or_default();
+            *kept += 1;
+            *kept > keep
+        });
+        let freed = self.remove(&old)?;
+        Ok((old, freed))
+    }
+
+    /// Removes images, and each file that none of the others has. The caller holds the lock.
+    fn remove(&self, images: &[Image]) -> Result<u64, ImageError> {
+        for image in images {
+            let manifest = self.manifest_path(&image.id);
+            fs::remove_file(&manifest).at("remove", &manifest)?;
+        }
         let mut used = BTreeSet::new();
         for image in self.ls()? {
             used.extend(image.manifest.parts().into_iter().map(|(_, part)| part.sha256.clone()));
@@ -232,12 +254,16 @@ impl Store {
 
     /// Writes a manifest: from now on the image exists.
     pub(super) fn publish(&self, manifest: &Manifest) -> Result<Image, ImageError> {
-        let json =
-            manifest.to_json().map_err(|e| ImageError::io("encode manifest in", &self.root, e.into()))?;
+        let json = self.encode(manifest)?;
         let id = sha256(&json);
         let path = self.manifest_path(&id);
         atomic_file::write(&path, &json, 0o644).at("write", &path)?;
         self.load(&id)
+    }
+
+    /// The bytes of a manifest; their SHA-256 is the image's id.
+    pub(super) fn encode(&self, manifest: &Manifest) -> Result<Vec<u8>, ImageError> {
+        manifest.to_json().map_err(|e| ImageError::io("encode manifest in", &self.root, e.into()))
     }
 
     pub(super) fn part_path(&self, sha256: &str) -> PathBuf {

@@ -122,6 +122,10 @@ impl Local for ScriptedMachine {
         not_here()
     }
 
+    fn image_prune(&self, _: usize) -> LocalFuture<'_, Result<(Vec<ImageInfo>, u64), CliError>> {
+        not_here()
+    }
+
     fn image_verify<'a>(&'a self, _: &'a str, _: Progress) -> LocalFuture<'a, Result<ImageInfo, CliError>> {
         not_here()
     }
