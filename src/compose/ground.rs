@@ -13,6 +13,7 @@ use crate::coordinator::parts::BootImage;
 use crate::model::device::{Arch, Backend};
 use crate::vm;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
@@ -54,6 +55,10 @@ impl Ground {
         let swept = host.sweep().await.map_err(vm_error("sweep virtual machines"))?;
         for name in swept {
             tracing::info!(domain = name, "a virtual machine that a killed lab left is removed");
+        }
+        let wanted: BTreeSet<Arch> = lab.devices.iter().map(|device| device.arch).collect();
+        for arch in wanted {
+            host.can_run(arch).await.map_err(vm_error("use virtual machines"))?;
         }
         let kept = host.owner_locks().await.map_err(vm_error("list virtual machines"))?;
         sweep(|lock| kept.iter().any(|kept| kept == lock)).await?;

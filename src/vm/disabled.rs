@@ -5,6 +5,7 @@ use super::error::VmError;
 use super::{HostOptions, KeepInstructions, VmSpec};
 use crate::console::port::{ByteStream, LineFuture};
 use crate::device::ports::{Boot, BootOffer, PortFuture, Power};
+use crate::model::device::Arch;
 use crate::model::lease::FencingToken;
 use crate::model::power::{PowerReading, PowerState};
 use std::net::Ipv4Addr;
@@ -23,6 +24,11 @@ impl Host {
 
     /// This host's address on the guests' network.
     pub fn gateway(&self) -> Ipv4Addr {
+        match *self {}
+    }
+
+    /// Whether guests of an architecture can run here.
+    pub async fn can_run(&self, _arch: Arch) -> Result<(), VmError> {
         match *self {}
     }
 

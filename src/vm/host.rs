@@ -53,6 +53,11 @@ impl Host {
         self.gateway
     }
 
+    /// Whether guests of `arch` can run here. To be asked before anything slow is done for them.
+    pub async fn can_run(&self, arch: Arch) -> Result<(), VmError> {
+        self.support(arch).await.map(drop)
+    }
+
     /// A device of this host; it does not exist in libvirt before it is switched on.
     pub async fn device(&self, spec: VmSpec) -> Result<Arc<VmDevice>, VmError> {
         let support = self.support(spec.arch).await?;

@@ -69,3 +69,25 @@ async fn each_missing_tool_is_named_with_what_to_install() {
         assert!(named && stderr.contains(words), "{tool}: {stderr}");
     }
 }
+
+/// What a libvirt without QEMU's program answers is answered by its test driver too.
+#[tokio::test]
+async fn an_emulator_that_libvirt_does_not_know_is_named() {
+    if !cfg!(feature = "vm") || !installed("libvirtd", "vm") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let command = Command::new(env!("CARGO_BIN_EXE_pilab"))
+        .args(["run", "ping"])
+        .env("LIBVIRT_DEFAULT_URI", "test:///default")
+        .env("PILAB_STATE_DIR", dir.path().join("state").to_str().unwrap())
+        .env("PILAB_IMAGE_DIR", images.to_str().unwrap());
+    let output =
+        tokio::time::timeout(PATIENCE, command.build().output()).await.expect("it did not end").unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("qemu-system-aarch64 is not installed"), "{stderr}");
+    assert!(stderr.contains("hint: run lab/setup"), "{stderr}");
+    assert!(!images.exists(), "nothing slow was begun");
+}

@@ -78,10 +78,7 @@ impl Bench {
 
     /// Starts `pilab run ARGS`.
     pub(crate) fn start(&self, args: &[&str]) -> Call {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilab"))
-            .arg("run")
-            .args(args.iter().copied())
-            .env("PILAB_STATE_DIR", self.path("state").to_str().unwrap());
+        let mut command = self.command("run").args(args.iter().copied());
         if !args.contains(&"--bundle") {
             command = command.arg("--bundle").arg(self.path("bundles"));
         }
@@ -91,8 +88,19 @@ impl Bench {
         if std::env::var("PILAB_KEEP").is_ok_and(|keep| keep == "1") {
             command = command.arg("--keep");
         }
-        let child = command.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Call { child, began: Instant::now(), what: args.join(" ") }
+        Call::start(command, args)
+    }
+
+    /// Starts `pilab ARGS` with `images` as its store of images.
+    pub(crate) fn start_with_images(&self, images: &Path, args: &[&str]) -> Call {
+        let (verb, rest) = args.split_first().unwrap();
+        let command = self.command(verb).args(rest.iter().copied());
+        Call::start(command.env("PILAB_IMAGE_DIR", images.to_str().unwrap()), args)
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let state = self.path("state");
+        Command::new(env!("CARGO_BIN_EXE_pilab")).arg(verb).env("PILAB_STATE_DIR", state.to_str().unwrap())
     }
 
     pub(crate) async fn run(&self, args: &[&str]) -> Ended {
@@ -102,6 +110,14 @@ impl Bench {
     fn instances(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.path("state/instances")) else { return Vec::new() };
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// The seeds of a running lab's keys: who has one is the operator, an account, or signs for devices.
+    pub(crate) fn seeds(&self, instance: &str) -> Vec<String> {
+        let path = self.path("state/instances").join(instance).join("keys/keys.json");
+        let keys: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let seeds = keys.as_object().unwrap().values();
+        seeds.map(|seed| seed.as_str().unwrap().to_owned()).collect()
     }
 
     /// Waits for a lab with a running domain; answers the lab's name.
@@ -134,6 +150,11 @@ impl Bench {
 }
 
 impl Call {
+    fn start(command: Command, args: &[&str]) -> Self {
+        let child = command.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child, began: Instant::now(), what: args.join(" ") }
+    }
+
     /// Sends a signal by its name.
     pub(crate) async fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
@@ -159,7 +180,7 @@ impl Call {
     pub(crate) async fn end(self) -> Ended {
         let ended = timeout(PATIENCE, self.child.wait_with_output()).await;
         let output = ended.unwrap_or_else(|_| panic!("pilab {} did not end", self.what)).unwrap();
-        eprintln!("{:6.1} s  pilab run {}", self.began.elapsed().as_secs_f64(), self.what);
+        eprintln!("{:6.1} s  pilab {}", self.began.elapsed().as_secs_f64(), self.what);
         Ended {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -168,7 +189,8 @@ impl Call {
     }
 }
 
-async fn domains() -> String {
+/// The names of libvirt's domains, one a line.
+pub(crate) async fn domains() -> String {
     String::from_utf8(Command::new("virsh").args(["list", "--all", "--name"]).output().await.unwrap())
         .unwrap()
 }

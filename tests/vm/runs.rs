@@ -37,11 +37,10 @@ fn console_is_whole(bundle: &Path, device: &str) {
     assert!(console.contains("pilab: switch-root"), "{console}");
 }
 
-fn holds_no_secret(path: &Path) {
-    let content = std::fs::read(path).unwrap();
-    for secret in SECRETS {
+fn holds_none(secrets: &[String], what: &str, content: &[u8]) {
+    for secret in secrets {
         let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
-        assert!(!found, "{} holds {secret:?}", path.display());
+        assert!(!found, "{what} holds {secret:?}");
     }
 }
 
@@ -54,6 +53,9 @@ async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
     args.extend(options);
     let call = bench.start(&args);
     let instance = bench.booting().await;
+    let mut secrets = bench.seeds(&instance);
+    assert_eq!(secrets.len(), 6, "the keys of the lab that runs");
+    secrets.extend(SECRETS.map(str::to_owned));
     let ended = call.end().await.exits(0).says("3 runs: 3 passed");
     bench.is_clean(Some(&instance)).await;
 
@@ -63,7 +65,12 @@ async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
     let report = std::fs::read_to_string(&junit).unwrap();
     assert!(report.contains("tests=\"3\"") && report.contains("failures=\"0\""), "{report}");
     let files = files(&bundles);
-    files.iter().for_each(|file| holds_no_secret(file));
+    for file in &files {
+        holds_none(&secrets, &file.display().to_string(), &std::fs::read(file).unwrap());
+    }
+    holds_none(&secrets, "the output", ended.stdout.as_bytes());
+    holds_none(&secrets, "the output", ended.stderr.as_bytes());
+    holds_none(&secrets, "the report", report.as_bytes());
     let consoles: Vec<_> = files.iter().filter(|file| file.extension().is_some_and(|e| e == "log")).collect();
     assert_eq!(consoles.len(), 4, "one device, two, one: {files:?}");
     for console in consoles {
