@@ -61,7 +61,7 @@ impl Session {
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
         lock(&seat.ssh_key).clone_from(&client_key.private);
-        let (device, nats_url, creds) = (seat.id().clone(), parts.nats_url.clone(), credentials.creds);
+        let (device, nats_url, creds) = (seat.id().clone(), seat.gate.url(), credentials.creds);
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
         let files = move |attempt| {

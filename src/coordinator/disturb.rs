@@ -1,8 +1,10 @@
-//! Steps that disturb a device on purpose: its agent is killed, its credentials are misused.
+//! Steps that disturb a device on purpose: its agent is killed, its way to NATS is cut, its
+//! credentials are misused.
 
 use super::session::{Seat, Session};
 use super::steps::{STATUS_PAUSE, quote};
 use crate::bus::connect::{Bus, BusOptions};
+use crate::model::event::Event;
 use crate::model::run::{Fault, FaultKind};
 use crate::model::workload::DeniedAction;
 use crate::support::chain::Chain;
@@ -54,6 +56,27 @@ impl Session {
             }
             sleep(STATUS_PAUSE).await;
         }
+    }
+
+    /// Nothing passes between the device and NATS any more, and neither side is told.
+    pub(super) async fn cut_network(&self, seat: &Seat) -> Result<String, Fault> {
+        self.note_network(seat, Event::NetworkCut {}).await?;
+        seat.gate.cut();
+        Ok(format!("nothing passes between {} and NATS", seat.id()))
+    }
+
+    /// Undoes [`Self::cut_network`].
+    pub(super) async fn restore_network(&self, seat: &Seat) -> Result<String, Fault> {
+        if !seat.gate.restore() {
+            return Ok("it was not cut".to_owned());
+        }
+        self.note_network(seat, Event::NetworkRestored {}).await?;
+        Ok(format!("{} and NATS reach each other again", seat.id()))
+    }
+
+    async fn note_network(&self, seat: &Seat, event: Event) -> Result<(), Fault> {
+        let noted = seat.device.journal().event(seat.attempt(), event).await;
+        noted.map(drop).map_err(|e| seat.lab("write the journal", &e))
     }
 
     async fn agent_process(&self, seat: &Seat, deadline: Instant) -> Result<u32, Fault> {

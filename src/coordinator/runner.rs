@@ -116,9 +116,10 @@ impl Runner {
     fn session(&self, grant: &Grant) -> Session {
         let seats = self.scenario.needs.iter().zip(&grant.devices).map(|(need, device)| Seat {
             role: need.role.clone(),
-            device: device.clone(),
+            device: device.handle.clone(),
+            gate: device.gate.clone(),
             token: grant.token,
-            before: device.state().borrow().attempt,
+            before: device.handle.state().borrow().attempt,
             credentials: Mutex::default(),
             creds: Mutex::default(),
             ssh_key: Mutex::default(),
@@ -188,9 +189,13 @@ impl Runner {
         done.map(|_| ())
     }
 
-    /// Every cleanup step is done, whatever becomes of the others; the first fault is answered.
+    /// Every cleanup step is done, whatever becomes of the others; the first fault is answered. No cut outlasts
+    /// the steps: cleanup needs the agent.
     async fn clean_up(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
+        for seat in &session.seats {
+            first = first.and(session.restore_network(seat).await.map(drop));
+        }
         for (index, step) in self.scenario.cleanup.iter().enumerate() {
             let done = self.step(session, self.scenario.steps.len() + index, step).await;
             if first.is_ok() {
@@ -204,6 +209,8 @@ impl Runner {
     async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
         for seat in &session.seats {
+            // Also for one that is kept: whoever enters it is not to look for a fault that is none.
+            first = first.and(session.restore_network(seat).await.map(drop));
             if self.keep {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! One run's hold on its devices while it lasts: seats by role, what was deployed, how faults are made.
 
 use super::parts::Parts;
+use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::id::{DeploymentName, DeviceId};
@@ -32,6 +33,8 @@ pub(super) struct Seat {
     pub(super) creds: Mutex<String>,
     /// The private key that opens the device in its current boot attempt.
     pub(super) ssh_key: Mutex<String>,
+    /// The device's way to NATS.
+    pub(super) gate: Gate,
 }
 
 impl Seat {

@@ -165,6 +165,17 @@ pub enum Action {
         /// The signal's name as `kill` knows it, without `SIG`.
         signal: String,
     },
+    /// From now on nothing passes between the device and NATS, and neither is told, as if a cable had been
+    /// pulled. It is undone before the cleanup at the latest.
+    CutNetwork {
+        /// The device's role.
+        on: String,
+    },
+    /// What passes between the device and NATS passes again.
+    RestoreNetwork {
+        /// The device's role.
+        on: String,
+    },
     /// With the device's own credentials: the NATS server must permit none of these. In a subject, `{role}`
     /// stands for the id of that role's device, and `{lab}` for the lab's name.
     ExpectDenied {
@@ -222,6 +233,8 @@ impl Action {
             | Self::Console { on, .. }
             | Self::KillAgent { on, .. }
             | Self::ExpectDenied { on, .. }
+            | Self::CutNetwork { on }
+            | Self::RestoreNetwork { on }
             | Self::PowerCycle { on } => on,
         }
     }
@@ -241,6 +254,8 @@ impl Action {
             | Self::WaitPhase { .. }
             | Self::Containers { .. }
             | Self::Absent { .. }
+            | Self::CutNetwork { .. }
+            | Self::RestoreNetwork { .. }
             | Self::ExpectDenied { .. }
             | Self::PutRaw { .. } => None,
         }
