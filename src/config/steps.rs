@@ -34,6 +34,7 @@ pub(super) struct RawStep {
     console: Option<RawConsole>,
     power_cycle: Option<RawOn>,
     kill_agent: Option<RawKillAgent>,
+    reboot: Option<RawOn>,
     cut_network: Option<RawOn>,
     restore_network: Option<RawOn>,
     expect_denied: Option<RawExpectDenied>,
@@ -215,6 +216,9 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
         pattern(".console.pattern", wanted.as_deref())?;
         found.push(("console", Action::Console { on: on.clone(), stage: *stage, pattern: wanted.clone() }));
     }
+    if let Some(RawOn { on }) = &raw.reboot {
+        found.push(("reboot", Action::Reboot { on: on.clone() }));
+    }
     if let Some(RawOn { on }) = &raw.cut_network {
         found.push(("cut_network", Action::CutNetwork { on: on.clone() }));
     }
@@ -245,7 +249,7 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
     let verbs = found.iter().map(|(verb, _)| *verb).collect::<Vec<_>>().join(" and ");
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
-        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, absent, put_raw, exec, console, power_cycle, kill_agent, cut_network, restore_network, expect_denied".to_owned())),
+        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, absent, put_raw, exec, console, power_cycle, reboot, kill_agent, cut_network, restore_network, expect_denied".to_owned())),
         _ => Err(("", format!("has more than one action: {verbs}"))),
     }
 }

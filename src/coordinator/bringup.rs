@@ -2,6 +2,7 @@
 
 use super::session::{Seat, Session};
 use super::steps::GRACE;
+use crate::bus::issuer::Holder;
 use crate::bus::provision;
 use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
@@ -50,12 +51,13 @@ impl Session {
         Ok(pong)
     }
 
-    async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+    pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
         let credentials = parts
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
+        let earlier = std::mem::take(&mut *lock(&seat.credentials));
         lock(&seat.credentials).push((credentials.public_key, credentials.expires));
         lock(&seat.creds).clone_from(&credentials.creds);
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
@@ -86,7 +88,22 @@ impl Session {
             client_key_private: client_key.private,
             files: Box::new(files),
         };
-        seat.device.boot(seat.token, request).await.map_err(|e| seat.lab("boot the device", &e))
+        let booted = seat.device.boot(seat.token, request).await;
+        let attempt = booted.map_err(|e| seat.lab("boot the device", &e));
+        // Credentials are one boot attempt's.
+        let revoked = self.revoke(seat, earlier).await;
+        attempt.and_then(|attempt| revoked.map(|()| attempt))
+    }
+
+    /// Revokes NATS credentials of the device: public keys and when they expire.
+    pub(super) async fn revoke(&self, seat: &Seat, credentials: Vec<(String, u64)>) -> Result<(), Fault> {
+        let mut first = Ok(());
+        for (key, expires) in credentials {
+            // Bounded by itself, a few seconds each.
+            let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
+            first = first.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
+        }
+        first
     }
 
     async fn first_pong(&self, seat: &Seat, attempt: BootAttempt, deadline: Instant) -> Result<Pong, Fault> {

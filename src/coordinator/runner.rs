@@ -6,7 +6,6 @@ use super::log::RunLog;
 use super::parts::Parts;
 use super::pool::{Denied, Grant, Pool};
 use super::session::{Seat, Session};
-use crate::bus::issuer::Holder;
 use crate::model::event::Event;
 use crate::model::id::RunId;
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
@@ -17,6 +16,7 @@ use crate::support::clock;
 use crate::support::lock::lock;
 use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -118,6 +118,7 @@ impl Runner {
             role: need.role.clone(),
             device: device.handle.clone(),
             gate: device.gate.clone(),
+            restarting: AtomicBool::default(),
             token: grant.token,
             before: device.handle.state().borrow().attempt,
             credentials: Mutex::default(),
@@ -220,13 +221,7 @@ impl Runner {
                 Err(late) => Err(seat.lab(doing, &late)),
             };
             let keys = std::mem::take(&mut *lock(&seat.credentials));
-            let mut revoked = Ok(());
-            for (key, expires) in keys {
-                // Bounded by itself, a few seconds each.
-                let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
-                revoked = revoked.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
-            }
-            first = first.and(off).and(revoked);
+            first = first.and(off).and(session.revoke(seat, keys).await);
         }
         first
     }

@@ -78,6 +78,7 @@ impl Session {
                 self.console(seat, *stage, pattern.as_deref(), deadline).await
             }
             Action::KillAgent { signal, .. } => self.kill_agent(seat, signal, deadline).await,
+            Action::Reboot { .. } => self.reboot(seat, deadline).await,
             Action::CutNetwork { .. } => self.cut_network(seat).await,
             Action::RestoreNetwork { .. } => self.restore_network(seat).await,
             Action::ExpectDenied { publish, subscribe, .. } => {

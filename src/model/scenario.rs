@@ -157,6 +157,12 @@ pub enum Action {
         /// The device's role.
         on: String,
     },
+    /// The device restarts by itself, and boots anew with a ticket and credentials of its own. Done when its SSH
+    /// server is up: whether the agent can be reached is not asked.
+    Reboot {
+        /// The device's role.
+        on: String,
+    },
     /// End the agent's process with a signal, past the agent itself, and wait until another one answers on
     /// the same boot of the device.
     KillAgent {
@@ -233,6 +239,7 @@ impl Action {
             | Self::Console { on, .. }
             | Self::KillAgent { on, .. }
             | Self::ExpectDenied { on, .. }
+            | Self::Reboot { on }
             | Self::CutNetwork { on }
             | Self::RestoreNetwork { on }
             | Self::PowerCycle { on } => on,
@@ -245,6 +252,7 @@ impl Action {
             Self::Exec { .. } | Self::KillAgent { .. } => Some(Capability::Ssh),
             Self::Console { .. } => Some(Capability::Console),
             Self::PowerCycle { .. } => Some(Capability::Power),
+            Self::Reboot { .. } => Some(Capability::Reboot),
             Self::Deploy { score: Score::PodmanV0(score), .. } => {
                 let publishes = score.services.iter().any(|service| !service.ports.is_empty());
                 publishes.then_some(Capability::Network)
