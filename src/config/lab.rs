@@ -174,7 +174,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             match pool.backend {
                 Backend::Container => containers.push(device),
                 Backend::Pi | Backend::Vm => {
-                    devices.push(VmDevice { device, arch, memory_mib, vcpus, data_disk_mib })
+                    devices.push(VmDevice { device, arch, memory_mib, vcpus, data_disk_mib });
                 }
             }
         }
