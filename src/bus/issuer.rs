@@ -8,7 +8,7 @@
 //! credential, revocation its *key*: a device keeps its name over boot attempts and gets a fresh key for
 //! each, so a revocation cuts off one attempt alone.
 //!
-//! What a device may do, and what was tried against it: `tests/it/nats/`.
+//! What a device may do, and what was tried against it: `tests/it/nats_attacks.rs`.
 
 mod error;
 mod files;
