@@ -29,6 +29,7 @@ pub(super) struct RawStep {
     wait_phase: Option<RawWaitPhase>,
     containers: Option<RawContainers>,
     absent: Option<RawAbsent>,
+    verify: Option<RawOn>,
     put_raw: Option<RawPutRaw>,
     exec: Option<RawExec>,
     console: Option<RawConsole>,
@@ -194,6 +195,9 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
         let (on, deployment) = (on.clone(), deployment.clone());
         found.push(("absent", Action::Absent { on, deployment, hold: hold.0 }));
     }
+    if let Some(RawOn { on }) = &raw.verify {
+        found.push(("verify", Action::Verify { on: on.clone() }));
+    }
     if let Some(RawPutRaw { on, deployment, payload }) = &raw.put_raw {
         let (on, deployment, payload) = (on.clone(), deployment.clone(), payload.clone());
         found.push(("put_raw", Action::PutRaw { on, deployment, payload }));
@@ -237,7 +241,7 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
     let verbs = found.iter().map(|(verb, _)| *verb).collect::<Vec<_>>().join(" and ");
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
-        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, absent, put_raw, exec, console, power_cycle, kill_agent, expect_denied".to_owned())),
+        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, verify, absent, put_raw, exec, console, power_cycle, kill_agent, expect_denied".to_owned())),
         _ => Err(("", format!("has more than one action: {verbs}"))),
     }
 }
