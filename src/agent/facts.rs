@@ -1,6 +1,6 @@
 //! Who this agent is: version, hash of its own executable, boot of the device.
 
-use super::score::hex;
+use crate::plan::spec::hex;
 use crate::support::clock;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};

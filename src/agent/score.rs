@@ -4,9 +4,9 @@ use super::check::{self, parse_port, parse_volume};
 use super::ports::{InitSpec, ServiceSpec};
 use crate::model::id::DeploymentName;
 use crate::model::workload::{Desired, InitContainer, PodmanService, PodmanV0Score, Score, WORKLOAD_VERSION};
+use crate::plan::spec;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -123,7 +123,7 @@ pub fn services(deployment: &DeploymentName, desired: &Desired) -> Vec<ServiceSp
         deployment: deployment.clone(),
         name: service.name.clone(),
         generation: desired.generation,
-        hash: hash(service),
+        hash: spec::hash(service),
         image: service.image.clone(),
         args: service.args.clone(),
         env: service.env.clone(),
@@ -170,24 +170,9 @@ pub(super) fn probation(desired: &Desired) -> Duration {
     score.probation
 }
 
-/// Hash of a whole score: what its init containers belong to, and what a failed upgrade is known by.
+/// Hash of a whole desired value: [`spec::set`].
 pub(super) fn set(desired: &Desired) -> String {
-    digest(&serde_json::to_vec(&desired.score).unwrap_or_default())
-}
-
-/// Half of a SHA-256 over the service's wire form, hex: equal services have equal hashes, whatever
-/// generation they came with.
-fn hash(service: &PodmanService) -> String {
-    digest(&serde_json::to_vec(service).unwrap_or_default())
-}
-
-fn digest(bytes: &[u8]) -> String {
-    hex(Sha256::digest(bytes).get(..16).unwrap_or_default())
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    spec::set(&desired.score)
 }
 
 #[cfg(test)]

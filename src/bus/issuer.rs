@@ -8,7 +8,7 @@
 //! credential, revocation its *key*: a device keeps its name over boot attempts and gets a fresh key for
 //! each, so a revocation cuts off one attempt alone.
 //!
-//! What a device may do, and what was tried against it: `tests/it/nats.rs`.
+//! What a device may do, and what was tried against it: `tests/it/nats_attacks.rs`.
 
 mod error;
 mod files;
@@ -18,7 +18,7 @@ mod rights;
 pub use self::error::IssuerError;
 use self::files::{private_dir, read_private, write_private};
 use self::keys::Keys;
-use self::rights::{device_template, shared, user_template};
+use self::rights::{ANSWER_WITHIN, device_template, shared, user_template};
 use super::connect::{Bus, BusOptions};
 use super::jwt::{Account, JwtError, Signer, SigningKey, credentials_file};
 use crate::model::id::{DeviceId, LabName, UserName};
@@ -105,6 +105,8 @@ pub struct Issuer {
     dir: PathBuf,
     lab: LabName,
     keys: Keys,
+    /// How long after a request a device may answer it.
+    answer_within: Duration,
     /// Held over a push, so that an older account JWT never overtakes a newer one.
     revoked: Mutex<Revocations>,
 }
@@ -123,7 +125,8 @@ impl Issuer {
         private_dir(&dir)?;
         let keys = Keys::open(&dir.join(KEYS))?;
         let revoked = read_private::<Revocations>(&dir.join(REVOKED))?.unwrap_or_default();
-        Ok(Self { keys, revoked: Mutex::new(revoked), lab: lab.clone(), dir })
+        let (lab, revoked) = (lab.clone(), Mutex::new(revoked));
+        Ok(Self { dir, lab, keys, answer_within: ANSWER_WITHIN, revoked })
     }
 
     /// For one boot attempt of a device. Its id must begin with `<lab>-`, as all devices' do.
@@ -266,7 +269,7 @@ impl Issuer {
                 format!("{}-devices", self.lab),
                 Account {
                     imports: shared().iter().map(|export| export.import(&lab)).collect(),
-                    signing_keys: vec![key(&self.keys.device, "device", device_template())],
+                    signing_keys: vec![key(&self.keys.device, "device", device_template(self.answer_within))],
                     revocations,
                     ..Account::default()
                 },
@@ -338,8 +341,13 @@ fn seconds_now() -> u64 {
 mod tests {
     use super::keys::Seeds;
     use super::*;
+    use crate::bus::server::{EmbeddedServer, ServerOptions};
+    use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+    use std::sync::Arc;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
 
     fn lab() -> LabName {
         LabName::new("lab").unwrap()
@@ -399,5 +407,58 @@ mod tests {
         let credentials = issuer.coordinator(Duration::from_secs(1)).unwrap();
         let shown = format!("{credentials:?} {issuer:?}");
         assert!(!shown.contains("SU") && !shown.contains("SEED"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_too_late_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let within = Duration::from_millis(200);
+        let issuer =
+            Issuer { answer_within: within, ..Issuer::open(dir.path().join("keys"), &lab()).unwrap() };
+        let issuer = Arc::new(issuer);
+        let options = ServerOptions {
+            dir: dir.path().join("nats"),
+            listen: Ipv4Addr::LOCALHOST.into(),
+            port: None,
+            program: None,
+        };
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let server = EmbeddedServer::start(options, Arc::clone(&issuer), &tracker, stop.clone()).await;
+        let url = server.unwrap().url();
+        let connect = async |name: &str, credentials: Credentials| {
+            let (name, inbox_prefix) = (name.to_owned(), subject::inbox(name));
+            let options = BusOptions { url: url.clone(), creds: credentials.creds, name, inbox_prefix };
+            Bus::connect(options, Some(PUSH_TIMEOUT)).await.unwrap()
+        };
+        let device = DeviceId::new("lab-one").unwrap();
+        let coordinator = connect(COORDINATOR, issuer.coordinator(SYSTEM_TTL).unwrap()).await;
+        let bus = connect("lab-one", issuer.device(&device, SYSTEM_TTL).unwrap()).await;
+        let mut requests = bus.subscribe(subject::fleet_all("lab-one")).await.unwrap();
+        bus.flush().await.unwrap();
+        for late in [false, true] {
+            let patience = Duration::from_secs(5);
+            let ping = subject::fleet(&device, "ping");
+            let answer = async {
+                let request = requests.next().await.unwrap();
+                if late {
+                    tokio::time::sleep(within * 2).await;
+                }
+                bus.publish(request.reply.unwrap(), "!").await.unwrap();
+                bus.flush().await.unwrap();
+            };
+            let asked = coordinator.request(ping, "?", if late { within * 4 } else { patience });
+            let (asked, ()) = tokio::join!(asked, answer);
+            assert_eq!(asked.is_err(), late, "{asked:?}");
+            if late {
+                let mut connection = bus.connection();
+                let told = connection.wait_for(|now| {
+                    now.denied.as_ref().is_some_and(|d| d.subject.starts_with("_INBOX.coordinator."))
+                });
+                tokio::time::timeout(patience, told).await.unwrap().unwrap();
+            }
+        }
+        stop.cancel();
+        tracker.close();
+        tracker.wait().await;
     }
 }

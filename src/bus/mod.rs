@@ -11,6 +11,8 @@ pub mod issuer;
 pub mod jwt;
 pub mod kv;
 #[cfg(feature = "coordinator")]
+pub mod observe;
+#[cfg(feature = "coordinator")]
 pub mod provision;
 #[cfg(feature = "coordinator")]
 pub mod server;

@@ -19,7 +19,7 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How many desired values may be on their way to one agent.
 const MAX_ACK_PENDING: u32 = 64;
 /// JetStream's `consumer not found` (errors.json of nats-server).
-const CONSUMER_NOT_FOUND: u64 = 10_014;
+pub(super) const CONSUMER_NOT_FOUND: u64 = 10_014;
 /// How often a write is tried again when somebody else changed the index in between.
 const INDEX_ATTEMPTS: u32 = 5;
 
@@ -115,6 +115,13 @@ pub async fn device(bus: &Bus, device: &DeviceId) -> Result<(), ProvisionError> 
         let body = json!({ "filter": subject::key(bucket, &keys) });
         bus.api::<Value>(&format!("STREAM.PURGE.{}", subject::stream(bucket)), &body).await?;
     }
+    ensure_durable(bus, device).await
+}
+
+/// Makes a device's durable where there is none: one that was lost begins at the last value of each key, all
+/// of which the agent acknowledges again. One that is there is left as it is.
+pub async fn ensure_durable(bus: &Bus, device: &DeviceId) -> Result<(), ProvisionError> {
+    let (stream, durable) = (subject::stream(subject::DESIRED), subject::durable(device));
     let config = json!({
         "stream_name": stream,
         "config": {
@@ -163,6 +170,8 @@ pub async fn put_desired(
             let mut next = index.value.unwrap_or_default();
             next.deployments.insert(deployment.clone(), generation);
             write_index(bus, device, next, index.revision).await?;
+            // Devices may not make it, and without it they learn of this only at their next reading.
+            ensure_durable(bus, device).await?;
             Ok((generation, revision))
         };
         match written.await {
@@ -218,7 +227,11 @@ pub async fn delete_desired(
         };
         match removed.await {
             Ok(()) if !last.present => return Ok(None),
-            Ok(()) => return Ok(Some(bus.kv_delete(subject::DESIRED, &key).await?)),
+            Ok(()) => {
+                let revision = bus.kv_delete(subject::DESIRED, &key).await?;
+                ensure_durable(bus, device).await?;
+                return Ok(Some(revision));
+            }
             Err(ProvisionError::Bus(BusError::Conflict { .. })) if attempts > 1 => attempts -= 1,
             Err(error) => return Err(error),
         }

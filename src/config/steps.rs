@@ -15,6 +15,10 @@ const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// What ends the agent without a chance to clean up.
 const DEFAULT_SIGNAL: &str = "KILL";
 
+/// The verbs there are, for people.
+const VERBS: &str = "ping, deploy, upgrade, delete, wait_phase, containers, verify, absent, put_raw, exec, console, \
+                     power_cycle, reboot, kill_agent, cut_network, restore_network, expect_denied";
+
 /// Exactly one of the verbs must be there. A table with optional verbs, instead of an enum, so that
 /// the parser knows the place of every mistake.
 #[derive(Deserialize)]
@@ -29,6 +33,7 @@ pub(super) struct RawStep {
     wait_phase: Option<RawWaitPhase>,
     containers: Option<RawContainers>,
     absent: Option<RawAbsent>,
+    verify: Option<RawOn>,
     put_raw: Option<RawPutRaw>,
     exec: Option<RawExec>,
     console: Option<RawConsole>,
@@ -197,6 +202,9 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
         let (on, deployment) = (on.clone(), deployment.clone());
         found.push(("absent", Action::Absent { on, deployment, hold: hold.0 }));
     }
+    if let Some(RawOn { on }) = &raw.verify {
+        found.push(("verify", Action::Verify { on: on.clone() }));
+    }
     if let Some(RawPutRaw { on, deployment, payload }) = &raw.put_raw {
         let (on, deployment, payload) = (on.clone(), deployment.clone(), payload.clone());
         found.push(("put_raw", Action::PutRaw { on, deployment, payload }));
@@ -249,7 +257,7 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
     let verbs = found.iter().map(|(verb, _)| *verb).collect::<Vec<_>>().join(" and ");
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
-        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, absent, put_raw, exec, console, power_cycle, reboot, kill_agent, cut_network, restore_network, expect_denied".to_owned())),
+        (None, _) => Err(("", format!("has no action: add one of {VERBS}"))),
         _ => Err(("", format!("has more than one action: {verbs}"))),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::label;
+use crate::plan::verify;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -25,6 +26,20 @@ pub(super) fn command() -> Vec<String> {
 /// Reads what podman printed.
 pub(super) fn parse(json: &[u8]) -> Result<Vec<Container>, serde_json::Error> {
     serde_json::from_slice(json)
+}
+
+/// The agent's containers among them. One whose deployment's label is no name is none of the agent's.
+pub(super) fn managed(containers: &[Container]) -> Vec<verify::Container> {
+    let managed = |container: &Container| {
+        let name = container.label(label::SERVICE).or(container.label(label::INIT_CONTAINER_LABEL));
+        Some(verify::Container {
+            deployment: DeploymentName::new(container.label(label::DEPLOYMENT)?).ok()?,
+            name: name.unwrap_or("?").to_owned(),
+            state: container.state.clone(),
+            hash: container.label(label::SPEC_HASH).unwrap_or_default().to_owned(),
+        })
+    };
+    containers.iter().filter(|container| !container.is_infra).filter_map(managed).collect()
 }
 
 /// What is there of a deployment that is not as wanted; `None` when all is as wanted. Anything of the

@@ -23,3 +23,4 @@ mod runner;
 pub mod service;
 mod session;
 mod steps;
+mod verify;

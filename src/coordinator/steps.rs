@@ -1,6 +1,6 @@
 //! Does one step of a scenario. Each answers one line of what was seen, or a fault with the evidence.
 
-use super::containers;
+use super::containers::{self, Container};
 use super::expect::{Judgement, describe, judge};
 use super::session::{Put, Seat, Session};
 use crate::bus::provision;
@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep};
 pub(super) const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// How long a stuck step may run beyond its own bound before it is cut off.
 pub(super) const GRACE: Duration = Duration::from_secs(15);
+/// What a last look by `podman ps` is given although the step's time is up: without it what is wrong in the
+/// end would be told as a time-out of podman's.
+const LAST_PS: Duration = Duration::from_secs(10);
 /// The most of a command's output that is quoted.
 const QUOTE: usize = 300;
 
@@ -70,6 +73,7 @@ impl Session {
             Action::Containers { deployment, running, hold, .. } => {
                 self.containers(seat, deployment, running, *hold, deadline).await
             }
+            Action::Verify { .. } => self.verify(seat, deadline).await,
             Action::Absent { deployment, hold, .. } => self.absent(seat, deployment, *hold, deadline).await,
             Action::Exec { command, exit_code, matches, .. } => {
                 self.exec(seat, command, *exit_code, matches.as_deref(), deadline).await
@@ -167,6 +171,18 @@ impl Session {
         }
     }
 
+    /// What podman on the device shows.
+    pub(super) async fn podman_ps(&self, seat: &Seat, deadline: Instant) -> Result<Vec<Container>, Fault> {
+        let left = deadline.saturating_duration_since(Instant::now()).max(LAST_PS);
+        let output = seat.device.run(seat.token, containers::command(), left).await;
+        let output = output.map_err(|e| seat.lab("run podman ps over SSH", &e))?;
+        if output.exit_code != Some(0) {
+            let cause = format!("podman ps ended with {:?}: {}", output.exit_code, quote(&output.stderr));
+            return Err(seat.fault(FaultKind::Expectation, cause));
+        }
+        containers::parse(&output.stdout).map_err(|e| seat.lab("read podman ps", &e))
+    }
+
     /// What podman on the device says of the deployment, compared with what is wanted.
     async fn difference(
         &self,
@@ -175,14 +191,7 @@ impl Session {
         wanted: &BTreeMap<ContainerName, String>,
         deadline: Instant,
     ) -> Result<Option<String>, Fault> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let output = seat.device.run(seat.token, containers::command(), left).await;
-        let output = output.map_err(|e| seat.lab("run podman ps over SSH", &e))?;
-        if output.exit_code != Some(0) {
-            let cause = format!("podman ps ended with {:?}: {}", output.exit_code, quote(&output.stderr));
-            return Err(seat.fault(FaultKind::Expectation, cause));
-        }
-        let containers = containers::parse(&output.stdout).map_err(|e| seat.lab("read podman ps", &e))?;
+        let containers = self.podman_ps(seat, deadline).await?;
         Ok(containers::difference(&containers, deployment, wanted))
     }
 

@@ -114,6 +114,12 @@ pub enum Action {
         /// It must stay so for this long.
         hold: Duration,
     },
+    /// The device is what its desired state says, in all its deployments: the agent has acknowledged each
+    /// value and says that it runs, and podman on the device shows exactly its containers, by their spec hash.
+    Verify {
+        /// The device's role.
+        on: String,
+    },
     /// No status key and no container of the deployment on the device, for a stated time.
     Absent {
         /// The device's role.
@@ -229,6 +235,7 @@ impl Action {
     pub fn role(&self) -> &str {
         match self {
             Self::Ping { on }
+            | Self::Verify { on }
             | Self::Deploy { on, .. }
             | Self::Delete { on, .. }
             | Self::WaitPhase { on, .. }
@@ -258,6 +265,7 @@ impl Action {
                 publishes.then_some(Capability::Network)
             }
             Self::Ping { .. }
+            | Self::Verify { .. }
             | Self::Delete { .. }
             | Self::WaitPhase { .. }
             | Self::Containers { .. }

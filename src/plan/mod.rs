@@ -5,4 +5,6 @@ pub mod health;
 pub mod place;
 pub mod reconcile;
 pub mod rollout;
+pub mod spec;
 pub mod verdict;
+pub mod verify;

@@ -26,6 +26,11 @@ pub fn deployment_key(device: &DeviceId, deployment: &DeploymentName) -> String 
     format!("{device}.{deployment}")
 }
 
+/// What the key of each deployment of a device begins with; the name follows.
+pub fn deployment_prefix(device: &DeviceId) -> String {
+    format!("{device}.")
+}
+
 /// Key of a device's index, in `desired`.
 pub fn index_key(device: &DeviceId) -> String {
     format!("{device}.{INDEX}")

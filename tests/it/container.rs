@@ -191,3 +191,79 @@ async fn a_killed_lab_is_swept_by_the_next_and_a_living_one_is_left_alone() {
     bench.is_clean();
     assert!(!run_dir(&first) && !run_dir(&second));
 }
+
+/// Two deployments; then nobody on the device acts any more.
+const FROZEN: &str = r#"
+summary = "What nobody put right is named"
+under_test = "agent"
+[needs.dut]
+[needs.other]
+[[steps]]
+[steps.deploy]
+on = "dut"
+deployment = "web"
+score.type = "PodmanV0"
+score.data.services = [{ name = "hello", image = "localhost/pilab/hello:1" }]
+[[steps]]
+[steps.deploy]
+on = "dut"
+deployment = "db"
+score.type = "PodmanV0"
+score.data.services = [{ name = "store", image = "localhost/pilab/hello:1" }]
+[[steps]]
+verify = { on = "dut" }
+[[steps]]
+name = "hold"
+absent = { on = "other", deployment = "web", hold = "8s" }
+[[steps]]
+[steps.upgrade]
+on = "dut"
+deployment = "web"
+score.type = "PodmanV0"
+score.data.services = [{ name = "hello", image = "localhost/pilab/hello:2" }]
+[[steps]]
+verify = { on = "dut" }
+timeout = "1s"
+"#;
+
+#[tokio::test]
+async fn a_mismatch_is_named_with_device_deployment_container_and_what_was_found() {
+    let Some(bench) = Bench::new() else { return };
+    let path = bench.0.path().join("frozen.toml");
+    std::fs::write(&path, FROZEN).unwrap();
+    let mut run = bench.start(&[path.to_str().unwrap()]);
+    shows(&mut run, "\"name\":\"hold\"").await;
+    let [instance] = bench.instances().try_into().unwrap();
+    let podman = bench.0.path().join("state/instances").join(instance).join("podman");
+    let podman = async |args: &[&str]| {
+        let file = |name| podman.join(name).to_str().unwrap().to_owned();
+        Command::new("podman")
+            .env("CONTAINERS_CONF", file("containers.conf"))
+            .env("CONTAINERS_STORAGE_CONF", file("storage.conf"))
+            .arg("--remote=false")
+            .args(args.iter().copied())
+            .output()
+            .await
+            .unwrap()
+    };
+    // The agents as well: a container that is removed under a living one is made anew.
+    podman(&["kill", "--all", "--signal", "STOP"]).await;
+    let mine = podman(&["ps", "--quiet", "--filter", "label=pilab.deployment=db"]).await;
+    let mine = String::from_utf8(mine).unwrap();
+    podman(&["rm", "--force", "--time", "0", mine.trim()]).await;
+    let ended = end(run).await;
+    assert_eq!(ended.code, Some(1), "{}\n{}", ended.stdout, ended.stderr);
+    let told = ended.stdout.lines().find(|line| line.contains("\"kind\":\"ended\"")).unwrap_or_default();
+    for mismatch in [
+        "db: container store: expected one, running, with spec hash",
+        "found none",
+        "web: receipt: expected revision",
+        "web: status: expected Running at generation 2, revision",
+        "found Running at generation 1, revision",
+        "web: container hello: expected one, running, with spec hash",
+        "found running with spec hash",
+    ] {
+        assert!(told.contains(mismatch), "{mismatch:?} is not in:\n{told}\n{}", ended.stdout);
+    }
+    bench.is_clean();
+}

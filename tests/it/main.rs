@@ -12,6 +12,7 @@ mod image;
 mod journal;
 mod missing;
 mod nats;
+mod nats_attacks;
 mod podman;
 mod podman_host;
 mod podman_inits;

@@ -9,8 +9,8 @@
 //! A file that is damaged, or that a newer agent wrote, is renamed to `<name>.bad-<n>` or `<name>.newer-<n>`:
 //! what it held may matter to a person, and nothing may be written over it.
 
-use crate::agent::score::hex;
 use crate::model::state_note::StateProblem;
+use crate::plan::spec::hex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};

@@ -7,7 +7,7 @@ use crate::wire::subject;
 use std::time::Duration;
 
 /// How long after a request a device may answer it: `exec` may take 60 s, and its answer some more.
-const ANSWER_WITHIN: Duration = Duration::from_secs(75);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 /// The most subscriptions of a device or person: they need a handful.
 const MAX_SUBSCRIPTIONS: u32 = 64;
 /// The most bytes in a device's message: a status with its log tail takes a few KB.
@@ -57,12 +57,12 @@ pub(super) fn shared() -> Vec<Export> {
 /// What must never be granted, with the attack each grant allows: making or deleting consumers (reading
 /// or re-pointing other devices' cursors), `STREAM.INFO` (lists all keys), `DIRECT.GET` without a key (reads any
 /// message by number), any read of `status`.
-pub(super) fn device_template() -> Permissions {
+pub(super) fn device_template(answer_within: Duration) -> Permissions {
     Permissions::only(
         from_devices(NAME),
         vec![format!("{}.>", subject::inbox(NAME)), subject::fleet_all(NAME)],
     )
-    .with_one_response(ANSWER_WITHIN)
+    .with_one_response(answer_within)
     .with_limits(MAX_SUBSCRIPTIONS, MAX_DEVICE_PAYLOAD)
 }
 
