@@ -2,6 +2,7 @@
 
 use super::session::{Seat, Session};
 use super::steps::GRACE;
+use crate::bus::issuer::Holder;
 use crate::bus::provision;
 use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
@@ -50,8 +51,22 @@ impl Session {
         Ok(pong)
     }
 
+    /// Voids the credentials that the device was given in this run.
+    pub(super) async fn revoke(&self, seat: &Seat) -> Result<(), Fault> {
+        let keys = std::mem::take(&mut *lock(&seat.credentials));
+        let mut revoked = Ok(());
+        for (key, expires) in keys {
+            // Bounded by itself, a few seconds each.
+            let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
+            revoked = revoked.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
+        }
+        revoked
+    }
+
     async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
+        // Credentials are one boot attempt's: what an earlier one may still hold is void from here on.
+        self.revoke(seat).await?;
         let credentials = parts
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)

@@ -6,7 +6,6 @@ use super::log::RunLog;
 use super::parts::Parts;
 use super::pool::{Denied, Grant, Pool};
 use super::session::{Seat, Session};
-use crate::bus::issuer::Holder;
 use crate::model::event::Event;
 use crate::model::id::RunId;
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
@@ -212,14 +211,7 @@ impl Runner {
                 Ok(off) => off.map_err(|e| seat.lab(doing, &e)),
                 Err(late) => Err(seat.lab(doing, &late)),
             };
-            let keys = std::mem::take(&mut *lock(&seat.credentials));
-            let mut revoked = Ok(());
-            for (key, expires) in keys {
-                // Bounded by itself, a few seconds each.
-                let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
-                revoked = revoked.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
-            }
-            first = first.and(off).and(revoked);
+            first = first.and(off).and(session.revoke(seat).await);
         }
         first
     }
