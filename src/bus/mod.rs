@@ -4,6 +4,8 @@ pub mod connect;
 pub mod consume;
 pub mod error;
 #[cfg(feature = "coordinator")]
+pub mod gate;
+#[cfg(feature = "coordinator")]
 pub mod issuer;
 #[cfg(feature = "coordinator")]
 pub mod jwt;

@@ -232,6 +232,11 @@ impl EmbeddedServer {
         format!("nats://{}", SocketAddr::new(ip, self.address.port()))
     }
 
+    /// Where this host reaches it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(local_ip(self.address.ip()), self.address.port())
+    }
+
     /// The port, the same over restarts.
     pub fn port(&self) -> u16 {
         self.address.port()

@@ -201,6 +201,8 @@ fn device_line(event: &Event) -> Option<String> {
     match event {
         Event::AgentAnswered { version, .. } => Some(format!("agent {} answered", printable(version))),
         Event::ConsoleGap { cause, .. } => Some(format!("console gap: {}", printable(cause))),
+        Event::NetworkCut {} => Some("cut off from NATS".to_owned()),
+        Event::NetworkRestored {} => Some("reaches NATS again".to_owned()),
         Event::PowerFailed { cause, .. } => Some(format!("power failed: {}", printable(cause))),
         Event::TicketRefused { address, cause } => {
             Some(format!("ticket refused to {}: {}", printable(address), printable(cause)))

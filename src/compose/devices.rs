@@ -134,6 +134,7 @@ impl Devices<'_> {
             arch: wanted.arch,
             memory_mib: wanted.memory_mib,
             vcpus: wanted.vcpus,
+            data_disk_mib: wanted.data_disk_mib,
             owner_lock: self.instance.lock_path(),
         };
         host.device(spec).await.map_err(vm_error("use a virtual machine"))

@@ -5,13 +5,14 @@ use super::failed;
 use super::ground::Ground;
 use super::instance::Instance;
 use crate::bus::connect::{Bus, BusOptions};
+use crate::bus::gate::Gate;
 use crate::bus::issuer::{COORDINATOR, Issuer};
 use crate::bus::provision;
 use crate::bus::server::{EmbeddedServer, ServerOptions};
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
-use crate::coordinator::parts::{KeyPair, Parts};
+use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::id::{LabName, UserName};
@@ -118,12 +119,18 @@ async fn begin(
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
+    let mut owned = Vec::new();
+    for handle in handles {
+        let gate = Gate::open(address, server.address(), tracker, token.clone()).await;
+        let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
+        owned.push(LabDevice { handle, gate });
+    }
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
         issuer: Arc::clone(&issuer),
         nats_url: server.url(),
-        devices: handles,
+        devices: owned,
         image: found,
         keys: |comment| {
             let pair = generate_key(comment)?;

@@ -14,14 +14,17 @@ use toml::Spanned;
 const DEFAULT_MEMORY_MIB: u32 = 1024;
 /// Processors of a virtual machine when the file does not say.
 const DEFAULT_VCPUS: u32 = 2;
+/// Size of a virtual machine's data disk when the file does not say, in MiB. The file is sparse, so it costs what is
+/// written: the agent's few files and podman's storage.
+const DEFAULT_DATA_DISK_MIB: u32 = 512;
 /// The longest kernel argument in bytes. All of them share the kernel's command line, which has 2048 bytes
 /// (`COMMAND_LINE_SIZE` of arm64 and x86), with those of image and layers.
 const MAX_KERNEL_ARG: usize = 256;
 /// The most kernel arguments a lab may add.
 const MAX_KERNEL_ARGS: usize = 16;
-/// What each virtual machine can do. A container has none of it: `docs/decisions/0008-containers.md`.
-const VM_CAPABILITIES: [Capability; 4] =
-    [Capability::Power, Capability::Console, Capability::Ssh, Capability::Network];
+/// What each virtual machine can do; one with a data disk keeps its state besides. A container has none of it: `docs/decisions/0008-containers.md`.
+const VM_CAPABILITIES: [Capability; 5] =
+    [Capability::Power, Capability::Console, Capability::Ssh, Capability::Reboot, Capability::Network];
 /// The most devices one pool may have.
 const MAX_POOL: u32 = 256;
 
@@ -69,6 +72,8 @@ pub struct VmDevice {
     pub memory_mib: u32,
     /// Processors.
     pub vcpus: u32,
+    /// Size of its data disk in MiB; none when it keeps all in memory.
+    pub data_disk_mib: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -93,6 +98,8 @@ struct RawPool {
     count: u32,
     memory_mib: Option<u32>,
     vcpus: Option<u32>,
+    /// 0 means none.
+    data_disk_mib: Option<u32>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -124,6 +131,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
                 ("arch", pool.arch.is_some()),
                 ("memory_mib", pool.memory_mib.is_some()),
                 ("vcpus", pool.vcpus.is_some()),
+                ("data_disk_mib", pool.data_disk_mib.is_some()),
             ];
             if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
                 return Err(error(field, "containers have that of the host".to_owned()));
@@ -141,6 +149,13 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         if !(1..=64).contains(&vcpus) {
             return Err(error("vcpus", format!("{vcpus} is not between 1 and 64")));
         }
+        let data_disk_mib = Some(pool.data_disk_mib.unwrap_or(DEFAULT_DATA_DISK_MIB)).filter(|mib| *mib > 0);
+        if data_disk_mib.is_some_and(|mib| !(64..=65536).contains(&mib)) {
+            return Err(error(
+                "data_disk_mib",
+                "is neither 0, for none, nor between 64 and 65536".to_owned(),
+            ));
+        }
         if !names.insert(&pool.name) {
             return Err(error("name", format!("{:?} is the name of an earlier pool", pool.name)));
         }
@@ -150,12 +165,17 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             let labels = pool.labels.clone();
             let (model, capabilities) = match pool.backend {
                 Backend::Container => (Model::Container, BTreeSet::new()),
-                Backend::Pi | Backend::Vm => (Model::vm(arch), VM_CAPABILITIES.into()),
+                Backend::Pi | Backend::Vm => {
+                    let state = data_disk_mib.map(|_| Capability::PersistentState);
+                    (Model::vm(arch), VM_CAPABILITIES.into_iter().chain(state).collect())
+                }
             };
             let device = Device { id, backend: pool.backend, model, labels, capabilities };
             match pool.backend {
                 Backend::Container => containers.push(device),
-                Backend::Pi | Backend::Vm => devices.push(VmDevice { device, arch, memory_mib, vcpus }),
+                Backend::Pi | Backend::Vm => {
+                    devices.push(VmDevice { device, arch, memory_mib, vcpus, data_disk_mib });
+                }
             }
         }
     }
@@ -198,6 +218,18 @@ mod tests {
         let ids: Vec<_> = lab.devices.iter().map(|d| d.device.id.as_str()).collect();
         assert_eq!(ids, ["l-vm-1", "l-vm-2"]);
         assert_eq!(lab.image, "trixie");
+        assert_eq!(lab.devices[0].data_disk_mib, Some(DEFAULT_DATA_DISK_MIB));
+        assert!(lab.devices[0].device.capabilities.contains(&Capability::PersistentState));
+    }
+
+    #[test]
+    fn a_machine_without_a_data_disk_keeps_nothing() {
+        let pool = "name = \"l\"\n[[pools]]\nname = \"vm\"\nbackend = \"vm\"\ncount = 1\ndata_disk_mib = ";
+        let lab = load_text(&format!("{pool}0\n")).unwrap();
+        assert_eq!(lab.devices[0].data_disk_mib, None);
+        assert!(!lab.devices[0].device.capabilities.contains(&Capability::PersistentState));
+        let error = load_text(&format!("{pool}8\n")).unwrap_err();
+        assert!(error.starts_with("/lab.toml:2: pools[0].data_disk_mib: is neither 0"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,10 @@ const DEFAULT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// What ends the agent without a chance to clean up.
 const DEFAULT_SIGNAL: &str = "KILL";
 
+/// The verbs there are, for people.
+const VERBS: &str = "ping, deploy, upgrade, delete, wait_phase, containers, verify, absent, put_raw, exec, console, \
+                     power_cycle, reboot, kill_agent, cut_network, restore_network, expect_denied";
+
 /// Exactly one of the verbs must be there. A table with optional verbs, instead of an enum, so that
 /// the parser knows the place of every mistake.
 #[derive(Deserialize)]
@@ -35,6 +39,9 @@ pub(super) struct RawStep {
     console: Option<RawConsole>,
     power_cycle: Option<RawOn>,
     kill_agent: Option<RawKillAgent>,
+    reboot: Option<RawOn>,
+    cut_network: Option<RawOn>,
+    restore_network: Option<RawOn>,
     expect_denied: Option<RawExpectDenied>,
 }
 
@@ -217,6 +224,15 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
         pattern(".console.pattern", wanted.as_deref())?;
         found.push(("console", Action::Console { on: on.clone(), stage: *stage, pattern: wanted.clone() }));
     }
+    if let Some(RawOn { on }) = &raw.reboot {
+        found.push(("reboot", Action::Reboot { on: on.clone() }));
+    }
+    if let Some(RawOn { on }) = &raw.cut_network {
+        found.push(("cut_network", Action::CutNetwork { on: on.clone() }));
+    }
+    if let Some(RawOn { on }) = &raw.restore_network {
+        found.push(("restore_network", Action::RestoreNetwork { on: on.clone() }));
+    }
     if let Some(RawOn { on }) = &raw.power_cycle {
         found.push(("power_cycle", Action::PowerCycle { on: on.clone() }));
     }
@@ -241,7 +257,7 @@ fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
     let verbs = found.iter().map(|(verb, _)| *verb).collect::<Vec<_>>().join(" and ");
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => Ok(one),
-        (None, _) => Err(("", "has no action: add one of ping, deploy, upgrade, delete, wait_phase, containers, verify, absent, put_raw, exec, console, power_cycle, kill_agent, expect_denied".to_owned())),
+        (None, _) => Err(("", format!("has no action: add one of {VERBS}"))),
         _ => Err(("", format!("has more than one action: {verbs}"))),
     }
 }

@@ -51,32 +51,19 @@ impl Session {
         Ok(pong)
     }
 
-    /// Voids the credentials that the device was given in this run.
-    pub(super) async fn revoke(&self, seat: &Seat) -> Result<(), Fault> {
-        let keys = std::mem::take(&mut *lock(&seat.credentials));
-        let mut revoked = Ok(());
-        for (key, expires) in keys {
-            // Bounded by itself, a few seconds each.
-            let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
-            revoked = revoked.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
-        }
-        revoked
-    }
-
-    async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+    pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
-        // Credentials are one boot attempt's: what an earlier one may still hold is void from here on.
-        self.revoke(seat).await?;
         let credentials = parts
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
+        let earlier = std::mem::take(&mut *lock(&seat.credentials));
         lock(&seat.credentials).push((credentials.public_key, credentials.expires));
         lock(&seat.creds).clone_from(&credentials.creds);
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
         lock(&seat.ssh_key).clone_from(&client_key.private);
-        let (device, nats_url, creds) = (seat.id().clone(), parts.nats_url.clone(), credentials.creds);
+        let (device, nats_url, creds) = (seat.id().clone(), seat.gate.url(), credentials.creds);
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
         let files = move |attempt| {
@@ -101,7 +88,22 @@ impl Session {
             client_key_private: client_key.private,
             files: Box::new(files),
         };
-        seat.device.boot(seat.token, request).await.map_err(|e| seat.lab("boot the device", &e))
+        let booted = seat.device.boot(seat.token, request).await;
+        let attempt = booted.map_err(|e| seat.lab("boot the device", &e));
+        // Credentials are one boot attempt's.
+        let revoked = self.revoke(seat, earlier).await;
+        attempt.and_then(|attempt| revoked.map(|()| attempt))
+    }
+
+    /// Revokes NATS credentials of the device: public keys and when they expire.
+    pub(super) async fn revoke(&self, seat: &Seat, credentials: Vec<(String, u64)>) -> Result<(), Fault> {
+        let mut first = Ok(());
+        for (key, expires) in credentials {
+            // Bounded by itself, a few seconds each.
+            let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
+            first = first.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
+        }
+        first
     }
 
     async fn first_pong(&self, seat: &Seat, attempt: BootAttempt, deadline: Instant) -> Result<Pong, Fault> {

@@ -1,15 +1,19 @@
-//! Steps that disturb a device on purpose: its agent is killed, its credentials are misused.
+//! Steps that disturb a device on purpose: its agent is killed, its way to NATS is cut, its
+//! credentials are misused.
 
 use super::session::{Seat, Session};
 use super::steps::{STATUS_PAUSE, quote};
 use crate::bus::connect::{Bus, BusOptions};
+use crate::model::boot::BootStage;
+use crate::model::event::Event;
 use crate::model::run::{Fault, FaultKind};
 use crate::model::workload::DeniedAction;
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use crate::wire::subject;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// The agent's unit in the image.
 const UNIT: &str = "pilab-agent.service";
@@ -54,6 +58,58 @@ impl Session {
             }
             sleep(STATUS_PAUSE).await;
         }
+    }
+
+    /// Lets the device restart by itself and boots it anew: a boot attempt with ticket and credentials of its own.
+    pub(super) async fn reboot(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
+        seat.restarting.store(true, Ordering::Relaxed);
+        let done = self.restart(seat, deadline).await;
+        seat.restarting.store(false, Ordering::Relaxed);
+        done
+    }
+
+    async fn restart(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
+        let mut line = seat.device.console().status();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let command = ["systemctl", "--no-block", "reboot"].map(str::to_owned).to_vec();
+        // The device may be down before it has answered.
+        let asked = match seat.device.run(seat.token, command, left).await {
+            Ok(output) => format!("systemctl ended with {:?}: {}", output.exit_code, quote(&output.stderr)),
+            Err(error) => Chain(&error).to_string(),
+        };
+        // A virtual machine's console closes with it.
+        if timeout_at(deadline, line.wait_for(|line| !line.open)).await.is_err() {
+            let cause = format!("the device did not go down in time; {asked}");
+            return Err(seat.fault(FaultKind::Expectation, cause));
+        }
+        let attempt = self.boot(seat).await?;
+        let up = seat.device.console().wait_stage(attempt, BootStage::Sshd, deadline).await;
+        up.map_err(|e| {
+            let cause = format!("boot attempt {attempt}, after a reboot: {}", Chain(&e));
+            seat.fault(FaultKind::Expectation, cause)
+        })?;
+        Ok(format!("boot attempt {attempt} is up"))
+    }
+
+    /// Nothing passes between the device and NATS any more, and neither side is told.
+    pub(super) async fn cut_network(&self, seat: &Seat) -> Result<String, Fault> {
+        self.note_network(seat, Event::NetworkCut {}).await?;
+        seat.gate.cut();
+        Ok(format!("nothing passes between {} and NATS", seat.id()))
+    }
+
+    /// Undoes [`Self::cut_network`].
+    pub(super) async fn restore_network(&self, seat: &Seat) -> Result<String, Fault> {
+        if !seat.gate.restore() {
+            return Ok("it was not cut".to_owned());
+        }
+        self.note_network(seat, Event::NetworkRestored {}).await?;
+        Ok(format!("{} and NATS reach each other again", seat.id()))
+    }
+
+    async fn note_network(&self, seat: &Seat, event: Event) -> Result<(), Fault> {
+        let noted = seat.device.journal().event(seat.attempt(), event).await;
+        noted.map(drop).map_err(|e| seat.lab("write the journal", &e))
     }
 
     async fn agent_process(&self, seat: &Seat, deadline: Instant) -> Result<u32, Fault> {

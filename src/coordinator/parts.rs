@@ -1,6 +1,7 @@
 //! What a coordinator is made of; `compose` puts it together.
 
 use crate::bus::connect::Bus;
+use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
 use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
@@ -17,10 +18,10 @@ pub struct Parts {
     pub bus: Bus,
     /// Issues and revokes the devices' credentials.
     pub issuer: Arc<Issuer>,
-    /// Where devices reach NATS.
+    /// Where it reaches NATS itself: `nats://host:port`.
     pub nats_url: String,
     /// The devices it owns.
-    pub devices: Vec<DeviceHandle>,
+    pub devices: Vec<LabDevice>,
     /// What they boot.
     pub image: BootImage,
     /// Makes SSH keys.
@@ -29,6 +30,15 @@ pub struct Parts {
     pub bundles: PathBuf,
     /// How to enter and how to remove a device that is kept, as lines for people.
     pub keep_lines: KeepLines,
+}
+
+/// A device that a coordinator owns.
+#[derive(Clone)]
+pub struct LabDevice {
+    /// Its actor.
+    pub handle: DeviceHandle,
+    /// Its way to NATS.
+    pub gate: Gate,
 }
 
 /// Makes an SSH key pair; the argument is the comment.

@@ -1,6 +1,6 @@
 //! Who has which device. Requests are served in the order they came, all devices or none.
 
-use crate::device::DeviceHandle;
+use super::parts::LabDevice;
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;
@@ -19,7 +19,7 @@ const EPOCH: u64 = 1;
 /// The devices of a lab.
 pub(super) struct Pool {
     inventory: Vec<Device>,
-    handles: BTreeMap<DeviceId, DeviceHandle>,
+    devices: BTreeMap<DeviceId, LabDevice>,
     /// Taken while a request waits: tokio's mutex is fair, so requests are served in order.
     turn: tokio::sync::Mutex<()>,
     /// No await happens under this lock.
@@ -47,7 +47,7 @@ pub(super) enum Denied {
 pub(super) struct Grant {
     pub(super) token: FencingToken,
     /// In the order of the needs.
-    pub(super) devices: Vec<DeviceHandle>,
+    pub(super) devices: Vec<LabDevice>,
     pool: Arc<Pool>,
 }
 
@@ -55,7 +55,7 @@ impl Drop for Grant {
     fn drop(&mut self) {
         let mut ledger = lock(&self.pool.ledger);
         for device in &self.devices {
-            ledger.taken.remove(device.id());
+            ledger.taken.remove(device.handle.id());
         }
         drop(ledger);
         self.pool.returned.notify_waiters();
@@ -63,10 +63,10 @@ impl Drop for Grant {
 }
 
 impl Pool {
-    pub(super) fn new(devices: Vec<DeviceHandle>) -> Arc<Self> {
+    pub(super) fn new(devices: Vec<LabDevice>) -> Arc<Self> {
         Arc::new(Self {
-            inventory: devices.iter().map(|handle| handle.device().clone()).collect(),
-            handles: devices.into_iter().map(|handle| (handle.id().clone(), handle)).collect(),
+            inventory: devices.iter().map(|device| device.handle.device().clone()).collect(),
+            devices: devices.into_iter().map(|device| (device.handle.id().clone(), device)).collect(),
             turn: tokio::sync::Mutex::new(()),
             ledger: Mutex::new(Ledger::default()),
             returned: Notify::new(),
@@ -104,7 +104,7 @@ impl Pool {
             Placement::Granted(ids) => {
                 ledger.grants += 1;
                 let token = FencingToken { epoch: EPOCH, sequence: ledger.grants };
-                let devices = ids.iter().filter_map(|id| self.handles.get(id).cloned()).collect();
+                let devices = ids.iter().filter_map(|id| self.devices.get(id).cloned()).collect();
                 ledger.taken.extend(ids);
                 Some(Ok(Grant { token, devices, pool: Arc::clone(self) }))
             }

@@ -16,6 +16,7 @@ use crate::support::clock;
 use crate::support::lock::lock;
 use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -115,9 +116,11 @@ impl Runner {
     fn session(&self, grant: &Grant) -> Session {
         let seats = self.scenario.needs.iter().zip(&grant.devices).map(|(need, device)| Seat {
             role: need.role.clone(),
-            device: device.clone(),
+            device: device.handle.clone(),
+            gate: device.gate.clone(),
+            restarting: AtomicBool::default(),
             token: grant.token,
-            before: device.state().borrow().attempt,
+            before: device.handle.state().borrow().attempt,
             credentials: Mutex::default(),
             creds: Mutex::default(),
             ssh_key: Mutex::default(),
@@ -187,9 +190,13 @@ impl Runner {
         done.map(|_| ())
     }
 
-    /// Every cleanup step is done, whatever becomes of the others; the first fault is answered.
+    /// Every cleanup step is done, whatever becomes of the others; the first fault is answered. No cut outlasts
+    /// the steps: cleanup needs the agent.
     async fn clean_up(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
+        for seat in &session.seats {
+            first = first.and(session.restore_network(seat).await.map(drop));
+        }
         for (index, step) in self.scenario.cleanup.iter().enumerate() {
             let done = self.step(session, self.scenario.steps.len() + index, step).await;
             if first.is_ok() {
@@ -203,6 +210,8 @@ impl Runner {
     async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
         for seat in &session.seats {
+            // Also for one that is kept: whoever enters it is not to look for a fault that is none.
+            first = first.and(session.restore_network(seat).await.map(drop));
             if self.keep {
                 continue;
             }
@@ -211,7 +220,8 @@ impl Runner {
                 Ok(off) => off.map_err(|e| seat.lab(doing, &e)),
                 Err(late) => Err(seat.lab(doing, &late)),
             };
-            first = first.and(off).and(session.revoke(seat).await);
+            let keys = std::mem::take(&mut *lock(&seat.credentials));
+            first = first.and(off).and(session.revoke(seat, keys).await);
         }
         first
     }

@@ -98,7 +98,9 @@ impl Coordinator {
         self.tracker.close();
         self.tracker.wait().await;
         let kept = lock(&self.shared.kept);
-        kept.values().flat_map(|kept| kept.grant.devices.iter().map(|device| device.id().clone())).collect()
+        kept.values()
+            .flat_map(|kept| kept.grant.devices.iter().map(|device| device.handle.id().clone()))
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! One run's hold on its devices while it lasts: seats by role, what was deployed, how faults are made.
 
 use super::parts::Parts;
+use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::id::{DeploymentName, DeviceId};
@@ -11,6 +12,7 @@ use crate::support::lock::lock;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,6 +34,10 @@ pub(super) struct Seat {
     pub(super) creds: Mutex<String>,
     /// The private key that opens the device in its current boot attempt.
     pub(super) ssh_key: Mutex<String>,
+    /// The device's way to NATS.
+    pub(super) gate: Gate,
+    /// It was told to restart, so its console may go away.
+    pub(super) restarting: AtomicBool,
 }
 
 impl Seat {
@@ -153,7 +159,8 @@ async fn gone(seat: &Seat) -> Fault {
         if powered && open {
             seen_open = Some(attempt);
         }
-        let away = powered && !open && seen_open == Some(attempt);
+        let restarting = seat.restarting.load(Ordering::Relaxed);
+        let away = powered && !open && seen_open == Some(attempt) && !restarting;
         closed_since = if away { closed_since.or_else(|| Some(Instant::now())) } else { None };
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return std::future::pending().await },

@@ -82,6 +82,10 @@ pub enum Event {
         /// SHA-256 of its executable, hex.
         sha256: String,
     },
+    /// From here on nothing passes between the device and NATS: a scenario wants it so.
+    NetworkCut {},
+    /// The device and NATS reach each other again.
+    NetworkRestored {},
     /// A run used the device.
     RunStarted {
         /// The run.

@@ -163,6 +163,12 @@ pub enum Action {
         /// The device's role.
         on: String,
     },
+    /// The device restarts by itself, and boots anew with a ticket and credentials of its own. Done when its SSH
+    /// server is up: whether the agent can be reached is not asked.
+    Reboot {
+        /// The device's role.
+        on: String,
+    },
     /// End the agent's process with a signal, past the agent itself, and wait until another one answers on
     /// the same boot of the device.
     KillAgent {
@@ -170,6 +176,17 @@ pub enum Action {
         on: String,
         /// The signal's name as `kill` knows it, without `SIG`.
         signal: String,
+    },
+    /// From now on nothing passes between the device and NATS, and neither is told, as if a cable had been
+    /// pulled. It is undone before the cleanup at the latest.
+    CutNetwork {
+        /// The device's role.
+        on: String,
+    },
+    /// What passes between the device and NATS passes again.
+    RestoreNetwork {
+        /// The device's role.
+        on: String,
     },
     /// With the device's own credentials: the NATS server must permit none of these. In a subject, `{role}`
     /// stands for the id of that role's device, and `{lab}` for the lab's name.
@@ -229,6 +246,9 @@ impl Action {
             | Self::Console { on, .. }
             | Self::KillAgent { on, .. }
             | Self::ExpectDenied { on, .. }
+            | Self::Reboot { on }
+            | Self::CutNetwork { on }
+            | Self::RestoreNetwork { on }
             | Self::PowerCycle { on } => on,
         }
     }
@@ -239,6 +259,7 @@ impl Action {
             Self::Exec { .. } | Self::KillAgent { .. } => Some(Capability::Ssh),
             Self::Console { .. } => Some(Capability::Console),
             Self::PowerCycle { .. } => Some(Capability::Power),
+            Self::Reboot { .. } => Some(Capability::Reboot),
             Self::Deploy { score: Score::PodmanV0(score), .. } => {
                 let publishes = score.services.iter().any(|service| !service.ports.is_empty());
                 publishes.then_some(Capability::Network)
@@ -249,6 +270,8 @@ impl Action {
             | Self::WaitPhase { .. }
             | Self::Containers { .. }
             | Self::Absent { .. }
+            | Self::CutNetwork { .. }
+            | Self::RestoreNetwork { .. }
             | Self::ExpectDenied { .. }
             | Self::PutRaw { .. } => None,
         }

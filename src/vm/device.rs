@@ -4,6 +4,7 @@ use super::KeepInstructions;
 use super::VmSpec;
 use super::capabilities::GuestSupport;
 use super::connection::Connection;
+use super::disk;
 use super::domain::{self, Owner};
 use super::error::VmError;
 use super::host::is_gone;
@@ -65,6 +66,8 @@ struct Console {
 struct Acts {
     fence: Fence,
     offer: Option<BootOffer>,
+    /// The lease for which the data disk was made.
+    disk_of: Option<FencingToken>,
 }
 
 /// A device that is a virtual machine.
@@ -128,7 +131,24 @@ impl VmDevice {
             return Ok(());
         }
         let _acts = self.acts.lock().await;
-        self.destroy().await
+        self.destroy().await?;
+        let path = self.data_disk();
+        disk::remove(&path).map_err(|source| VmError::DataDisk { path, source: source.into() })
+    }
+
+    /// Beside the console: a directory that QEMU's user may enter, removed with all that is in it.
+    fn data_disk(&self) -> PathBuf {
+        self.parts.console.with_extension("data")
+    }
+
+    /// A data disk for the lease of `token`, unless it has one already.
+    async fn prepare_disk(&self, acts: &mut Acts, token: FencingToken) -> Result<(), VmError> {
+        if let Some(mib) = self.parts.spec.data_disk_mib.filter(|_| acts.disk_of != Some(token)) {
+            acts.disk_of = None;
+            disk::make(&self.data_disk(), mib, self.parts.qemu_user.as_deref()).await?;
+            acts.disk_of = Some(token);
+        }
+        Ok(())
     }
 
     /// Runs `call` on the domain.
@@ -158,7 +178,7 @@ impl VmDevice {
         self.parts.connection.call(format!("read the state of domain {}", self.parts.name), read).await
     }
 
-    async fn switch_on(&self, acts: &Acts) -> Result<(), VmError> {
+    async fn switch_on(&self, acts: &mut Acts, token: FencingToken) -> Result<(), VmError> {
         match self.status().await? {
             Status::Running => {
                 self.announce(false);
@@ -167,6 +187,7 @@ impl VmDevice {
             // Left by a call that was dropped half-way.
             Status::Paused => self.announce(false),
             Status::Absent => {
+                self.prepare_disk(acts, token).await?;
                 let offer = acts.offer.as_ref().ok_or(VmError::NothingOffered)?;
                 self.create(offer).await?;
                 self.announce(true);
@@ -190,6 +211,7 @@ impl VmDevice {
             }
             _ => {}
         }
+        let data_disk = self.data_disk();
         let xml = domain::Domain {
             name: &parts.name,
             mac: &parts.mac,
@@ -201,6 +223,7 @@ impl VmDevice {
             network: &parts.network,
             console: &parts.console,
             owner: &parts.owner,
+            data_disk: parts.spec.data_disk_mib.map(|_| data_disk.as_path()),
             offer,
         }
         .xml()?;
@@ -282,7 +305,7 @@ impl Power for VmDevice {
             let mut acts = self.acts.lock().await;
             acts.fence.admit(token)?;
             let (verb, done) = match state {
-                PowerState::On => ("on", self.switch_on(&acts).await),
+                PowerState::On => ("on", self.switch_on(&mut acts, token).await),
                 PowerState::Off => ("off", self.destroy().await),
             };
             done.map_err(|error| error.into_port(format!("switch {verb} {}", self.parts.spec.id)))

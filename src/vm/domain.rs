@@ -17,6 +17,9 @@ pub const PREFIX: &str = "pilab";
 /// (virtio 1.2 §5.2.6.1).
 const SERIAL_LEN: usize = 20;
 
+/// The serial number of the data disk, by which the initramfs knows it.
+const DATA_SERIAL: &str = "pilab-data";
+
 /// Whose a domain is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
@@ -88,6 +91,8 @@ pub struct Domain<'a> {
     pub console: &'a Path,
     /// Whose it is.
     pub owner: &'a Owner,
+    /// Its data disk.
+    pub data_disk: Option<&'a Path>,
     /// What it boots.
     pub offer: &'a BootOffer,
 }
@@ -215,6 +220,19 @@ impl Domain<'_> {
 "
             );
         }
+        if let Some(file) = self.data_disk {
+            let file = escape(text(file)?)?;
+            let _ = write!(
+                disks,
+                "    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='writeback' io='threads' discard='unmap'/>
+      <source file='{file}'/>
+      <target dev='vdz' bus='virtio'/>
+      <serial>{DATA_SERIAL}</serial>
+    </disk>
+"
+            );
+        }
         Ok(disks)
     }
 
@@ -266,6 +284,7 @@ mod tests {
             network: "default",
             console: Path::new("/run/pilab/x.console"),
             owner: &owner(),
+            data_disk: (arch == Arch::X86_64).then_some(Path::new("/run/pilab/x.data")),
             offer: &offer,
         }
         .xml()
@@ -322,6 +341,8 @@ mod tests {
 
     #[test]
     fn the_processor_follows_architecture_and_accelerator() {
+        let data = "<source file='/run/pilab/x.data'/>\n      <target dev='vdz' bus='virtio'/>\n      <serial>pilab-data";
+        assert!(xml(Arch::X86_64, Accelerator::Kvm, "").unwrap().contains(data));
         let table = [
             (Arch::Aarch64, Accelerator::Kvm, ["type='kvm'", "host-passthrough", "ttyAMA0"]),
             (Arch::X86_64, Accelerator::Kvm, ["type='kvm'", "host-passthrough", "ttyS0"]),

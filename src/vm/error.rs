@@ -56,6 +56,14 @@ pub enum VmError {
         /// The architecture.
         arch: Arch,
     },
+    /// The data disk cannot be made or removed.
+    #[error("cannot make the data disk {}", path.display())]
+    DataDisk {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The directory for console sockets cannot be made.
     #[error("cannot make {}", path.display())]
     RunDir {
@@ -105,6 +113,9 @@ impl VmError {
                     Arch::X86_64 => "qemu-system-x86",
                 };
                 format!("run lab/setup, or install the package {package} and restart libvirtd")
+            }
+            Self::DataDisk { .. } => {
+                "lab/setup installs e2fsprogs, which has mkfs.ext4; room is needed too".to_owned()
             }
             Self::SocketPath { .. } => "choose a shorter state directory".to_owned(),
             Self::Call { source, .. } => call_hint(&source.message)?.to_owned(),

@@ -231,6 +231,7 @@ mod tests {
             arch: Arch::Aarch64,
             memory_mib: 64,
             vcpus: 1,
+            data_disk_mib: None,
             owner_lock: dir.path().join("lock"),
         };
         let error = host.device(spec).await.err().unwrap();

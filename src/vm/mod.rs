@@ -12,6 +12,8 @@
 //! The domain is resumed only when the console's reader is connected, so not one byte is lost. A guest
 //! that restarts by itself ends its domain, as each boot attempt needs a ticket of its own.
 //!
+//! A data disk is made with the first domain of a lease and stays for all boot attempts of that lease.
+//!
 //! What libvirt needs of the host: the directory of the consoles can be entered by the user that runs
 //! QEMU (it is made with mode 0711), images can be read by that user (world-readable, below
 //! directories that all may enter), and a coordinator that is not root needs that user's group to
@@ -30,6 +32,8 @@ pub mod xml;
 mod connection;
 #[cfg(feature = "vm")]
 mod device;
+#[cfg(feature = "vm")]
+mod disk;
 #[cfg(feature = "vm")]
 mod host;
 #[cfg(feature = "vm")]
@@ -90,6 +94,8 @@ pub struct VmSpec {
     pub memory_mib: u32,
     /// Its processors. No more than the host has: under emulation they would wait for each other.
     pub vcpus: u32,
+    /// Size of its data disk, where what must outlive a reboot is kept; without, all is in its memory.
+    pub data_disk_mib: Option<u32>,
     /// The file that the owning process holds locked (flock(2)) while the machine is wanted. It must be
     /// locked before the machine is switched on: whatever has a free lock is swept.
     pub owner_lock: PathBuf,

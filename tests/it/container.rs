@@ -130,9 +130,11 @@ fn run_dir(instance: &str) -> bool {
 async fn the_shipped_scenarios_pass_and_leave_nothing() {
     let Some(bench) = Bench::new() else { return };
     let began = Instant::now();
-    let ended = bench.run(&["ping", "isolation", "deploy-lifecycle", "init-containers", "rollback"]).await;
+    let scenarios = ["ping", "isolation", "deploy-lifecycle", "init-containers", "rollback", "nats-loss"];
+    let ended = bench.run(&scenarios).await;
     assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
-    assert_eq!(ended.stdout.matches("\"outcome\":{\"verdict\":\"passed\"").count(), 5, "{}", ended.stdout);
+    let passed = ended.stdout.matches("\"outcome\":{\"verdict\":\"passed\"").count();
+    assert_eq!(passed, scenarios.len(), "{}", ended.stdout);
     assert!(ended.stdout.contains("\"backend\":\"container\""), "{}", ended.stdout);
     eprintln!("{:.1} s", began.elapsed().as_secs_f64());
     bench.is_clean();

@@ -107,6 +107,7 @@ impl Bench {
             arch: Arch::Aarch64,
             memory_mib: 256,
             vcpus: 1,
+            data_disk_mib: None,
             owner_lock: self.dir.path().join("lock"),
         };
         self.host.device(spec).await.unwrap()

@@ -82,8 +82,8 @@ async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
 #[tokio::test]
 async fn the_agent_keeps_its_promises_on_a_virtual_machine() {
     let Some(bench) = Bench::new().await else { return };
-    let scenarios = ["init-containers", "rollback", "agent-crash"];
-    bench.run(&scenarios).await.exits(0).says("3 runs: 3 passed");
+    let scenarios = ["init-containers", "rollback", "agent-crash", "nats-loss", "offline-boot"];
+    bench.run(&scenarios).await.exits(0).says("5 runs: 5 passed");
     bench.is_clean(None).await;
 }
 

@@ -1,11 +1,11 @@
 //! The device actor over fakes that keep state and fail on command, with a real journal and console.
 
+mod world;
+
+use self::world::{Fault, World};
 use crate::console::Rig;
 use crate::journal::{Open, read_all, records};
-use pilab::device::ports::{
-    Boot, BootLayer, BootOffer, PortError, PortFuture, Power, Reach, ReachOutput, ReachTarget, TicketFate,
-    TicketGrant, TicketOffice, TicketRefusal,
-};
+use pilab::device::ports::{BootLayer, TicketFate, TicketRefusal};
 use pilab::device::{self, BootRequest, DeviceError, DeviceHandle, DeviceParts, DeviceState, MIN_OFF};
 use pilab::journal::{Entry, JournalHandle, Since};
 use pilab::model::boot::BootAttempt;
@@ -15,139 +15,11 @@ use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::{PowerReading, PowerState};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// What is wrong with the world.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Fault {
-    #[default]
-    None,
-    /// The switch answers an error.
-    SwitchFails,
-    /// The switch answers well and does nothing.
-    SwitchSticks,
-    /// The switch never answers.
-    SwitchHangs,
-    /// No boot files can be offered.
-    OfferFails,
-}
-
-#[derive(Default)]
-struct State {
-    power: Option<PowerState>,
-    fault: Fault,
-    /// Every act, in order.
-    acts: Vec<String>,
-    cmdline: Vec<String>,
-    files: Vec<(String, Vec<u8>)>,
-    fate: Option<watch::Sender<TicketFate>>,
-}
-
-/// The world around one device: power, boot files, tickets and SSH in one.
-#[derive(Default)]
-struct World {
-    state: Mutex<State>,
-    acted: Notify,
-}
-
-impl World {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
-    }
-
-    fn act(&self, act: impl Into<String>) {
-        self.lock().acts.push(act.into());
-        self.acted.notify_one();
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.lock().acts)
-    }
-}
-
-fn failed(operation: &str) -> PortError {
-    PortError::Failed { operation: operation.to_owned(), hint: None, source: "broken".into() }
-}
-
-impl Power for World {
-    fn set(&self, _: FencingToken, state: PowerState) -> PortFuture<'_, ()> {
-        Box::pin(async move {
-            self.act(format!("power {state:?}"));
-            let fault = self.lock().fault;
-            match fault {
-                Fault::SwitchFails => return Err(failed("switch the relay")),
-                Fault::SwitchSticks => {}
-                Fault::SwitchHangs => std::future::pending().await,
-                Fault::None | Fault::OfferFails => self.lock().power = Some(state),
-            }
-            Ok(())
-        })
-    }
-
-    fn get(&self) -> PortFuture<'_, PowerReading> {
-        let reading = self.lock().power.map_or(PowerReading::Unknown, PowerReading::from);
-        Box::pin(async move { Ok(reading) })
-    }
-}
-
-impl Boot for World {
-    fn offer(&self, _: FencingToken, offer: BootOffer) -> PortFuture<'_, ()> {
-        Box::pin(async move {
-            self.act(format!("offer {}", offer.attempt));
-            self.lock().cmdline = offer.cmdline;
-            if self.lock().fault == Fault::OfferFails { Err(failed("write the boot tree")) } else { Ok(()) }
-        })
-    }
-
-    fn withdraw(&self, _: FencingToken) -> PortFuture<'_, ()> {
-        Box::pin(async {
-            self.act("withdraw");
-            Ok(())
-        })
-    }
-}
-
-impl TicketOffice for World {
-    fn issue(&self, grant: TicketGrant) -> PortFuture<'_, Vec<String>> {
-        Box::pin(async move {
-            self.act(format!("issue {}", grant.mac));
-            let mut state = self.lock();
-            (state.files, state.fate) = (grant.files, Some(grant.fate));
-            Ok(vec!["pilab.ticket=t".to_owned()])
-        })
-    }
-
-    fn revoke<'a>(&'a self, device: &'a DeviceId) -> PortFuture<'a, ()> {
-        Box::pin(async move {
-            self.act(format!("revoke {device}"));
-            self.lock().fate = None;
-            Ok(())
-        })
-    }
-}
-
-impl Reach for World {
-    fn run<'a>(
-        &'a self,
-        _: FencingToken,
-        target: &'a ReachTarget,
-        command: &'a [String],
-        _: Duration,
-    ) -> PortFuture<'a, ReachOutput> {
-        Box::pin(async move {
-            self.act(format!("run {} at {} as {}", command.join(" "), target.address, target.client_key));
-            if command[0] == "sleep" {
-                std::future::pending::<()>().await;
-            }
-            Ok(ReachOutput { exit_code: Some(0), stdout: b"ok".to_vec(), stderr: Vec::new() })
-        })
-    }
-}
 
 /// A device whose actor runs.
 struct Lab {

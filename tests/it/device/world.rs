@@ -1,0 +1,139 @@
+//! The world around one device as a fake: it keeps state, writes down what is done to it, and fails on command.
+
+use pilab::device::ports::{
+    Boot, BootOffer, PortError, PortFuture, Power, Reach, ReachOutput, ReachTarget, TicketFate, TicketGrant,
+    TicketOffice,
+};
+use pilab::model::id::DeviceId;
+use pilab::model::lease::FencingToken;
+use pilab::model::power::{PowerReading, PowerState};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// What is wrong with the world.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Fault {
+    #[default]
+    None,
+    /// The switch answers an error.
+    SwitchFails,
+    /// The switch answers well and does nothing.
+    SwitchSticks,
+    /// The switch never answers.
+    SwitchHangs,
+    /// No boot files can be offered.
+    OfferFails,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) power: Option<PowerState>,
+    pub(super) fault: Fault,
+    /// Every act, in order.
+    pub(super) acts: Vec<String>,
+    pub(super) cmdline: Vec<String>,
+    pub(super) files: Vec<(String, Vec<u8>)>,
+    pub(super) fate: Option<watch::Sender<TicketFate>>,
+}
+
+/// The world around one device: power, boot files, tickets and SSH in one.
+#[derive(Default)]
+pub(super) struct World {
+    state: Mutex<State>,
+    pub(super) acted: Notify,
+}
+
+impl World {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn act(&self, act: impl Into<String>) {
+        self.lock().acts.push(act.into());
+        self.acted.notify_one();
+    }
+
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().acts)
+    }
+}
+
+fn failed(operation: &str) -> PortError {
+    PortError::Failed { operation: operation.to_owned(), hint: None, source: "broken".into() }
+}
+
+impl Power for World {
+    fn set(&self, _: FencingToken, state: PowerState) -> PortFuture<'_, ()> {
+        Box::pin(async move {
+            self.act(format!("power {state:?}"));
+            let fault = self.lock().fault;
+            match fault {
+                Fault::SwitchFails => return Err(failed("switch the relay")),
+                Fault::SwitchSticks => {}
+                Fault::SwitchHangs => std::future::pending().await,
+                Fault::None | Fault::OfferFails => self.lock().power = Some(state),
+            }
+            Ok(())
+        })
+    }
+
+    fn get(&self) -> PortFuture<'_, PowerReading> {
+        let reading = self.lock().power.map_or(PowerReading::Unknown, PowerReading::from);
+        Box::pin(async move { Ok(reading) })
+    }
+}
+
+impl Boot for World {
+    fn offer(&self, _: FencingToken, offer: BootOffer) -> PortFuture<'_, ()> {
+        Box::pin(async move {
+            self.act(format!("offer {}", offer.attempt));
+            self.lock().cmdline = offer.cmdline;
+            if self.lock().fault == Fault::OfferFails { Err(failed("write the boot tree")) } else { Ok(()) }
+        })
+    }
+
+    fn withdraw(&self, _: FencingToken) -> PortFuture<'_, ()> {
+        Box::pin(async {
+            self.act("withdraw");
+            Ok(())
+        })
+    }
+}
+
+impl TicketOffice for World {
+    fn issue(&self, grant: TicketGrant) -> PortFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            self.act(format!("issue {}", grant.mac));
+            let mut state = self.lock();
+            (state.files, state.fate) = (grant.files, Some(grant.fate));
+            Ok(vec!["pilab.ticket=t".to_owned()])
+        })
+    }
+
+    fn revoke<'a>(&'a self, device: &'a DeviceId) -> PortFuture<'a, ()> {
+        Box::pin(async move {
+            self.act(format!("revoke {device}"));
+            self.lock().fate = None;
+            Ok(())
+        })
+    }
+}
+
+impl Reach for World {
+    fn run<'a>(
+        &'a self,
+        _: FencingToken,
+        target: &'a ReachTarget,
+        command: &'a [String],
+        _: Duration,
+    ) -> PortFuture<'a, ReachOutput> {
+        Box::pin(async move {
+            self.act(format!("run {} at {} as {}", command.join(" "), target.address, target.client_key));
+            if command[0] == "sleep" {
+                std::future::pending::<()>().await;
+            }
+            Ok(ReachOutput { exit_code: Some(0), stdout: b"ok".to_vec(), stderr: Vec::new() })
+        })
+    }
+}
