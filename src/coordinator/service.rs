@@ -176,8 +176,10 @@ impl Shared {
         if runs.len() >= MAX_RUNS {
             return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
         }
-        // The number keeps two runs of one millisecond apart; the time keeps those of two labs apart.
-        let id = format!("{}-{}-{}", request.scenario.name, clock::wall_ms() / 1000, runs.len() + 1);
+        // The time sorts them. The random number keeps runs of one second apart, also those of two labs whose
+        // bundles go to one place; the count, those of this one.
+        let (seconds, random) = (clock::wall_ms() / 1000, rand::random::<u16>());
+        let id = format!("{}-{seconds}-{random:04x}-{}", request.scenario.name, runs.len() + 1);
         let run = RunId::new(id).map_err(|e| Refusal::new(e.to_string()))?;
         let parts = Arc::clone(&self.parts);
         let log = Arc::new(RunLog::new(
