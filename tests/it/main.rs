@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod backends;
 mod bench;
 mod cli;
 mod console;
@@ -13,6 +14,7 @@ mod journal;
 mod missing;
 mod nats;
 mod nats_attacks;
+mod operator;
 mod podman;
 mod podman_host;
 mod podman_inits;
