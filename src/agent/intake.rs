@@ -1,6 +1,7 @@
 //! What the agent has been told: takes values as they come, refuses what is stale or cannot be run, and
 //! keeps all of it in the store before anybody hears that it was taken.
 
+use super::policy::Policy;
 use super::score::{self, Refusal};
 use super::store::{IndexRecord, Record, Store, StoreError};
 use crate::bus::kv::Entry;
@@ -34,6 +35,7 @@ pub enum Source {
 #[derive(Debug)]
 pub struct Intake {
     store: Store,
+    policy: Policy,
     fence: Fence,
     index: Option<IndexRecord>,
     listed: Option<BTreeSet<DeploymentName>>,
@@ -42,8 +44,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Takes up what the store has.
-    pub fn open(store: Store) -> Self {
+    /// Takes up what the store has, as far as `policy` still lets it run.
+    pub fn open(store: Store, policy: Policy) -> Self {
         let mut fence = Fence::default();
         if let Some(token) = store.fence() {
             // A new fence lets every token pass.
@@ -51,8 +53,15 @@ impl Intake {
         }
         let index = store.index();
         let listed = index.as_ref().map(|record| record.index.deployments.keys().cloned().collect());
-        let records = store.records();
-        Self { store, fence, index, listed, records, notes: BTreeMap::new() }
+        let mut records = store.records();
+        for (name, record) in &mut records {
+            let refused = record.accepted.as_ref().and_then(|desired| policy.check(&desired.score).err());
+            if let Some(refusal) = refused {
+                tracing::warn!(deployment = %name, %refusal, "what was taken under another policy");
+                (record.accepted, record.refusal) = (None, Some(refusal));
+            }
+        }
+        Self { store, policy, fence, index, listed, records, notes: BTreeMap::new() }
     }
 
     /// Takes an entry; answers the deployments whose keys should be read to be sure of them.
@@ -171,7 +180,8 @@ impl Intake {
         if entry.deleted {
             record.deleted = true;
         } else {
-            match score::decode(&entry.value) {
+            let decoded = score::decode(&entry.value);
+            match decoded.and_then(|desired| self.policy.check(&desired.score).map(|()| desired)) {
                 Err(refusal) => record.refusal = Some(refusal),
                 Ok(desired) => match stale(&mut self.fence, record.accepted.as_ref(), &desired) {
                     None => {
@@ -254,7 +264,7 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            Self { intake: Intake::open(Store::open(dir.path()).unwrap()), dir }
+            Self { intake: Intake::open(Store::open(dir.path()).unwrap(), Policy::default()), dir }
         }
 
         fn web(&mut self, revision: u64, text: &str, source: Source) -> BTreeSet<DeploymentName> {
@@ -283,7 +293,7 @@ mod tests {
         at.web(2, &value(4, 5), Source::Delivered);
         assert_eq!(at.generation(), Some(5));
         assert!(at.intake.note(&name("web")).unwrap().contains("generation 4 was refused"));
-        at.intake = Intake::open(Store::open(at.dir.path()).unwrap());
+        at.intake = Intake::open(Store::open(at.dir.path()).unwrap(), Policy::default());
         at.web(3, &value(6, 4), Source::Delivered);
         assert_eq!(at.generation(), Some(5));
         assert!(at.intake.note(&name("web")).unwrap().contains("token 1.4"));
@@ -299,6 +309,21 @@ mod tests {
         let record = &at.intake.records()[&name("web")];
         assert_eq!(record.refusal.as_ref().unwrap().reason, score::Reason::MalformedDesired);
         assert_eq!((record.revision, at.generation()), (2, Some(1)));
+    }
+
+    #[test]
+    fn what_the_policy_no_longer_allows_is_refused_also_after_a_restart() {
+        let mut at = Fixture::new();
+        let volume = json!({ "services": [{ "name": "a", "image": "i", "volumes": ["/srv:/srv"] }] });
+        let text = value(1, 1).replace("\"data\":{}", &format!("\"data\":{volume}"));
+        at.web(1, &text, Source::Delivered);
+        assert_eq!(at.generation(), Some(1));
+        let strict = Policy { allowed_volumes: Some(vec!["/data".into()]) };
+        at.intake = Intake::open(Store::open(at.dir.path()).unwrap(), strict);
+        let refusal = |at: &Fixture| at.intake.records()[&name("web")].refusal.clone().unwrap();
+        assert_eq!((refusal(&at).reason, at.generation()), (score::Reason::NotAllowed, None));
+        at.web(2, &text.replace("\"generation\":1", "\"generation\":2"), Source::Delivered);
+        assert!(refusal(&at).message.starts_with("services[0].volumes[0]: \"/srv\" is in none of"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::health::{Checks, Findings};
 use super::intake::Intake;
 use super::judge::{self, Evidence, seen_service, wanted};
 use super::ledger::Ledger;
+use super::policy::Policy;
 use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use super::report::Statuses;
 use super::score;
@@ -90,12 +91,13 @@ impl<R: ContainerRuntime> Reconciler<R> {
         boot_id: String,
         runtime: Arc<R>,
         store: Store,
+        policy: Policy,
         statuses: watch::Sender<Statuses>,
         health: (watch::Sender<Checks>, watch::Receiver<Findings>),
     ) -> Self {
         Self {
             runtime,
-            intake: Intake::open(store.clone()),
+            intake: Intake::open(store.clone(), policy),
             ledgers: store.ledgers(),
             store,
             boot_id,

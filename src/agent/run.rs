@@ -2,6 +2,7 @@
 
 use super::facts::Facts;
 use super::lab::Lab;
+use super::policy::Policy;
 use super::ports::ContainerRuntime;
 use super::reconciler::Reconciler;
 use super::store::{Store, StoreError};
@@ -39,6 +40,8 @@ pub struct Resources<R> {
     pub nats_creds: String,
     /// Where desired state is kept.
     pub state_dir: PathBuf,
+    /// What the device lets a deployment do.
+    pub policy: Policy,
     /// What runs containers.
     pub runtime: R,
 }
@@ -57,7 +60,7 @@ pub async fn run<R: ContainerRuntime>(
     resources: Resources<R>,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Resources { device, nats_url, nats_creds, state_dir, runtime } = resources;
+    let Resources { device, nats_url, nats_creds, state_dir, policy, runtime } = resources;
     let store = Store::open(state_dir)?;
     let tasks = TaskTracker::new();
     let (statuses, reported) = watch::channel(None);
@@ -96,7 +99,8 @@ pub async fn run<R: ContainerRuntime>(
     let (found, findings) = watch::channel(health::Findings::new());
     tasks.spawn(health::run(Arc::clone(&runtime), wanted, found, shutdown.clone()));
     let health = (checks, findings);
-    let reconciler = Reconciler::new(&device, boot_id, Arc::clone(&runtime), store.clone(), statuses, health);
+    let reconciler =
+        Reconciler::new(&device, boot_id, Arc::clone(&runtime), store.clone(), policy, statuses, health);
     tasks.spawn(report::run(device, link, store, reported, shutdown.clone()));
     tasks.spawn(watch_runtime(runtime, Arc::clone(&wake), shutdown.clone()));
     tasks.close();

@@ -27,6 +27,8 @@ pub enum Reason {
     TooLarge,
     /// A field of the score holds what cannot be run.
     InvalidScore,
+    /// The device's own policy does not let it run.
+    NotAllowed,
     /// An init container ended with a failure.
     InitContainerFailed,
     /// An init container did not end in its time.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 after a signal, 1 when it cannot run, 2 for a wrong command line.
 
+use pilab::agent::policy::Policy;
 use pilab::agent::run::{AgentError, Resources, run};
 use pilab::model::identity::{IDENTITY_VERSION, Identity, file};
 use pilab::podman::topology::{PodmanOptions, PodmanTopology};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 const USAGE: &str = "usage: pilab-agent [--identity-dir DIR] [--podman-socket FILE] [--state-dir DIR] \
-                     [--oci-runtime NAME] [--enable-exec] [--version]";
+                     [--oci-runtime NAME] [--allowed-volumes DIR]... [--enable-exec] [--version]";
 
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,7 @@ struct Options {
     identity_dir: PathBuf,
     podman: PodmanOptions,
     state_dir: PathBuf,
+    policy: Policy,
     /// Let the coordinator run programs in containers.
     exec: bool,
 }
@@ -75,6 +77,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
         identity_dir: Identity::DIR.into(),
         podman: PodmanOptions { socket: "/run/podman/podman.sock".into(), oci_runtime: None },
         state_dir: Path::new(Identity::DIR).join("state"),
+        policy: Policy::default(),
         exec: false,
     };
     while let Some(arg) = args.next() {
@@ -89,7 +92,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
             None => (arg, None),
         };
-        if !["--identity-dir", "--podman-socket", "--state-dir", "--oci-runtime"].contains(&name.as_str()) {
+        if !["--identity-dir", "--podman-socket", "--state-dir", "--oci-runtime", "--allowed-volumes"]
+            .contains(&name.as_str())
+        {
             return Err(MainError::Usage(format!("unknown argument {name:?}")));
         }
         let value = value.or_else(|| args.next()).filter(|value| !value.is_empty());
@@ -98,6 +103,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
             "--identity-dir" => options.identity_dir = value.into(),
             "--podman-socket" => options.podman.socket = value.into(),
             "--state-dir" => options.state_dir = value.into(),
+            "--allowed-volumes" => {
+                let path = PathBuf::from(value);
+                if !path.is_absolute() {
+                    return Err(MainError::Usage(format!("{name} needs an absolute path, not {path:?}")));
+                }
+                options.policy.allowed_volumes.get_or_insert_default().push(path);
+            }
             _ => options.podman.oci_runtime = Some(value),
         }
     }
@@ -120,6 +132,7 @@ fn start(options: Options) -> Result<(), MainError> {
         nats_url: identity.nats_url,
         nats_creds: String::from_utf8_lossy(&nats_creds).into_owned(),
         state_dir: options.state_dir,
+        policy: options.policy,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MainError::Start)?;
@@ -162,7 +175,11 @@ mod tests {
         assert_eq!(options.identity_dir, Path::new("/run/pilab"));
         assert!(!options.exec && parsed(&["--enable-exec"]).unwrap().unwrap().exec);
         assert!(parsed(&["--version"]).unwrap().is_none());
-        for bad in [&["--state-dir"][..], &["--what"], &["x"], &["--state-dir="]] {
+        let allowed = parsed(&["--allowed-volumes=/srv", "--allowed-volumes", "/data"]).unwrap().unwrap();
+        assert_eq!(allowed.policy.allowed_volumes, Some(vec!["/srv".into(), "/data".into()]));
+        for bad in
+            [&["--state-dir"][..], &["--allowed-volumes", "srv"], &["--what"], &["x"], &["--state-dir="]]
+        {
             assert!(matches!(parsed(bad), Err(MainError::Usage(_))), "{bad:?}");
         }
     }

@@ -18,7 +18,7 @@ pub struct Observed {
     pub desired: BTreeMap<DeploymentName, (u64, Option<Desired>)>,
     /// The index; none when there is none or it is not understood.
     pub index: Option<Index>,
-    /// The acknowledgement floor of the device's durable; none when it is not there.
+    /// The revision up to which the agent has acknowledged everything; none when its durable is not there.
     pub receipt: Option<u64>,
     /// What the agent says of its deployments.
     pub statuses: BTreeMap<DeploymentName, Status>,
@@ -26,7 +26,9 @@ pub struct Observed {
 
 #[derive(Deserialize)]
 struct ConsumerInfo {
+    delivered: Floor,
     ack_floor: Floor,
+    num_ack_pending: u64,
 }
 
 #[derive(Deserialize)]
@@ -63,9 +65,16 @@ pub async fn observe(bus: &Bus, device: &DeviceId) -> Result<Observed, Provision
 }
 
 /// The revision up to which the agent has acknowledged everything that was delivered to it.
+///
+/// That is the acknowledgement floor; or, when nothing that was delivered awaits an acknowledgement, what was
+/// delivered last. The floor alone does not do: nats-server 2.9 was seen to leave it at 0 for good, with all
+/// acknowledged, after it was killed.
 async fn receipt(bus: &Bus, device: &DeviceId) -> Result<Option<u64>, BusError> {
     let (stream, durable) = (subject::stream(subject::DESIRED), subject::durable(device));
     match bus.api::<ConsumerInfo>(&format!("CONSUMER.INFO.{stream}.{durable}"), &Value::Null).await {
+        Ok(ConsumerInfo { delivered, ack_floor, num_ack_pending: 0 }) => {
+            Ok(Some(ack_floor.stream_seq.max(delivered.stream_seq)))
+        }
         Ok(info) => Ok(Some(info.ack_floor.stream_seq)),
         Err(BusError::Refused { err_code: CONSUMER_NOT_FOUND, .. }) => Ok(None),
         Err(error) => Err(error),

@@ -58,7 +58,7 @@ pub enum Place {
     Desired,
     /// The device's index.
     Index,
-    /// The acknowledgement floor of the device's durable.
+    /// What the device's durable knows of its acknowledgements.
     Receipt,
     /// The agent's status.
     Status,

@@ -9,6 +9,7 @@ mod console;
 mod container;
 mod device;
 mod faults;
+mod fuzz;
 mod image;
 mod journal;
 mod missing;

@@ -140,6 +140,7 @@ impl Lab {
         let tasks = TaskTracker::new();
         let (_, nats_creds) = self.identity();
         let resources = Resources {
+            policy: Default::default(),
             device: self.device.clone(),
             nats_url,
             nats_creds,
