@@ -403,7 +403,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let token = FencingToken { epoch: 2, sequence: 7 };
         let score = crate::model::workload::Score::PodmanV0(Default::default());
-        let accepted = Some(Desired { version: 1, generation: 1, token, score });
+        let accepted = Some(Desired { version: 1, generation: 1, token, owner: Default::default(), score });
         store.put(&web(), &Record { accepted, ..Record::default() }).unwrap();
         store.put_fence(FencingToken { epoch: 2, sequence: 9 }).unwrap();
         assert_eq!(store.fence(), Some(FencingToken { epoch: 2, sequence: 9 }));

@@ -105,6 +105,19 @@ impl Bus {
         self.store(subject::key(bucket, key), headers, Bytes::new()).await
     }
 
+    /// Deletes a key if its last revision is `expected`; [`BusError::Conflict`] otherwise.
+    pub async fn kv_delete_if(&self, bucket: &str, key: &str, expected: u64) -> Result<u64, BusError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(KV_OPERATION, "DEL");
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
+        match self.store(subject::key(bucket, key), headers, Bytes::new()).await {
+            Err(BusError::Refused { err_code: WRONG_LAST_SEQUENCE, .. }) => {
+                Err(BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected })
+            }
+            other => other,
+        }
+    }
+
     /// The keys that match `filter` (`>` for all) and are not deleted, sorted. Needs the right to ask for
     /// the stream's info, which shows every key: not for devices.
     pub async fn kv_keys(&self, bucket: &str, filter: &str) -> Result<Vec<String>, BusError> {

@@ -2,6 +2,8 @@
 
 pub mod connect;
 pub mod consume;
+#[cfg(feature = "coordinator")]
+pub mod deployments;
 pub mod error;
 #[cfg(feature = "coordinator")]
 pub mod gate;

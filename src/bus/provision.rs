@@ -4,7 +4,7 @@ use super::connect::Bus;
 use super::error::BusError;
 use crate::model::id::{DeploymentName, DeviceId, LabName};
 use crate::model::lease::FencingToken;
-use crate::model::workload::{Desired, Index, Score, Status, WORKLOAD_VERSION};
+use crate::model::workload::{Desired, Index, Owner, Score, Status, WORKLOAD_VERSION};
 use crate::support::chain::Chain;
 use crate::wire::subject;
 use serde::Serialize;
@@ -59,6 +59,12 @@ pub enum ProvisionError {
         /// The token of the value that stands there.
         floor: FencingToken,
     },
+    /// The operator does not touch what was deployed by hand.
+    #[error("{key} was deployed by hand")]
+    ByHand {
+        /// The key.
+        key: String,
+    },
 }
 
 /// Makes the buckets of a lab. Those that exist are left as they are.
@@ -71,7 +77,7 @@ pub async fn buckets(bus: &Bus, lab: &LabName) -> Result<(), ProvisionError> {
     bucket(bus, subject::DESIRED, 0).await?;
     bucket(bus, subject::STATUS, 0).await?;
     bucket(bus, subject::PRESENCE, presence).await?;
-    bucket(bus, &format!("lab-{lab}"), 0).await
+    bucket(bus, &subject::lab_bucket(lab), 0).await
 }
 
 /// `max_age` in nanoseconds, 0 for ever. Creating a stream again with the same configuration is no error.
@@ -152,18 +158,30 @@ pub async fn put_desired(
     score: &Score,
     token: FencingToken,
 ) -> Result<(u64, u64), ProvisionError> {
+    put_as(bus, device, deployment, score, token, Owner::Hand).await
+}
+
+/// [`put_desired`] for an owner.
+pub(super) async fn put_as(
+    bus: &Bus,
+    device: &DeviceId,
+    deployment: &DeploymentName,
+    score: &Score,
+    token: FencingToken,
+    owner: Owner,
+) -> Result<(u64, u64), ProvisionError> {
     let key = subject::deployment_key(device, deployment);
     let mut attempts = INDEX_ATTEMPTS;
     loop {
         let last = read_desired(bus, &key).await?;
-        fence(&key, last.value.as_ref(), token)?;
+        fence(&key, last.value.as_ref(), token, owner)?;
         let index = read_index(bus, device).await?;
         let known = index.value.as_ref().and_then(|index| index.deployments.get(deployment)).copied();
         // A deletion took the generation away with the value. Its revision goes on from there: a
         // generation is never greater than the revision at which it was written.
         let last_generation = last.value.map_or(last.revision, |desired| desired.generation);
         let generation = last_generation.max(known.unwrap_or(0)) + 1;
-        let desired = Desired { version: WORKLOAD_VERSION, generation, token, score: score.clone() };
+        let desired = Desired { version: WORKLOAD_VERSION, generation, token, owner, score: score.clone() };
         let written = async {
             let revision =
                 bus.kv_put_if(subject::DESIRED, &key, encode(&key, &desired)?, last.revision).await?;
@@ -211,11 +229,22 @@ pub async fn delete_desired(
     deployment: &DeploymentName,
     token: FencingToken,
 ) -> Result<Option<u64>, ProvisionError> {
+    delete_as(bus, device, deployment, token, Owner::Hand).await
+}
+
+/// [`delete_desired`] for an owner.
+pub(super) async fn delete_as(
+    bus: &Bus,
+    device: &DeviceId,
+    deployment: &DeploymentName,
+    token: FencingToken,
+    owner: Owner,
+) -> Result<Option<u64>, ProvisionError> {
     let key = subject::deployment_key(device, deployment);
     let mut attempts = INDEX_ATTEMPTS;
     loop {
         let last = read_desired(bus, &key).await?;
-        fence(&key, last.value.as_ref(), token)?;
+        fence(&key, last.value.as_ref(), token, owner)?;
         let index = read_index(bus, device).await?;
         let removed = async {
             if let Some(mut next) = index.value
@@ -223,17 +252,16 @@ pub async fn delete_desired(
             {
                 write_index(bus, device, next, index.revision).await?;
             }
-            Ok(())
+            if !last.present {
+                return Ok(None);
+            }
+            let revision = bus.kv_delete_if(subject::DESIRED, &key, last.revision).await?;
+            ensure_durable(bus, device).await?;
+            Ok(Some(revision))
         };
         match removed.await {
-            Ok(()) if !last.present => return Ok(None),
-            Ok(()) => {
-                let revision = bus.kv_delete(subject::DESIRED, &key).await?;
-                ensure_durable(bus, device).await?;
-                return Ok(Some(revision));
-            }
             Err(ProvisionError::Bus(BusError::Conflict { .. })) if attempts > 1 => attempts -= 1,
-            Err(error) => return Err(error),
+            done => return done,
         }
     }
 }
@@ -249,16 +277,16 @@ pub async fn status(
 }
 
 /// A key as it stands.
-struct Last<T> {
+pub(super) struct Last<T> {
     /// None when it was deleted or never written.
-    value: Option<T>,
+    pub(super) value: Option<T>,
     /// Neither deleted nor never written.
-    present: bool,
+    pub(super) present: bool,
     /// 0 when never written.
-    revision: u64,
+    pub(super) revision: u64,
 }
 
-async fn read<T: DeserializeOwned>(
+pub(super) async fn read<T: DeserializeOwned>(
     bus: &Bus,
     bucket: &'static str,
     key: &str,
@@ -281,7 +309,7 @@ async fn read<T: DeserializeOwned>(
 
 /// A value that is not understood must not stand in the way of its replacement or deletion, so it counts
 /// as a present value of unknown content. (An index does stand in the way: to guess it would remove deployments.)
-async fn read_desired(bus: &Bus, key: &str) -> Result<Last<Desired>, ProvisionError> {
+pub(super) async fn read_desired(bus: &Bus, key: &str) -> Result<Last<Desired>, ProvisionError> {
     match read(bus, subject::DESIRED, key).await {
         Err(error @ ProvisionError::Malformed { revision, .. }) => {
             tracing::warn!(error = %Chain(&error), "replacing a desired value");
@@ -291,7 +319,7 @@ async fn read_desired(bus: &Bus, key: &str) -> Result<Last<Desired>, ProvisionEr
     }
 }
 
-async fn read_index(bus: &Bus, device: &DeviceId) -> Result<Last<Index>, ProvisionError> {
+pub(super) async fn read_index(bus: &Bus, device: &DeviceId) -> Result<Last<Index>, ProvisionError> {
     read(bus, subject::DESIRED, &subject::index_key(device)).await
 }
 
@@ -306,12 +334,15 @@ async fn write_index(
     Ok(bus.kv_put_if(subject::DESIRED, &key, encode(&key, &index)?, expected).await?)
 }
 
-fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, ProvisionError> {
+pub(super) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, ProvisionError> {
     serde_json::to_vec(value).map_err(|source| ProvisionError::Encode { key: key.to_owned(), source })
 }
 
-fn fence(key: &str, last: Option<&Desired>, token: FencingToken) -> Result<(), ProvisionError> {
+fn fence(key: &str, last: Option<&Desired>, token: FencingToken, owner: Owner) -> Result<(), ProvisionError> {
     match last {
+        Some(last) if owner == Owner::Operator && last.owner == Owner::Hand => {
+            Err(ProvisionError::ByHand { key: key.to_owned() })
+        }
         Some(last) if token < last.token => {
             Err(ProvisionError::Fenced { key: key.to_owned(), token, floor: last.token })
         }

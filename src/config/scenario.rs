@@ -58,6 +58,7 @@ pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
 pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
     let source = Source::read(path)?;
     let raw: RawScenario = source.parse()?;
+    let dir = path.parent().unwrap_or(Path::new(""));
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = ScenarioName::new(stem).map_err(|e| source.value(&(0..0), "file name", e.to_string()))?;
     if raw.needs.is_empty() {
@@ -76,7 +77,7 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         list.iter()
             .enumerate()
             .map(|(index, step)| {
-                checked_step(step.get_ref(), &roles).map_err(|(field, cause)| {
+                checked_step(step.get_ref(), &roles, dir).map_err(|(field, cause)| {
                     let span: Range<usize> = step.span();
                     source.value(&span, format!("{key}[{index}]{field}"), cause)
                 })
@@ -91,7 +92,9 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         .map(|(role, need)| {
             let RawNeed { model, labels, mut capabilities } = need.into_inner();
             let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
-            capabilities.extend(acts.filter(|act| act.role() == role).filter_map(Action::capability));
+            capabilities.extend(
+                acts.filter(|act| act.roles().contains(&role.as_str())).filter_map(Action::capability),
+            );
             Need { role, model, labels, capabilities }
         })
         .collect();

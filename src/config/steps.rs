@@ -1,13 +1,17 @@
 //! The steps of a scenario file: one verb each, checked with the key that is wrong.
 
+use super::deployment;
 use super::raw::RawDuration;
 use super::scenario::bounded;
 use crate::model::boot::BootStage;
+use crate::model::deployment::DeviceState;
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::scenario::{Action, InitExpectation, StatusExpectation, Step};
 use crate::model::workload::{Phase, Score};
+use crate::support::chain::Chain;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bound of a step that does not state one.
@@ -17,7 +21,7 @@ const DEFAULT_SIGNAL: &str = "KILL";
 
 /// The verbs there are, for people.
 const VERBS: &str = "ping, deploy, upgrade, delete, wait_phase, containers, verify, absent, put_raw, exec, console, \
-                     power_cycle, reboot, kill_agent, cut_network, restore_network, expect_denied";
+                     power_cycle, reboot, kill_agent, cut_network, restore_network, expect_denied, apply, withdraw, wait_deployment";
 
 /// Exactly one of the verbs must be there. A table with optional verbs, instead of an enum, so that
 /// the parser knows the place of every mistake.
@@ -43,6 +47,33 @@ pub(super) struct RawStep {
     cut_network: Option<RawOn>,
     restore_network: Option<RawOn>,
     expect_denied: Option<RawExpectDenied>,
+    apply: Option<RawApply>,
+    withdraw: Option<RawWithdraw>,
+    wait_deployment: Option<RawWaitDeployment>,
+}
+
+/// A deployment's file, its path from the scenario's directory.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawApply {
+    file: PathBuf,
+    #[serde(default)]
+    on: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWithdraw {
+    deployment: DeploymentName,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWaitDeployment {
+    deployment: DeploymentName,
+    devices: BTreeMap<String, DeviceState>,
 }
 
 #[derive(Deserialize)]
@@ -153,11 +184,12 @@ struct RawExpectDenied {
 /// The key below the step, and what is wrong with it.
 pub(super) type StepError = (&'static str, String);
 
-pub(super) fn checked_step(raw: &RawStep, roles: &BTreeSet<&str>) -> Result<Step, StepError> {
-    let (verb, action) = action(raw)?;
-    if !roles.contains(action.role()) {
+/// `dir` is the scenario's directory.
+pub(super) fn checked_step(raw: &RawStep, roles: &BTreeSet<&str>, dir: &Path) -> Result<Step, StepError> {
+    let (verb, action) = action(raw, dir)?;
+    if let Some(role) = action.roles().into_iter().find(|role| !roles.contains(role)) {
         let known = roles.iter().copied().collect::<Vec<_>>().join(", ");
-        return Err((".on", format!("{:?} is not one of the needs ({known})", action.role())));
+        return Err((".on", format!("{role:?} is not one of the needs ({known})")));
     }
     if let Action::ExpectDenied { publish, subscribe, .. } = &action {
         for subject in publish.iter().chain(subscribe) {
@@ -172,12 +204,40 @@ pub(super) fn checked_step(raw: &RawStep, roles: &BTreeSet<&str>) -> Result<Step
     if hold >= timeout {
         return Err((".hold", format!("{hold:?} does not fit into the step's timeout of {timeout:?}")));
     }
-    let name = raw.name.clone().unwrap_or_else(|| format!("{verb} {}", action.role()));
+    let name = raw.name.clone().unwrap_or_else(|| format!("{verb} {}", object(&action)));
     Ok(Step { name, timeout, action })
 }
 
-fn action(raw: &RawStep) -> Result<(&'static str, Action), StepError> {
-    let mut found: Vec<(&'static str, Action)> = Vec::new();
+/// What a step that has no name is about.
+fn object(action: &Action) -> &str {
+    match action {
+        Action::Apply { spec, .. } => spec.name.as_str(),
+        Action::Withdraw { deployment, .. } | Action::WaitDeployment { deployment, .. } => {
+            deployment.as_str()
+        }
+        _ => action.role().unwrap_or_default(),
+    }
+}
+
+/// The verbs of the operator, which act on the lab.
+fn on_the_lab(raw: &RawStep, dir: &Path) -> Result<Vec<(&'static str, Action)>, StepError> {
+    let mut found = Vec::new();
+    if let Some(RawApply { file, on }) = &raw.apply {
+        let spec = deployment::load(&dir.join(file)).map_err(|e| (".apply.file", Chain(&e).to_string()))?;
+        found.push(("apply", Action::Apply { spec: Box::new(spec), on: on.clone() }));
+    }
+    if let Some(RawWithdraw { deployment, force }) = &raw.withdraw {
+        found.push(("withdraw", Action::Withdraw { deployment: deployment.clone(), force: *force }));
+    }
+    if let Some(RawWaitDeployment { deployment, devices }) = &raw.wait_deployment {
+        let (deployment, devices) = (deployment.clone(), devices.clone());
+        found.push(("wait_deployment", Action::WaitDeployment { deployment, devices }));
+    }
+    Ok(found)
+}
+
+fn action(raw: &RawStep, dir: &Path) -> Result<(&'static str, Action), StepError> {
+    let mut found = on_the_lab(raw, dir)?;
     if let Some(RawOn { on }) = &raw.ping {
         found.push(("ping", Action::Ping { on: on.clone() }));
     }

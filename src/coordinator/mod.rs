@@ -17,6 +17,8 @@ mod disturb;
 mod expect;
 mod follow;
 mod log;
+mod operate;
+pub mod operator;
 pub mod parts;
 mod pool;
 mod runner;

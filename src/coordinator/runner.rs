@@ -3,6 +3,7 @@
 use super::bundle::{self, Span};
 use super::follow::follow;
 use super::log::RunLog;
+use super::operator::Operator;
 use super::parts::Parts;
 use super::pool::{Denied, Grant, Pool};
 use super::session::{Seat, Session};
@@ -33,6 +34,7 @@ const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Runner {
     pub(super) parts: Arc<Parts>,
     pub(super) pool: Arc<Pool>,
+    pub(super) operator: Operator,
     pub(super) log: Arc<RunLog>,
     pub(super) scenario: Scenario,
     pub(super) keep: bool,
@@ -125,7 +127,8 @@ impl Runner {
             creds: Mutex::default(),
             ssh_key: Mutex::default(),
         });
-        Session::new(Arc::clone(&self.parts), seats.collect(), self.scenario.boot_timeout)
+        let (parts, boot_timeout) = (Arc::clone(&self.parts), self.scenario.boot_timeout);
+        Session::new(parts, seats.collect(), boot_timeout, self.operator.clone(), grant.token)
     }
 
     fn started(&self, session: &Session) -> RunFact {
@@ -206,9 +209,16 @@ impl Runner {
         first
     }
 
-    /// Off, ticket and boot files gone, credentials revoked. A device that is kept keeps what it has.
+    /// Deployments of files forgotten, off, ticket and boot files gone, credentials revoked. A device that is
+    /// kept keeps what it has.
     async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
+        if !self.keep
+            && let Err(error) = self.operator.release(session.token).await
+        {
+            let cause = format!("cannot end the run's deployments: {}", Chain(&error));
+            first = Err(Fault { kind: FaultKind::Lab, cause, device: None });
+        }
         for seat in &session.seats {
             // Also for one that is kept: whoever enters it is not to look for a fault that is none.
             first = first.and(session.restore_network(seat).await.map(drop));

@@ -2,6 +2,7 @@
 
 use super::bundle;
 use super::log::RunLog;
+use super::operator::Operator;
 use super::parts::Parts;
 use super::pool::Pool;
 use super::runner::{Kept, Runner, bundle_dir};
@@ -36,6 +37,7 @@ pub struct Coordinator {
 struct Shared {
     parts: Arc<Parts>,
     pool: Arc<Pool>,
+    operator: Operator,
     tracker: TaskTracker,
     /// No await happens under these locks.
     runs: Mutex<BTreeMap<RunId, Arc<RunLog>>>,
@@ -61,9 +63,13 @@ impl Coordinator {
         parts.bus.flush().await?;
         let pool = Pool::new(parts.devices.clone());
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
+        let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
+        let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());
         let shared = Arc::new(Shared {
             parts: Arc::new(parts),
             pool,
+            operator,
             tracker: tracker.clone(),
             runs: Mutex::default(),
             kept: Mutex::default(),
@@ -194,6 +200,7 @@ impl Shared {
         let runner = Runner {
             parts,
             pool: Arc::clone(&self.pool),
+            operator: self.operator.clone(),
             log,
             scenario: request.scenario,
             keep: request.keep,

@@ -1,5 +1,6 @@
 //! One run's hold on its devices while it lasts: seats by role, what was deployed, how faults are made.
 
+use super::operator::Operator;
 use super::parts::Parts;
 use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
@@ -74,12 +75,21 @@ pub(super) struct Session {
     pub(super) parts: Arc<Parts>,
     pub(super) seats: Vec<Seat>,
     pub(super) boot_timeout: Duration,
+    pub(super) operator: Operator,
+    /// The run's lease.
+    pub(super) token: FencingToken,
     puts: Mutex<BTreeMap<(DeviceId, DeploymentName), Put>>,
 }
 
 impl Session {
-    pub(super) fn new(parts: Arc<Parts>, seats: Vec<Seat>, boot_timeout: Duration) -> Self {
-        Self { parts, seats, boot_timeout, puts: Mutex::default() }
+    pub(super) fn new(
+        parts: Arc<Parts>,
+        seats: Vec<Seat>,
+        boot_timeout: Duration,
+        operator: Operator,
+        token: FencingToken,
+    ) -> Self {
+        Self { parts, seats, boot_timeout, operator, token, puts: Mutex::default() }
     }
 
     pub(super) fn seat(&self, role: &str) -> Result<&Seat, Fault> {

@@ -31,16 +31,22 @@ impl Session {
     /// Does `step`. Its bound is kept by the step itself, so that the fault can say what was seen last;
     /// a step that does not keep it is cut off a little later.
     pub(super) async fn perform(&self, step: &Step) -> Result<String, Fault> {
-        let seat = self.seat(step.action.role())?;
         let deadline = Instant::now() + step.timeout;
         let bound = match step.action {
             Action::PowerCycle { .. } => self.boot_timeout + GRACE,
             _ => step.timeout + GRACE,
         };
-        let done = tokio::time::timeout(bound, self.act(seat, &step.action, deadline)).await;
-        done.unwrap_or_else(|_| {
+        let seat = step.action.role().map(|role| self.seat(role)).transpose()?;
+        let act = async {
+            match seat {
+                Some(seat) => self.act(seat, &step.action, deadline).await,
+                None => self.operate(&step.action, deadline).await,
+            }
+        };
+        tokio::time::timeout(bound, act).await.unwrap_or_else(|_| {
             let cause = format!("the step did not end within {} s", bound.as_secs());
-            Err(seat.fault(FaultKind::StepTimeout, cause))
+            let device = seat.map(|seat| seat.id().clone());
+            Err(Fault { kind: FaultKind::StepTimeout, cause, device })
         })
     }
 
@@ -93,6 +99,9 @@ impl Session {
                 off.map_err(|e| seat.lab("switch the device off", &e))?;
                 let pong = self.bring_up(seat).await?;
                 Ok(format!("it came back, agent {}", pong.agent_version))
+            }
+            Action::Apply { .. } | Action::Withdraw { .. } | Action::WaitDeployment { .. } => {
+                self.operate(action, deadline).await
             }
         }
     }

@@ -179,6 +179,14 @@ pub struct Device {
     pub capabilities: BTreeSet<Capability>,
 }
 
+impl Device {
+    /// Whether it is of this model, if one is asked for, and has these labels.
+    pub fn is_kind(&self, model: Option<Model>, labels: &BTreeMap<String, String>) -> bool {
+        model.is_none_or(|model| model == self.model)
+            && labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

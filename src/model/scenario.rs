@@ -1,6 +1,7 @@
 //! A scenario: what devices it needs and what is done on them. Checked by `config`, carried on the wire.
 
 use super::boot::BootStage;
+use super::deployment::{DeploymentSpec, DeviceState};
 use super::device::{Capability, Model};
 use super::id::{ContainerName, DeploymentName, ScenarioName};
 use super::workload::{Phase, Score};
@@ -198,6 +199,27 @@ pub enum Action {
         /// Subjects that it must not subscribe to.
         subscribe: Vec<String>,
     },
+    /// Hand a deployment that a file describes to the operator, or change it.
+    Apply {
+        /// The deployment.
+        spec: Box<DeploymentSpec>,
+        /// The roles of the devices that its selector is to choose by id; as the file says when empty.
+        on: Vec<String>,
+    },
+    /// Tell the operator to take such a deployment off all devices.
+    Withdraw {
+        /// The deployment.
+        deployment: DeploymentName,
+        /// Devices that do not confirm it are not waited for.
+        force: bool,
+    },
+    /// Wait until such a deployment stands so on the devices of these roles, and concerns no other.
+    WaitDeployment {
+        /// The deployment.
+        deployment: DeploymentName,
+        /// The state by role. Empty means gone.
+        devices: BTreeMap<String, DeviceState>,
+    },
 }
 
 /// What a status must say beside its phase. Empty, it may say anything.
@@ -231,8 +253,8 @@ pub struct InitExpectation {
 }
 
 impl Action {
-    /// The role of the device it acts on.
-    pub fn role(&self) -> &str {
+    /// The role of the device it acts on; none when it acts on the lab.
+    pub fn role(&self) -> Option<&str> {
         match self {
             Self::Ping { on }
             | Self::Verify { on }
@@ -249,7 +271,17 @@ impl Action {
             | Self::Reboot { on }
             | Self::CutNetwork { on }
             | Self::RestoreNetwork { on }
-            | Self::PowerCycle { on } => on,
+            | Self::PowerCycle { on } => Some(on),
+            Self::Apply { .. } | Self::Withdraw { .. } | Self::WaitDeployment { .. } => None,
+        }
+    }
+
+    /// The roles of all devices that it names.
+    pub fn roles(&self) -> Vec<&str> {
+        match self {
+            Self::Apply { on, .. } => on.iter().map(String::as_str).collect(),
+            Self::WaitDeployment { devices, .. } => devices.keys().map(String::as_str).collect(),
+            _ => self.role().into_iter().collect(),
         }
     }
 
@@ -260,10 +292,8 @@ impl Action {
             Self::Console { .. } => Some(Capability::Console),
             Self::PowerCycle { .. } => Some(Capability::Power),
             Self::Reboot { .. } => Some(Capability::Reboot),
-            Self::Deploy { score: Score::PodmanV0(score), .. } => {
-                let publishes = score.services.iter().any(|service| !service.ports.is_empty());
-                publishes.then_some(Capability::Network)
-            }
+            Self::Deploy { score, .. } => publishes(score).then_some(Capability::Network),
+            Self::Apply { spec, .. } => publishes(&spec.score).then_some(Capability::Network),
             Self::Ping { .. }
             | Self::Verify { .. }
             | Self::Delete { .. }
@@ -273,7 +303,13 @@ impl Action {
             | Self::CutNetwork { .. }
             | Self::RestoreNetwork { .. }
             | Self::ExpectDenied { .. }
+            | Self::Withdraw { .. }
+            | Self::WaitDeployment { .. }
             | Self::PutRaw { .. } => None,
         }
     }
+}
+
+fn publishes(Score::PodmanV0(score): &Score) -> bool {
+    score.services.iter().any(|service| !service.ports.is_empty())
 }

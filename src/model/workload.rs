@@ -255,8 +255,28 @@ pub struct Desired {
     pub generation: u64,
     /// The lease under which it was deployed.
     pub token: FencingToken,
+    /// Who looks after it.
+    #[serde(default, skip_serializing_if = "Owner::is_hand")]
+    pub owner: Owner,
     /// What to run.
     pub score: Score,
+}
+
+/// Who put a desired value, and so who may change or delete it unasked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// A person or a step: nobody else touches it.
+    #[default]
+    Hand,
+    /// The operator, for a deployment that a file describes.
+    Operator,
+}
+
+impl Owner {
+    fn is_hand(&self) -> bool {
+        *self == Self::Hand
+    }
 }
 
 /// The value of KV `desired`, key `<device>._index`: every deployment the device should have. What is

@@ -39,8 +39,7 @@ fn fits(need: &Need, device: &Device) -> bool {
 
 /// Whether it is such a device, whatever it can do.
 fn is_kind(need: &Need, device: &Device) -> bool {
-    need.model.is_none_or(|model| model == device.model)
-        && need.labels.iter().all(|(key, value)| device.labels.get(key) == Some(value))
+    device.is_kind(need.model, &need.labels)
 }
 
 /// Why none of `devices` is a fit: the kind there is not, or what the nearest of that kind cannot do.

@@ -8,6 +8,18 @@ pub const DESIRED: &str = "desired";
 pub const STATUS: &str = "status";
 /// Bucket of agents' heartbeats.
 pub const PRESENCE: &str = "presence";
+/// Bucket of a lab's own records.
+pub fn lab_bucket(lab: &LabName) -> String {
+    format!("lab-{lab}")
+}
+
+/// Key of the record of a deployment that a file describes, in the lab's bucket.
+pub fn record_key(deployment: &DeploymentName) -> String {
+    format!("deployment.{deployment}")
+}
+
+/// All keys of such records.
+pub const RECORD_KEYS: &str = "deployment.*";
 /// The key, beside the deployments, that names them all.
 pub const INDEX: &str = "_index";
 

@@ -130,7 +130,8 @@ fn run_dir(instance: &str) -> bool {
 async fn the_shipped_scenarios_pass_and_leave_nothing() {
     let Some(bench) = Bench::new() else { return };
     let began = Instant::now();
-    let scenarios = ["ping", "isolation", "deploy-lifecycle", "init-containers", "rollback", "nats-loss"];
+    let scenarios =
+        ["ping", "isolation", "deploy-lifecycle", "init-containers", "rollback", "nats-loss", "operator"];
     let ended = bench.run(&scenarios).await;
     assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
     let passed = ended.stdout.matches("\"outcome\":{\"verdict\":\"passed\"").count();

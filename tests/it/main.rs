@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod agent;
+mod backends;
 mod bench;
 mod cli;
 mod console;
@@ -14,6 +15,7 @@ mod journal;
 mod missing;
 mod nats;
 mod nats_attacks;
+mod operator;
 mod podman;
 mod podman_host;
 mod podman_inits;
