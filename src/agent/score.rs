@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// The largest value of a desired key, in bytes: what a NATS message may hold by default.
 pub const MAX_DESIRED_BYTES: usize = 1024 * 1024;
+/// The longest message of a refusal, in characters. Errors quote what was sent, which may be all of a value.
+const MAX_MESSAGE: usize = 500;
 /// The most services of one deployment.
 pub const MAX_SERVICES: usize = 256;
 
@@ -63,7 +65,8 @@ pub struct Refusal {
 }
 
 pub(super) fn refusal(reason: Reason, message: impl Into<String>) -> Refusal {
-    Refusal { reason, message: message.into() }
+    let message = message.into().chars().take(MAX_MESSAGE).collect();
+    Refusal { reason, message }
 }
 
 /// What is mounted into a container.
@@ -147,7 +150,12 @@ fn place(bytes: &[u8]) -> Option<String> {
     let mut value: Value = serde_json::from_slice(bytes).ok()?;
     let data = value.get_mut("score")?.get_mut("data")?.take();
     let wrong = serde_path_to_error::deserialize::<_, PodmanV0Score>(data).err()?;
-    Some(format!("score.data.{}: {}", wrong.path(), wrong.inner()))
+    let path = wrong.path().to_string();
+    // Its values may be secrets, and serde's words quote them.
+    if path.split('.').any(|part| part == "env") {
+        return Some(format!("score.data.{path}: not a map of texts"));
+    }
+    Some(format!("score.data.{path}: {}", wrong.inner()))
 }
 
 /// The init containers of a checked value, in order.
@@ -266,6 +274,12 @@ mod tests {
             (with("image", json!("")), Reason::InvalidScore, "services[0].image"),
             (with("image", json!("a?b")), Reason::InvalidScore, "services[0].image"),
             (with("env", json!({ "A=B": "" })), Reason::InvalidScore, "services[0].env"),
+            (with("env", json!({ "A": "a\0b" })), Reason::InvalidScore, "services[0].env"),
+            (with("env", json!("secret")), Reason::MalformedDesired, "services[0].env: not a map of texts"),
+            (with("name", json!("../x")), Reason::MalformedDesired, "services[0].name"),
+            (with("name", json!("a=b")), Reason::MalformedDesired, "services[0].name"),
+            (with("name", json!("a\nb")), Reason::MalformedDesired, "services[0].name"),
+            (desired(json!({ "services": vec![web.clone(); 10_000] })), Reason::TooLarge, "10000 services"),
             (with("volumes", json!(["/a"])), Reason::InvalidScore, "services[0].volumes[0]"),
             (with("volumes", json!(["/a:b"])), Reason::InvalidScore, "services[0].volumes[0]"),
             (with("ports", json!(["80:80", "80"])), Reason::InvalidScore, "services[0].ports[1]"),
@@ -279,6 +293,37 @@ mod tests {
             assert!(refused.message.contains(words), "{refused} should say {words}");
         }
         assert!(decode(&with("args", json!(["sleep", "1"]))).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_is_short_and_tells_no_secret() {
+        let huge = "x".repeat(MAX_DESIRED_BYTES / 2);
+        for service in [
+            json!({ "name": huge, "image": "i" }),
+            json!({ "name": "web", "image": "i", "restart": huge }),
+            json!({ "name": "web", "image": "i", "ports": huge }),
+            json!({ "name": "web", "image": "i", "env": { huge.as_str(): "\0" } }),
+        ] {
+            let refused = decode(&desired(json!({ "services": [service] }))).unwrap_err();
+            assert!(refused.message.chars().count() <= MAX_MESSAGE, "{} bytes", refused.message.len());
+        }
+        for env in [json!("hush"), json!(["hush"]), json!({ "A": ["hush"] }), json!({ "A": { "B": "hush" } })]
+        {
+            let service = json!({ "name": "web", "image": "i", "env": env });
+            let refused = decode(&desired(json!({ "services": [service] }))).unwrap_err();
+            assert!(refused.message.contains("env") && !refused.message.contains("hush"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_and_a_huge_value_are_refused() {
+        let deep = [b"[".repeat(500_000), b"]".repeat(500_000)].concat();
+        assert_eq!(decode(&deep).unwrap_err().reason, Reason::MalformedDesired);
+        let inside =
+            String::from_utf8(desired(json!(0))).unwrap().replace(":0", &format!(":{}", "[".repeat(9_000)));
+        assert_eq!(decode(inside.as_bytes()).unwrap_err().reason, Reason::MalformedDesired);
+        let refused = decode(&vec![b' '; 100 * 1024 * 1024]).unwrap_err();
+        assert_eq!(refused.reason, Reason::TooLarge);
     }
 
     #[test]

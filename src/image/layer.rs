@@ -20,13 +20,16 @@ const FILES: &[(&str, &[u8])] = files![
     "etc/ssh/sshd_config",
     "etc/systemd/journald.conf.d/pilab.conf",
     "etc/systemd/system.conf.d/pilab.conf",
-    "etc/systemd/system/pilab-agent.service",
+    "etc/systemd/system/pilab-agent.service.d/lab.conf",
     "etc/systemd/system/pilab-console.service",
     "etc/systemd/system/pilab-lease.service",
     "etc/systemd/system/pilab-ssh.socket",
     "etc/systemd/system/pilab-ssh@.service",
     "etc/systemd/system/pilab.target",
 ];
+
+/// The agent's unit: the same that is installed by hand on a device outside a lab.
+const AGENT_UNIT: &[u8] = include_bytes!("../../systemd/pilab-agent.service");
 
 /// Links: path below the root, and where it points.
 const LINKS: &[(&str, &str)] = &[("etc/systemd/system/default.target", "pilab.target")];
@@ -42,6 +45,7 @@ pub(super) fn write(tree: &Path, arch: &str, agent: &[u8], busybox: &[u8]) -> Re
     for (path, content) in FILES {
         file(tree, path, 0o644, content)?;
     }
+    file(tree, "etc/systemd/system/pilab-agent.service", 0o644, AGENT_UNIT)?;
     let lease = include_bytes!("../../firmware/initramfs/lease");
     file(tree, "usr/lib/pilab/lease", 0o755, lease)?;
     file(tree, AGENT, 0o755, agent)?;

@@ -23,3 +23,4 @@ mod podman_verbs;
 mod ssh;
 mod support;
 mod tickets;
+mod unit;

@@ -1,0 +1,35 @@
+//! The agent's systemd unit, judged by systemd itself, and what a device of the lab adds to it.
+
+use pilab::support::command::Command;
+use std::path::Path;
+
+const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/pilab-agent.service");
+const LAB: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/firmware/layer/etc/systemd/system/pilab-agent.service.d/lab.conf");
+/// systemd's own scale of 0 to 10; what it calls OK ends at 5.0.
+const MOST: f64 = 4.0;
+
+/// systemd's exposure level of a unit file.
+async fn exposure(unit: &Path) -> Option<f64> {
+    if !crate::agent::lab::installed("systemd-analyze", "systemd") {
+        return None;
+    }
+    let judge = Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager"]).arg(unit);
+    let said = String::from_utf8(judge.build().output().await.unwrap().stdout).unwrap();
+    let line = said.lines().find(|line| line.contains("Overall exposure level")).expect(&said);
+    let words = line.split_once(": ").unwrap().1;
+    Some(words.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn it_is_little_exposed_by_hand_and_in_the_lab() {
+    let dir = tempfile::tempdir().unwrap();
+    let merged = dir.path().join("pilab-agent.service");
+    // The lab's lines after the unit's, as systemd reads a drop-in.
+    let both = [UNIT, LAB].map(|path| std::fs::read_to_string(path).unwrap()).join("\n");
+    std::fs::write(&merged, both).unwrap();
+    for unit in [Path::new(UNIT), &merged] {
+        let Some(level) = exposure(unit).await else { return };
+        assert!(level <= MOST, "{}: {level} is more than {MOST}", unit.display());
+    }
+}
