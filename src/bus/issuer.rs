@@ -341,6 +341,7 @@ fn seconds_now() -> u64 {
 mod tests {
     use super::keys::Seeds;
     use super::*;
+    use crate::bus::error::BusError;
     use crate::bus::server::{EmbeddedServer, ServerOptions};
     use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
@@ -446,7 +447,16 @@ mod tests {
                 bus.publish(request.reply.unwrap(), "!").await.unwrap();
                 bus.flush().await.unwrap();
             };
-            let asked = coordinator.request(ping, "?", if late { within * 4 } else { patience });
+            let bound = if late { within * 4 } else { patience };
+            let asked = async {
+                loop {
+                    // The server may not have come to the subscription yet.
+                    match coordinator.request(ping.clone(), "?", bound).await {
+                        Err(BusError::NoResponders { .. }) => tokio::time::sleep(within / 10).await,
+                        asked => return asked,
+                    }
+                }
+            };
             let (asked, ()) = tokio::join!(asked, answer);
             assert_eq!(asked.is_err(), late, "{asked:?}");
             if late {

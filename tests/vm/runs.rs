@@ -101,6 +101,13 @@ async fn the_agent_goes_on_without_nats_and_over_a_reboot() {
 }
 
 #[tokio::test]
+async fn deployments_of_files_follow_their_selectors() {
+    let Some(bench) = Bench::new().await else { return };
+    bench.run(&["operator"]).await.exits(0).says("1 run: 1 passed");
+    bench.is_clean(None).await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_run_is_told_from_what_fails() {
     let Some(bench) = Bench::new().await else { return };
     let ended = bench
