@@ -10,12 +10,14 @@ use crate::support::chain::Chain;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const INSTANCES: &str = "instances";
 const LOCK: &str = "lock";
+/// Where root's instances have their sockets.
+const RUN_ROOT: &str = "/run/pilab";
 /// The most embedded labs on one machine.
 const MAX_INSTANCES: u32 = 1000;
 
@@ -39,6 +41,9 @@ impl Instance {
         // Names are the machine's, numbers a state directory's.
         let place = crc32fast::hash(root.as_os_str().as_bytes()) & 0xffff;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        if is_root() {
+            make_enterable(Path::new(RUN_ROOT))?;
+        }
         for number in 1..=MAX_INSTANCES {
             let name = format!("{place:04x}-{number}");
             let dir = root.join(&name);
@@ -139,6 +144,13 @@ fn remove(name: &str, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a directory that all may enter and nobody else may list, whatever the umask and whoever made it
+/// before: instances of containers and of virtual machines share it, and QEMU runs as another user.
+fn make_enterable(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -162,8 +174,23 @@ pub(super) fn state_root() -> io::Result<PathBuf> {
 /// which QEMU's user may not enter.
 fn run_dir(name: &str) -> PathBuf {
     if is_root() {
-        Path::new("/run/pilab").join(name)
+        Path::new(RUN_ROOT).join(name)
     } else {
         std::env::temp_dir().join(format!("pilab-{name}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_directory_is_opened() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("run/pilab");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).unwrap();
+        make_enterable(&dir).unwrap();
+        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o711);
+        make_enterable(&place.path().join("new")).unwrap();
     }
 }

@@ -1,12 +1,12 @@
 //! Files that are either the old or the new content, also after a power cut.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Writes `content` beside `path`, fsyncs it, renames it over `path` and fsyncs the directory.
-/// `mode` is that of open(2), for example 0o600.
+/// The file has exactly `mode`, for example 0o600, whatever the umask.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| io::Error::other("path has no file name"))?;
@@ -24,6 +24,8 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 
 fn write_and_rename(temporary: &Path, path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(temporary)?;
+    // open(2) takes the umask's bits away: what others must read, they could not.
+    file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(temporary, path)

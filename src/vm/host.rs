@@ -8,10 +8,10 @@ use super::error::VmError;
 use super::{HostOptions, VmSpec, naming};
 use crate::model::device::Arch;
 use crate::support::lock::lock;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use virt::connect::Connect;
@@ -161,7 +161,9 @@ fn make_run_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(RUN_DIR_MODE).create(path)
+    DirBuilder::new().recursive(true).mode(RUN_DIR_MODE).create(path)?;
+    // Whatever the umask.
+    std::fs::set_permissions(path, Permissions::from_mode(RUN_DIR_MODE))
 }
 
 fn sweep(connect: &Connect) -> Result<Vec<String>, Error> {
