@@ -222,15 +222,16 @@ impl Book {
 
     /// The first request that waits for the device, if any: one that could be served with it.
     pub(super) fn wanted(&self, device: &DeviceId) -> Option<&LeaseRequest> {
-        let class = self.devices.get(device).map(|place| place.class);
-        let by_class = class.and_then(|class| self.waiters.get(&class));
-        let ranks: BTreeSet<Rank> =
-            by_class.into_iter().chain(self.callers.get(device)).flatten().copied().collect();
-        let waiting = ranks.iter().filter_map(|rank| self.queue.get(self.line.get(rank)?));
-        waiting
-            .filter(|waiting| self.can_be_met(&waiting.queued.request, &waiting.wish))
-            .map(|waiting| &waiting.queued.request)
-            .next()
+        let by_class = self.devices.get(device).and_then(|place| self.waiters.get(&place.class));
+        let first = |ranks: &BTreeSet<Rank>| {
+            let waiting =
+                ranks.iter().filter_map(|rank| Some((*rank, self.queue.get(self.line.get(rank)?)?)));
+            let mut satisfiable =
+                waiting.filter(|(_, waiting)| self.can_be_met(&waiting.queued.request, &waiting.wish));
+            satisfiable.next().map(|(rank, waiting)| (rank, &waiting.queued.request))
+        };
+        let first = by_class.into_iter().chain(self.callers.get(device)).filter_map(first);
+        first.min_by_key(|(rank, _)| *rank).map(|(_, request)| request)
     }
 }
 

@@ -69,6 +69,9 @@ impl Book {
         now: &Now,
     ) -> Result<Vec<Change>, Refusal> {
         let held = self.held(by, id, now)?;
+        if to == held.lease.request.holder {
+            return Ok(Vec::new());
+        }
         self.check_devices(&to, held.lease.devices.len())?;
         self.check_token(now)?;
         // The process of the one before is not the new holder's.
