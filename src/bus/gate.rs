@@ -9,7 +9,7 @@
 //! given up meanwhile is ended then. Who connects during a cut gets no greeting.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,14 +34,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Opens a way to `server` on a free port of `ip`. Its task ends with `shutdown`.
+    /// Opens a way to `server` on `listen`; port 0 means a free one. Its task ends with `shutdown`.
     pub async fn open(
-        ip: IpAddr,
+        listen: SocketAddr,
         server: SocketAddr,
         tracker: &TaskTracker,
         shutdown: CancellationToken,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(SocketAddr::new(ip, 0)).await?;
+        let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let (open, is_open) = watch::channel(true);
         let connections = tracker.clone();
@@ -55,6 +55,11 @@ impl Gate {
     /// Where the device connects to: `nats://host:port`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// From now on nothing passes.
@@ -136,7 +141,7 @@ async fn is_open(open: &mut watch::Receiver<bool>) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use tokio::time::timeout;
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -156,7 +161,8 @@ mod tests {
             let server = TcpListener::bind(SocketAddr::new(LOCALHOST, 0)).await.unwrap();
             let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
             let address = server.local_addr().unwrap();
-            let gate = Gate::open(LOCALHOST, address, &tracker, shutdown.clone()).await.unwrap();
+            let gate =
+                Gate::open(SocketAddr::new(LOCALHOST, 0), address, &tracker, shutdown.clone()).await.unwrap();
             Self { gate, server, shutdown, tracker }
         }
 

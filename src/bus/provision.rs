@@ -77,7 +77,8 @@ pub async fn buckets(bus: &Bus, lab: &LabName) -> Result<(), ProvisionError> {
     bucket(bus, subject::DESIRED, 0).await?;
     bucket(bus, subject::STATUS, 0).await?;
     bucket(bus, subject::PRESENCE, presence).await?;
-    bucket(bus, &subject::lab_bucket(lab), 0).await
+    bucket(bus, &subject::lab_bucket(lab), 0).await?;
+    bucket(bus, &subject::records_bucket(lab), 0).await
 }
 
 /// `max_age` in nanoseconds, 0 for ever. Creating a stream again with the same configuration is no error.

@@ -1,5 +1,12 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
+mod lab;
+
+pub use lab::{
+    ConsoleArgs, ConsoleStart, CoordinatorArgs, ExtendArgs, ListArgs, LoginArgs, LoginMakeArgs, PowerArgs,
+    PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, TransferArgs,
+};
+
 use crate::model::device::{Arch, Backend};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -57,6 +64,59 @@ pub enum Command {
                                           leave the machine up, print how to enter and to remove it
   pilab run ping --json | jq .kind        the runs' events, one JSON object a line")]
     Run(RunArgs),
+    /// Run a lab that outlives a command, for several people: its NATS server, its devices, its leases.
+    ///
+    /// It goes on until it is told to end (Ctrl-C, SIGTERM). What is lent stays lent over a restart, also over
+    /// one that nobody wanted, and virtual machines that are on stay on. Its files are in the state directory
+    /// (PILAB_STATE_DIR; /var/lib/pilab for root, else ~/.local/state/pilab). Other commands of the same user
+    /// on this machine find it by themselves.
+    #[command(after_long_help = "Examples:
+  pilab coordinator                       the lab of lab/laptop.toml
+  pilab coordinator --lab my-lab.toml --on container")]
+    Coordinator(CoordinatorArgs),
+    /// List the lab's devices: how they are, and who has them
+    #[command(after_long_help = "Examples:
+  pilab devices
+  pilab devices --json | jq 'select(.usage.state == \"free\") | .id'")]
+    Devices(ListArgs),
+    /// Get devices for yourself, all that are asked for or none, for a time.
+    ///
+    /// Prints the lease once it is granted; until then it tells its place in the queue, what it waits for and how long
+    /// that may take. Ctrl-C withdraws a request that waits.
+    #[command(after_long_help = "Examples:
+  pilab reserve                           any one device
+  pilab reserve laptop-vm-1 --for 1h --purpose 'looking at a panic'
+  pilab reserve --model pi4b --label camera=yes --count 2 --for 2h
+  pilab reserve --at 2h                   a booking: two hours from now
+  pilab reserve --hold-by-process         until this command ends")]
+    Reserve(ReserveArgs),
+    /// Let a lease last longer: refused beyond the lab's longest lease, while somebody waits for its devices, and into
+    /// a booking
+    Extend(ExtendArgs),
+    /// Give a lease to another user, devices and deadline as they are
+    Transfer(TransferArgs),
+    /// Give devices back, or withdraw a request that waits
+    Release(ReleaseArgs),
+    /// List the leases, and the requests that wait: place, what each waits for, estimate
+    Queue(ListArgs),
+    /// Switch a device that you hold
+    #[command(subcommand)]
+    Power(PowerCommand),
+    /// Read a device's console, and write to it if you hold the device.
+    ///
+    /// Everybody may read; nothing that one reader does is seen by another. In a terminal, after a new line: ~. leaves,
+    /// ~p power-cycles, ~~ writes ~. Keys go to the device only while you hold it.
+    #[command(after_long_help = "Examples:
+  pilab console laptop-vm-1               from the current boot on
+  pilab console laptop-vm-1 --from start --dump > all.log")]
+    Console(ConsoleArgs),
+    /// Let somebody use the lab: write a login file for a person or a CI job
+    ///
+    /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.
+    #[command(after_long_help = "Examples:
+  pilab login ann -o ann.json             a user for 30 days
+  pilab login nightly --role user --for 12h -o ci.json")]
+    Login(LoginMakeArgs),
     /// Build, list, check and remove boot images
     #[command(subcommand)]
     Image(ImageCommand),

@@ -2,9 +2,11 @@
 
 use super::error::CliError;
 use crate::bus::connect::{Bus, BusOptions, Subscription};
-use crate::model::id::{LabName, RunId, UserName};
+use crate::bus::error::BusError;
+use crate::model::id::{DeviceId, LabName, RunId, UserName};
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
+use crate::wire::console;
 use crate::wire::request::{
     self, BundleList, BundleRead, EventsPage, EventsRequest, REQUEST_VERSION, Reply, RunAccepted, RunRef,
     RunRequest,
@@ -15,8 +17,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// How long a server that was just started may take to let us in.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a coordinator may take to answer. It answers from memory; a slow disk or a loaded host is
 /// what takes seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,18 +33,29 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects as `user` with the text of a NATS creds file.
-    pub async fn connect(url: &str, creds: &str, lab: &LabName, user: &UserName) -> Result<Self, CliError> {
+    /// Connects as `user` with the text of a NATS creds file, trying until `patience` has passed.
+    pub async fn connect(
+        url: &str,
+        creds: &str,
+        lab: &LabName,
+        user: &UserName,
+        patience: Duration,
+    ) -> Result<Self, CliError> {
         let options = BusOptions {
             url: url.to_owned(),
             creds: creds.to_owned(),
             name: format!("pilab {user}"),
             inbox_prefix: subject::inbox(user.as_str()),
         };
-        let bus = Bus::connect(options, Some(CONNECT_PATIENCE))
+        let bus = Bus::connect(options, Some(patience))
             .await
             .map_err(|source| CliError::Connect { url: url.to_owned(), source: source.into() })?;
         Ok(Self { bus, lab: lab.clone(), user: user.clone() })
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &LabName {
+        &self.lab
     }
 
     /// The events of all runs from now on. Subscribe before starting a run: what is published before is
@@ -88,12 +99,32 @@ impl Client {
         self.exchange(request::BUNDLE_READ, &body, ANSWER_TIMEOUT).await
     }
 
-    async fn ask<T: DeserializeOwned>(
+    /// Everything that is published of a device's console from now on.
+    pub async fn subscribe_console(&self, device: &DeviceId) -> Result<Subscription, CliError> {
+        let failed =
+            |source: BusError| CliError::Request { verb: console::CONSOLE_READ, source: source.into() };
+        let subscription = self.bus.subscribe(subject::console(&self.lab, device)).await.map_err(failed)?;
+        self.bus.flush().await.map_err(failed)?;
+        Ok(subscription)
+    }
+
+    /// Sends a request and reads its answer.
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         verb: &'static str,
         body: &impl Serialize,
     ) -> Result<T, CliError> {
         let timeout = if verb == request::EVENTS { EVENTS_TIMEOUT } else { ANSWER_TIMEOUT };
+        self.ask_within(verb, body, timeout).await
+    }
+
+    /// [`Self::ask`], with another bound than the usual.
+    pub(super) async fn ask_within<T: DeserializeOwned>(
+        &self,
+        verb: &'static str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T, CliError> {
         let answer = self.exchange(verb, body, timeout).await?;
         match serde_json::from_slice(&answer) {
             Ok(Reply::Ok { body }) => Ok(body),

@@ -1,10 +1,16 @@
 //! From arguments to a command, from its end to an exit code.
 
 use super::args::{CheckArgs, Cli, Command, CompletionArgs};
+use super::console::console;
+use super::coordinator::coordinator;
 use super::error::CliError;
 use super::exit::Exit;
 use super::image::image;
+use super::lending;
 use super::local::Local;
+use super::login;
+use super::power::power;
+use super::reserve::reserve;
 use super::run::run;
 use super::ui::Ui;
 use crate::config;
@@ -41,6 +47,16 @@ pub async fn main(local: &dyn Local, args: impl IntoIterator<Item = OsString>) -
 async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, CliError> {
     match command {
         Command::Run(args) => run(local, args, ui).await,
+        Command::Coordinator(args) => coordinator(local, args, ui).await,
+        Command::Devices(args) => lending::devices(local, args, ui).await,
+        Command::Reserve(args) => reserve(local, args, ui).await,
+        Command::Extend(args) => lending::extend(local, args, ui).await,
+        Command::Transfer(args) => lending::transfer(local, args, ui).await,
+        Command::Release(args) => lending::release(local, args, ui).await,
+        Command::Queue(args) => lending::queue(local, args, ui).await,
+        Command::Power(command) => power(local, command, ui).await,
+        Command::Console(args) => console(local, args, ui).await,
+        Command::Login(args) => login::make(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),
         Command::Completion(args) => completion(&args, ui),

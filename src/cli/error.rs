@@ -40,6 +40,16 @@ pub enum CliError {
         /// Why.
         source: Source,
     },
+    /// The lab of a login does not answer.
+    #[error("lab {lab} does not answer at {url}")]
+    NoLab {
+        /// The lab.
+        lab: String,
+        /// Where.
+        url: String,
+        /// Why.
+        source: Source,
+    },
     /// A request got no answer, or one that makes no sense.
     #[error("the coordinator did not answer \"{verb}\"")]
     Request {
@@ -126,6 +136,9 @@ impl CliError {
             }
             Self::Config(ConfigError::NoSuchScenario { .. }) => {
                 Some("give the name of a file in lab/scenarios without .toml, or a path to a file")
+            }
+            Self::NoLab { .. } => {
+                Some("its coordinator is not running, or the login is from before its move")
             }
             Self::Panicked { .. } => {
                 Some("please report it, with the output of the same command and --verbose")

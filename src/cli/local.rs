@@ -6,7 +6,7 @@ use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
 use serde::Serialize;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,9 @@ pub trait Local: Send + Sync {
         progress: Progress,
         stop: CancellationToken,
     ) -> LocalFuture<'a, Result<Box<dyn RunningLab>, CliError>>;
+
+    /// The login files of the labs that have, or had, a coordinator on this machine.
+    fn logins(&self) -> Result<Vec<PathBuf>, CliError>;
 
     /// Builds an image, or finds it built.
     fn image_build<'a>(
@@ -63,7 +66,10 @@ pub trait RunningLab: Send + Sync {
     fn user(&self) -> &UserName;
     /// What its start consisted of, in order.
     fn preparation(&self) -> &[Preparation];
-    /// Ends it and removes what it made, except devices that a run was told to keep.
+    /// Where the caller's login belongs, for other commands to find it; none for a lab that does not outlast this one.
+    fn login(&self) -> Option<&Path>;
+    /// Ends it and removes what it made, except devices that a run was told to keep and, where it is to last,
+    /// what is on disk and the virtual machines that are on.
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>>;
 }
 
@@ -78,6 +84,8 @@ pub struct LabOptions {
     pub arch: Option<Arch>,
     /// The image recipe, when not that of the file.
     pub image: Option<String>,
+    /// What it knows, and what is lent, outlives this process.
+    pub lasting: bool,
 }
 
 /// Which image to build.

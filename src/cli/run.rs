@@ -14,7 +14,7 @@ use super::ui::Ui;
 use super::view::RunView;
 use super::watch::{Observer, watch};
 use crate::config;
-use crate::model::device::Backend;
+use crate::model::device::{Arch, Backend};
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::atomic_file;
@@ -22,13 +22,17 @@ use crate::support::shutdown::on_signal;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How long a server that was just started may take to let us in.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs scenarios. Nothing is started when a file is wrong; whatever was started is ended, whatever happens.
 pub async fn run(local: &dyn Local, args: RunArgs, ui: Ui) -> Result<Exit, CliError> {
     let scenarios = load(&args.scenarios)?;
-    check_backend(&args)?;
+    check_backend(&args.lab, args.on, args.arch, args.image.as_deref())?;
     let interrupts = Interrupts::listen();
     tokio::select! {
         // Dropping the work is what "leave at once" means: the next start removes what it leaves.
@@ -38,15 +42,20 @@ pub async fn run(local: &dyn Local, args: RunArgs, ui: Ui) -> Result<Exit, CliEr
 }
 
 /// The lab has devices of the backend that is asked for, and no option is of another.
-fn check_backend(args: &RunArgs) -> Result<(), CliError> {
-    let lab = config::lab::load(&args.lab, args.arch, args.image.as_deref())?;
+pub(super) fn check_backend(
+    path: &Path,
+    on: Option<Backend>,
+    arch: Option<Arch>,
+    image: Option<&str>,
+) -> Result<(), CliError> {
+    let lab = config::lab::load(path, arch, image)?;
     let usage = |what: String, hint: String| Err(CliError::Usage { what, hint: Some(hint) });
-    match (lab.backend(args.on), args.on) {
+    match (lab.backend(on), on) {
         (None, Some(on)) => {
             let hint = format!("add a pool with backend = \"{on}\", or name another lab with --lab");
-            usage(format!("{} has no pool of backend {on}", args.lab.display()), hint)
+            usage(format!("{} has no pool of backend {on}", path.display()), hint)
         }
-        (Some(Backend::Container), _) if args.arch.is_some() || args.image.is_some() => {
+        (Some(Backend::Container), _) if arch.is_some() || image.is_some() => {
             let hint = "leave them out: containers run on this machine as it is".to_owned();
             usage("--arch and --image are of virtual machines".to_owned(), hint)
         }
@@ -97,8 +106,13 @@ async fn with_lab(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let mut show = Show { screen: Screen::new(ui), ui, json: args.json };
-    let options =
-        LabOptions { lab: args.lab.clone(), on: args.on, arch: args.arch, image: args.image.clone() };
+    let options = LabOptions {
+        lab: args.lab.clone(),
+        on: args.on,
+        arch: args.arch,
+        image: args.image.clone(),
+        lasting: false,
+    };
     let lab = local.start_lab(options, show.screen.local(), stop.clone()).await?;
     let session = AssertUnwindSafe(session(lab.as_ref(), args, scenarios, &mut show, stop));
     let done = session.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
@@ -131,7 +145,7 @@ async fn session(
     show: &mut Show,
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
-    let client = Client::connect(lab.url(), lab.creds(), lab.lab(), lab.user()).await?;
+    let client = Client::connect(lab.url(), lab.creds(), lab.lab(), lab.user(), START_PATIENCE).await?;
     let runs = watch(&client, scenarios, args.keep, show, stop).await?;
     let bundles = fetch_bundles(&client, args.bundle.as_deref(), &runs, show).await;
     let report =

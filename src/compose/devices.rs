@@ -1,4 +1,4 @@
-//! The devices of an embedded lab: each with its machine, journal, console and actor, and the tasks that
+//! The devices of a lab: each with its machine, journal, console and actor, and the tasks that
 //! they consist of.
 
 use super::failed;
@@ -136,6 +136,7 @@ impl Devices<'_> {
             vcpus: wanted.vcpus,
             data_disk_mib: wanted.data_disk_mib,
             owner_lock: self.instance.lock_path(),
+            lasting: self.instance.is_lasting(),
         };
         host.device(spec).await.map_err(vm_error("use a virtual machine"))
     }

@@ -1,4 +1,4 @@
-//! What the devices of an embedded lab stand on: libvirt, or podman on this machine. Only what the chosen
+//! What the devices of a lab stand on: libvirt, or podman on this machine. Only what the chosen
 //! devices need is looked for, so containers run where there is no libvirt, and in a build without it.
 
 use super::devices::Machine;
@@ -18,6 +18,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+
+/// The images of containers, below the instance's directory.
+const IMAGES: &str = "images";
 
 /// What devices stand on.
 #[derive(Clone)]
@@ -63,10 +66,21 @@ impl Ground {
     async fn containers(instance: &Instance) -> Result<Self, CliError> {
         // Of labs with virtual machines only libvirt knows whether they are still in use.
         sweep(|lock| !lock.parent().is_some_and(container::is_here)).await?;
+        if instance.is_lasting() {
+            // Containers have no state of their own, so those of a coordinator that was killed are made anew.
+            let left = container::sweep(instance.dir(), &instance.run_dir()).await;
+            left.map_err(container_error("remove the containers of the coordinator before this one"))?;
+            let places =
+                [instance.dir().join(container::DIR), instance.dir().join(IMAGES), instance.run_dir()];
+            for place in places.iter().filter(|place| place.exists()) {
+                let removed = std::fs::remove_dir_all(place);
+                removed.map_err(|e| failed(format!("remove {}", place.display()), None, e))?;
+            }
+        }
         let arch = Arch::host().ok_or("agents are built for aarch64 and x86_64 only");
         let arch = arch.map_err(|e| failed("use containers", None, e))?;
         let agent = image::host_agent(arch)?;
-        let images = crate::image::write_container_store(&instance.dir().join("images"), arch);
+        let images = crate::image::write_container_store(&instance.dir().join(IMAGES), arch);
         let options = container::HostOptions {
             dir: instance.dir().to_owned(),
             run_dir: instance.run_dir(),

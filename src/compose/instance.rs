@@ -1,13 +1,15 @@
-//! What one embedded lab has on this machine, and the sweeping of what a killed one left.
+//! What one lab has on this machine, and the sweeping of what a killed one left.
 //!
-//! An instance is a directory whose lock file its process holds (flock(2)). A lock that can be taken
-//! tells that the process is gone, however it went, and what it had may be removed: all but an
-//! instance whose virtual machines were kept on purpose, until those are gone.
+//! An instance is a directory whose lock file its process holds (flock(2)). An embedded lab makes one, under a
+//! number, for as long as it runs: a lock that can be taken tells that the process is gone, however it
+//! went, and what it had may be removed, unless its devices were kept on purpose, until those are gone. A
+//! coordinator opens the one that bears its lab's name, which outlives it and which no sweep looks at.
 
 use crate::bus::server::EmbeddedServer;
 use crate::container;
+use crate::model::id::LabName;
 use crate::support::chain::Chain;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -15,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const INSTANCES: &str = "instances";
+/// Where the lasting places are, one for each lab.
+const LABS: &str = "labs";
 const LOCK: &str = "lock";
 /// Where root's instances have their sockets.
 const RUN_ROOT: &str = "/run/pilab";
@@ -28,6 +32,7 @@ const MOMENT: Duration = Duration::from_secs(10);
 pub(super) struct Instance {
     name: String,
     dir: PathBuf,
+    lasting: bool,
     /// Held for as long as the process lives.
     _lock: File,
 }
@@ -38,8 +43,7 @@ impl Instance {
     /// of addresses nor spends seconds on finding out whether one is in use.
     pub(super) fn create() -> io::Result<Self> {
         let root = state_root()?.join(INSTANCES);
-        // Names are the machine's, numbers a state directory's.
-        let place = crc32fast::hash(root.as_os_str().as_bytes()) & 0xffff;
+        let place = mark(&root);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
         if is_root() {
             make_enterable(Path::new(RUN_ROOT))?;
@@ -57,9 +61,32 @@ impl Instance {
                 // A sweep looked at it in this very moment, and removes it.
                 continue;
             }
-            return Ok(Self { name, dir, _lock: lock });
+            return Ok(Self { name, dir, lasting: false, _lock: lock });
         }
         Err(io::Error::other(format!("{MAX_INSTANCES} labs are on this machine already")))
+    }
+
+    /// Opens the lasting one of a lab. None when another process has it.
+    pub(super) fn open(lab: &LabName) -> io::Result<Option<Self>> {
+        let root = state_root()?.join(LABS);
+        let name = format!("{:04x}-lab-{lab}", mark(&root));
+        let dir = root.join(lab.as_str());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => {}
+        }
+        if is_root() {
+            make_enterable(Path::new(RUN_ROOT))?;
+        }
+        Ok(Some(Self { name, dir, lasting: true, _lock: lock }))
+    }
+
+    /// Whether it outlives this process.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.lasting
     }
 
     /// Tells it from others on this machine.
@@ -82,9 +109,22 @@ impl Instance {
         self.dir.join(LOCK)
     }
 
-    /// Removes all its files.
+    /// Removes all its files, unless it is to last.
     pub(super) fn remove(self) -> io::Result<()> {
-        remove(&self.name, &self.dir)
+        if self.lasting { Ok(()) } else { remove(&self.name, &self.dir) }
+    }
+}
+
+/// Tells instances of two state directories apart: their names are the machine's.
+fn mark(root: &Path) -> u32 {
+    crc32fast::hash(root.as_os_str().as_bytes()) & 0xffff
+}
+
+/// The directories of all labs that have, or had, a coordinator here.
+pub(super) fn lasting() -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(state_root()?.join(LABS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
     }
 }
 

@@ -1,25 +1,30 @@
-//! The embedded lab: one run's NATS server, coordinator and devices, in this process. The command line talks NATS to it as to any other lab.
+//! A lab in this process: its NATS server, coordinator and devices, embedded for the runs of one command or lasting.
+//! The command line talks NATS to it as to any other.
 
 use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
 use super::failed;
+use super::gates::gate;
 use super::ground::Ground;
 use super::instance::Instance;
 use crate::bus::connect::{Bus, BusOptions};
-use crate::bus::gate::Gate;
 use crate::bus::issuer::{COORDINATOR, Issuer};
 use crate::bus::provision;
 use crate::bus::server::{EmbeddedServer, ServerOptions};
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
+use crate::config::leases::Leases;
 use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::id::{LabName, UserName};
+use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
 use crate::vm;
 use crate::wire::subject;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,8 +32,13 @@ use tokio_util::sync::CancellationToken;
 
 /// The NATS server's files, below the instance's directory.
 pub(super) const NATS_DIR: &str = "nats";
-/// How long an embedded lab's own credentials are good: longer than any run.
-const CREDENTIALS_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The caller's login, below the directory of a lab that lasts.
+pub(super) const LOGIN: &str = "login.json";
+/// How long the credentials of an embedded lab are good: longer than any run.
+const EMBEDDED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long those of a lasting one are, which are made anew at each start: they never leave this user's
+/// files, and a coordinator that loses its connection one day loses the lab.
+const LASTING_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long the server, which is ready, may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Starts the lab of `options`; what was begun is undone when it fails or is stopped.
@@ -42,7 +52,7 @@ pub(super) async fn start(
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
     let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
     clock.begin(Ground::title(backend));
-    let instance = Instance::create().map_err(|e| failed("prepare a place for the lab", None, e))?;
+    let instance = place(&lab, options.lasting)?;
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
         Err(error) => {
@@ -58,7 +68,9 @@ pub(super) async fn start(
     };
     match begun {
         Ok(begun) => {
-            Ok(Box::new(EmbeddedLab { begun, name: lab.name, preparation: clock.done, instance, layers }))
+            let login = instance.is_lasting().then(|| instance.dir().join(LOGIN));
+            let (name, preparation) = (lab.name, clock.done);
+            Ok(Box::new(ThisLab { begun, name, login, preparation, instance, layers }))
         }
         Err(error) => {
             end(&layers, &ground).await;
@@ -66,6 +78,35 @@ pub(super) async fn start(
             Err(error)
         }
     }
+}
+
+fn place(lab: &Lab, lasting: bool) -> Result<Instance, CliError> {
+    let opened = if lasting { Instance::open(&lab.name) } else { Instance::create().map(Some) };
+    let opened = opened.map_err(|e| failed("prepare a place for the lab", None, e))?;
+    opened.ok_or_else(|| {
+        let hint = "end it first, or give this lab another name".to_owned();
+        let cause = format!("lab {} has a coordinator on this machine", lab.name);
+        failed("start the coordinator", Some(hint), cause)
+    })
+}
+
+/// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
+fn policy(leases: &Leases, lasting: bool) -> Policy {
+    let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
+    let policy = Policy {
+        max_lease: leases.max,
+        default_lease: leases.default,
+        handover: leases.handover,
+        aging: leases.aging,
+        booking_ahead: leases.booking_ahead,
+        quota,
+        quotas: BTreeMap::new(),
+    };
+    if lasting {
+        return policy;
+    }
+    let quota = Quota { devices: usize::MAX, requests: usize::MAX };
+    Policy { max_lease: EMBEDDED_TTL, quota, ..policy }
 }
 
 /// A fault of the virtual machines, in the command line's terms.
@@ -113,7 +154,8 @@ async fn begin(
         let hint = e.hint();
         failed("start the NATS server", hint, e)
     })?;
-    let bus = coordinator_bus(&issuer, &server).await?;
+    let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
+    let bus = coordinator_bus(&issuer, &server, ttl).await?;
     provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
     let devices = Devices { lab, instance, ground, layers }.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
@@ -121,15 +163,19 @@ async fn begin(
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let mut owned = Vec::new();
     for handle in handles {
-        let gate = Gate::open(address, server.address(), tracker, token.clone()).await;
+        let gate = gate(instance, handle.id(), address, server.address(), &layers.server).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
         owned.push(LabDevice { handle, gate });
     }
+    let user = user_name();
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
         issuer: Arc::clone(&issuer),
         nats_url: server.url(),
+        owner: user.clone(),
+        policy: policy(&lab.leases, instance.is_lasting()),
+        dir: instance.dir().to_owned(),
         devices: owned,
         image: found,
         keys: |comment| {
@@ -141,8 +187,7 @@ async fn begin(
     };
     let coordinator =
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;
-    let user = user_name();
-    let creds = issuer.user(&user, CREDENTIALS_TTL).map_err(|e| failed("issue your credentials", None, e))?;
+    let creds = issuer.user(&user, ttl).map_err(|e| failed("issue your credentials", None, e))?;
     clock.end("");
     Ok(Begun {
         url: server.url(),
@@ -155,8 +200,8 @@ async fn begin(
     })
 }
 
-async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer) -> Result<Bus, CliError> {
-    let creds = issuer.coordinator(CREDENTIALS_TTL);
+async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer, ttl: Duration) -> Result<Bus, CliError> {
+    let creds = issuer.coordinator(ttl);
     let creds = creds.map_err(|e| failed("issue the coordinator's credentials", None, e))?;
     let options = BusOptions {
         url: server.url(),
@@ -174,15 +219,16 @@ fn user_name() -> UserName {
     user.or_else(|| UserName::new("local").ok()).unwrap_or_else(|| unreachable!("a constant that is a name"))
 }
 
-struct EmbeddedLab {
+struct ThisLab {
     begun: Begun,
     name: LabName,
+    login: Option<PathBuf>,
     preparation: Vec<Preparation>,
     instance: Instance,
     layers: Layers,
 }
 
-impl RunningLab for EmbeddedLab {
+impl RunningLab for ThisLab {
     fn url(&self) -> &str {
         &self.begun.url
     }
@@ -201,6 +247,10 @@ impl RunningLab for EmbeddedLab {
 
     fn preparation(&self) -> &[Preparation] {
         &self.preparation
+    }
+
+    fn login(&self) -> Option<&Path> {
+        self.login.as_deref()
     }
 
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {

@@ -1,6 +1,7 @@
 //! The only place that joins ports to adapters.
 
 mod devices;
+mod gates;
 mod ground;
 mod image;
 mod instance;
@@ -8,6 +9,7 @@ mod lab;
 
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab};
+use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 /// What this machine can do for the command line.
@@ -25,6 +27,12 @@ impl Local for ThisMachine {
         stop: CancellationToken,
     ) -> LocalFuture<'a, Result<Box<dyn RunningLab>, CliError>> {
         Box::pin(lab::start(options, progress, stop))
+    }
+
+    fn logins(&self) -> Result<Vec<PathBuf>, CliError> {
+        let labs =
+            instance::lasting().map_err(|e| failed("look for coordinators on this machine", None, e))?;
+        Ok(labs.into_iter().map(|dir| dir.join(lab::LOGIN)).filter(|path| path.is_file()).collect())
     }
 
     fn image_build<'a>(

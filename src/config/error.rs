@@ -13,6 +13,12 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// It holds a secret, and others than its owner may read it.
+    #[error("{}: others than its owner may read it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is larger than any honest file of its kind.
     #[error("{}: {size} bytes; at most {limit} are read", path.display())]
     TooLarge {

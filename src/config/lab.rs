@@ -1,6 +1,7 @@
 //! A lab file: which devices there are. `lab/laptop.toml` is the default.
 
 use super::error::ConfigError;
+use super::leases::{Leases, RawLeases};
 use super::raw::Source;
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
@@ -39,6 +40,8 @@ pub struct Lab {
     pub network: String,
     /// Kernel arguments of all its devices, after those of the image.
     pub kernel_args: Vec<String>,
+    /// The rules by which a coordinator lends them.
+    pub leases: Leases,
     /// Its virtual machines.
     pub devices: Vec<VmDevice>,
     /// Its devices that are containers on the coordinator's host.
@@ -86,6 +89,8 @@ struct RawLab {
     network: String,
     #[serde(default)]
     kernel_args: Vec<Spanned<String>>,
+    #[serde(default)]
+    leases: RawLeases,
     pools: Vec<Spanned<RawPool>>,
 }
 
@@ -117,6 +122,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
     let source = Source::read(path)?;
     let raw: RawLab = source.parse()?;
     let kernel_args = kernel_args(&source, raw.kernel_args)?;
+    let leases = raw.leases.check(&source)?;
     let (mut devices, mut containers) = (Vec::new(), Vec::new());
     let mut names = BTreeSet::new();
     for (index, pool) in raw.pools.iter().enumerate() {
@@ -180,7 +186,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         }
     }
     let image = image.map_or(raw.image, str::to_owned);
-    Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, devices, containers })
+    Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, leases, devices, containers })
 }
 
 /// One argument is one word: a blank would make several of it, and none may end the command line.
@@ -266,6 +272,18 @@ mod tests {
                 "/lab.toml:2: pools[0].name: device id \"l-v.m-1\" is not valid",
             ),
             ("name = \n", "/lab.toml:1:8: "),
+            (
+                "name = \"l\"\npools = []\n[leases]\nmax = \"soon\"\n",
+                "/lab.toml:4: leases.max: \"soon\" is no time such as \"90m\": ",
+            ),
+            (
+                "name = \"l\"\npools = []\n[leases]\nmax = \"30m\"\n",
+                "/lab.toml:4: leases.max: the usual lease is longer than the longest",
+            ),
+            (
+                "name = \"l\"\npools = []\n[leases]\nmaximum = \"30m\"\n",
+                "/lab.toml:4:1: unknown field `maximum`",
+            ),
             (
                 "name = \"l\"\npools = []\nkernel_args = [\n  \"quiet\",\n  \"a b\",\n]\n",
                 "/lab.toml:5: kernel_args[1]: \"a b\" is not one word of 1 to 256 printable",

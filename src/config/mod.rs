@@ -3,6 +3,8 @@
 pub mod deployment;
 pub mod error;
 pub mod lab;
+pub mod leases;
+pub mod login;
 pub mod raw;
 pub mod scenario;
 mod steps;

@@ -18,7 +18,7 @@ use tokio::process::Child;
 use tokio::time::Instant;
 
 /// Below the lab's directory: configuration, containers and logs of its podman.
-const DIR: &str = "podman";
+pub const DIR: &str = "podman";
 /// Its service's socket, below the directory for sockets.
 const SOCKET: &str = "podman.sock";
 /// What its service says.

@@ -23,4 +23,4 @@ mod root;
 
 pub use device::ContainerDevice;
 pub use error::ContainerError;
-pub use host::{Host, HostOptions, Kept, is_here, is_kept, sweep};
+pub use host::{DIR, Host, HostOptions, Kept, is_here, is_kept, sweep};

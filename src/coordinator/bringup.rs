@@ -3,7 +3,6 @@
 use super::session::{Seat, Session};
 use super::steps::GRACE;
 use crate::bus::issuer::Holder;
-use crate::bus::provision;
 use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
@@ -34,13 +33,9 @@ impl Session {
         })
     }
 
-    /// Boots a device and waits for its agent. What the last holder left in NATS is wiped first.
+    /// Boots a device and waits for its agent. What the last holder left in NATS went when the device was handed over.
     pub(super) async fn bring_up(&self, seat: &Seat) -> Result<Pong, Fault> {
         let deadline = Instant::now() + self.boot_timeout;
-        let parts = &self.parts;
-        provision::device(&parts.bus, seat.id())
-            .await
-            .map_err(|e| seat.lab("make the device's keys and consumer anew", &e))?;
         let attempt = self.boot(seat).await?;
         let pong = self.first_pong(seat, attempt, deadline).await?;
         let event =

@@ -1,7 +1,7 @@
 //! The lab coordinator: runs, steps, requests, credentials.
 //!
 //! ```text
-//!  requests ──► service ──► run task ──► pool (devices, all or none)
+//!  requests ──► service ──► run task ──► lending ──► ledger (devices, all or none)
 //!                 │            │  ├────► bring-up (identity, boot, first ping)
 //!                 │            │  └────► steps  (KV, fleet requests, console, SSH)
 //!                 │            ▼
@@ -12,15 +12,20 @@
 
 mod bringup;
 mod bundle;
+mod console;
 mod containers;
+mod desk;
 mod disturb;
 mod expect;
 mod follow;
+mod handover;
+pub mod ledger;
+mod lending;
 mod log;
 mod operate;
 pub mod operator;
 pub mod parts;
-mod pool;
+mod people;
 mod runner;
 pub mod service;
 mod session;

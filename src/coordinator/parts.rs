@@ -5,7 +5,8 @@ use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
 use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
-use crate::model::id::{DeviceId, LabName};
+use crate::model::id::{DeviceId, LabName, UserName};
+use crate::plan::lease::Policy;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,12 @@ pub struct Parts {
     pub issuer: Arc<Issuer>,
     /// Where it reaches NATS itself: `nats://host:port`.
     pub nats_url: String,
+    /// Who started it: an admin.
+    pub owner: UserName,
+    /// The rules by which it lends its devices.
+    pub policy: Policy,
+    /// Its own directory, where it remembers how far its ledger has come.
+    pub dir: PathBuf,
     /// The devices it owns.
     pub devices: Vec<LabDevice>,
     /// What they boot.

@@ -2,13 +2,12 @@
 
 use super::bundle::{self, Span};
 use super::follow::follow;
+use super::lending::{Denied, Grant, Lending};
 use super::log::RunLog;
-use super::operator::Operator;
 use super::parts::Parts;
-use super::pool::{Denied, Grant, Pool};
 use super::session::{Seat, Session};
 use crate::model::event::Event;
-use crate::model::id::RunId;
+use crate::model::id::{LeaseId, RunId, UserName};
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
 use crate::model::scenario::{Scenario, Step};
 use crate::plan::verdict;
@@ -17,7 +16,6 @@ use crate::support::clock;
 use crate::support::lock::lock;
 use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -33,8 +31,8 @@ const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a run needs beside its devices.
 pub(super) struct Runner {
     pub(super) parts: Arc<Parts>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) operator: Operator,
+    pub(super) lending: Arc<Lending>,
+    pub(super) user: UserName,
     pub(super) log: Arc<RunLog>,
     pub(super) scenario: Scenario,
     pub(super) keep: bool,
@@ -58,7 +56,7 @@ impl Runner {
         let begun = Instant::now();
         let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
         self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
-        let grant = match self.pool.acquire(&self.scenario.needs, self.log.cancel()).await {
+        let grant = match self.acquire().await {
             Ok(grant) => grant,
             Err(denied) => {
                 let fault = denied_fault(denied);
@@ -91,8 +89,15 @@ impl Runner {
                 (self.parts.keep_lines)(seat.id(), &key)
             });
             kept(Kept { lines: lines.collect(), grant });
+        } else {
+            self.lending.release(grant).await;
         }
         self.end(&begun, outcome, spans).await;
+    }
+
+    async fn acquire(&self) -> Result<Grant, Denied> {
+        let lease = LeaseId::new(self.log.run().as_str()).map_err(|e| Denied::Refused(e.to_string()))?;
+        self.lending.acquire(&self.user, lease, &self.scenario.needs, self.log.cancel()).await
     }
 
     /// Marks the run's beginning in each device's journal; answers where.
@@ -116,19 +121,10 @@ impl Runner {
     }
 
     fn session(&self, grant: &Grant) -> Session {
-        let seats = self.scenario.needs.iter().zip(&grant.devices).map(|(need, device)| Seat {
-            role: need.role.clone(),
-            device: device.handle.clone(),
-            gate: device.gate.clone(),
-            restarting: AtomicBool::default(),
-            token: grant.token,
-            before: device.handle.state().borrow().attempt,
-            credentials: Mutex::default(),
-            creds: Mutex::default(),
-            ssh_key: Mutex::default(),
-        });
+        let seats = self.scenario.needs.iter().zip(&grant.devices);
+        let seats = seats.map(|(need, device)| Seat::new(&need.role, device, grant.token));
         let (parts, boot_timeout) = (Arc::clone(&self.parts), self.scenario.boot_timeout);
-        Session::new(parts, seats.collect(), boot_timeout, self.operator.clone(), grant.token)
+        Session::new(parts, seats.collect(), boot_timeout, self.lending.operator.clone(), grant.token)
     }
 
     fn started(&self, session: &Session) -> RunFact {
@@ -214,7 +210,7 @@ impl Runner {
     async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
         if !self.keep
-            && let Err(error) = self.operator.release(session.token).await
+            && let Err(error) = self.lending.operator.release(session.token).await
         {
             let cause = format!("cannot end the run's deployments: {}", Chain(&error));
             first = Err(Fault { kind: FaultKind::Lab, cause, device: None });
@@ -277,6 +273,10 @@ fn cancelled() -> Fault {
 fn denied_fault(denied: Denied) -> Fault {
     match denied {
         Denied::Cancelled => cancelled(),
+        Denied::Refused(cause) => {
+            let cause = format!("the lab does not lend the run its devices: {cause}");
+            Fault { kind: FaultKind::Lab, cause, device: None }
+        }
         Denied::Never { role, cause } => {
             let cause = format!("the need {role:?} cannot be met by this lab: {cause}");
             Fault { kind: FaultKind::Unmet, cause, device: None }

@@ -1,17 +1,28 @@
 //! Takes requests and owns the runs.
 
 use super::bundle;
+use super::console;
+use super::handover;
+use super::ledger::{Ledger, LedgerError, LedgerParts};
+use super::lending::Lending;
 use super::log::RunLog;
 use super::operator::Operator;
 use super::parts::Parts;
-use super::pool::Pool;
+use super::people::People;
 use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
 use crate::model::id::{DeviceId, RunId, UserName};
+use crate::model::role::Role;
+use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::support::lock::lock;
+use crate::wire::console::{CONSOLE_READ, CONSOLE_WRITE};
+use crate::wire::lending::{
+    DEVICES, EXTEND, HEARTBEAT, LEASE, LOGIN, LeaseRef, LoginAsked, LoginMade, POWER, QUEUE, RELEASE,
+    RESERVE, Reserve, TRANSFER,
+};
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
     REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
@@ -21,11 +32,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The most runs a coordinator remembers; more are refused until it is started anew.
 const MAX_RUNS: usize = 1000;
+/// The most requests that are being answered; more wait.
+const MAX_REQUESTS: usize = 256;
+/// The longest that a login is good.
+const MAX_LOGIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A running coordinator.
 pub struct Coordinator {
@@ -36,40 +53,71 @@ pub struct Coordinator {
 
 struct Shared {
     parts: Arc<Parts>,
-    pool: Arc<Pool>,
-    operator: Operator,
+    lending: Arc<Lending>,
+    people: People,
     tracker: TaskTracker,
     /// No await happens under these locks.
-    runs: Mutex<BTreeMap<RunId, Arc<RunLog>>>,
+    runs: Mutex<BTreeMap<RunId, Run>>,
     kept: Mutex<BTreeMap<RunId, Kept>>,
 }
 
+struct Run {
+    owner: UserName,
+    log: Arc<RunLog>,
+}
+
+/// A coordinator could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// NATS refused or did not answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The ledger of the lab's leases cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
 /// Why a request was not met, in the words of the answer.
-struct Refusal {
-    error: String,
-    hint: Option<String>,
+pub(super) struct Refusal {
+    pub(super) error: String,
+    pub(super) hint: Option<String>,
 }
 
 impl Refusal {
-    fn new(error: impl Into<String>) -> Self {
+    pub(super) fn new(error: impl Into<String>) -> Self {
         Self { error: error.into(), hint: None }
     }
 }
 
 impl Coordinator {
     /// Subscribes to the lab's requests and serves them until `shutdown`.
-    pub async fn start(parts: Parts) -> Result<Self, BusError> {
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let requests = parts.bus.subscribe(subject::requests(&parts.lab)).await?;
         parts.bus.flush().await?;
-        let pool = Pool::new(parts.devices.clone());
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let people = People::load(parts.bus.clone(), &parts.lab, parts.owner.clone()).await?;
+        let ledger = LedgerParts {
+            bus: parts.bus.clone(),
+            lab: parts.lab.clone(),
+            policy: parts.policy.clone(),
+            dir: parts.dir.clone(),
+        };
+        let ledger = Ledger::start(ledger, &tracker, token.clone()).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
         let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());
+        for device in &parts.devices {
+            let publishing = console::publish(parts.bus.clone(), parts.lab.clone(), device.handle.clone());
+            let stop = token.clone();
+            tracker.spawn(async move { stop.run_until_cancelled(publishing).await });
+        }
+        let parts = Arc::new(parts);
+        let lending = Lending::start(ledger, Arc::clone(&parts), operator).await?;
+        tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
         let shared = Arc::new(Shared {
-            parts: Arc::new(parts),
-            pool,
-            operator,
+            parts,
+            lending,
+            people,
             tracker: tracker.clone(),
             runs: Mutex::default(),
             kept: Mutex::default(),
@@ -77,14 +125,23 @@ impl Coordinator {
         let (serving, stop) = (Arc::clone(&shared), token.clone());
         tracker.spawn(async move {
             let mut requests = requests;
+            let room = Arc::new(Semaphore::new(MAX_REQUESTS));
             loop {
                 tokio::select! {
                     // Losing a request here loses nothing: the service ends.
                     () = stop.cancelled() => return,
-                    message = requests.next() => match message {
-                        Some(message) => serving.serve(message).await,
-                        None => return,
-                    },
+                    message = requests.next() => {
+                        // The semaphore is never closed.
+                        let (Some(message), Ok(permit)) = (message, Arc::clone(&room).acquire_owned().await) else {
+                            return;
+                        };
+                        // By itself, since some wait for a lease to change or for a device to boot.
+                        let (serving, stop) = (Arc::clone(&serving), stop.clone());
+                        serving.tracker.clone().spawn(async move {
+                            stop.run_until_cancelled(serving.serve(message)).await;
+                            drop(permit);
+                        });
+                    }
                 }
             }
         });
@@ -112,7 +169,7 @@ impl Coordinator {
 
 impl Shared {
     fn logs(&self) -> Vec<Arc<RunLog>> {
-        lock(&self.runs).values().cloned().collect()
+        lock(&self.runs).values().map(|run| Arc::clone(&run.log)).collect()
     }
 
     async fn serve(self: &Arc<Self>, message: Message) {
@@ -139,8 +196,37 @@ impl Shared {
         verb: &str,
         payload: &[u8],
     ) -> Result<Vec<u8>, Refusal> {
+        let role = self.people.role(user);
+        if role < needed(verb) {
+            return Err(Refusal {
+                error: format!(
+                    "{user} is a {role} of lab {}, and {verb:?} takes a {}",
+                    self.parts.lab,
+                    needed(verb)
+                ),
+                hint: Some("an admin gives more with pilab login".to_owned()),
+            });
+        }
+        let by = Caller { user: user.clone(), admin: role == Role::Admin };
+        let lending = &self.lending;
         match verb {
             HELLO => Ok(ok(())),
+            DEVICES => lending.list().await.map(ok),
+            QUEUE => lending.queue().await.map(ok),
+            RESERVE => {
+                let asked: Reserve = decode(payload)?;
+                same_version(asked.version)?;
+                lending.reserve(by, asked).await.map(ok)
+            }
+            LEASE => lending.watch(decode(payload)?).await.map(ok),
+            EXTEND => lending.extend(by, decode(payload)?).await.map(ok),
+            TRANSFER => lending.transfer(by, decode(payload)?).await.map(ok),
+            RELEASE => lending.release_by(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
+            HEARTBEAT => lending.heartbeat(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
+            POWER => lending.power(&by, decode(payload)?).await.map(ok),
+            CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
+            CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
+            LOGIN => self.login(decode(payload)?).await.map(ok),
             RUN => self.start_run(user, decode(payload)?).map(ok),
             EVENTS => {
                 let request: EventsRequest = decode(payload)?;
@@ -149,8 +235,7 @@ impl Shared {
             }
             CANCEL => {
                 let request: RunRef = decode(payload)?;
-                self.log(&request.run)?.cancel().cancel();
-                Ok(ok(()))
+                self.cancel(&by, &request.run).map(ok)
             }
             BUNDLE => {
                 let request: RunRef = decode(payload)?;
@@ -172,12 +257,7 @@ impl Shared {
     }
 
     fn start_run(self: &Arc<Self>, user: &UserName, request: RunRequest) -> Result<RunAccepted, Refusal> {
-        if request.version != REQUEST_VERSION {
-            return Err(Refusal {
-                error: format!("the request has version {}; known is {REQUEST_VERSION}", request.version),
-                hint: Some("use the same version of pilab as the coordinator's".to_owned()),
-            });
-        }
+        same_version(request.version)?;
         let mut runs = lock(&self.runs);
         if runs.len() >= MAX_RUNS {
             return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
@@ -194,13 +274,13 @@ impl Shared {
             parts.bus.clone(),
             CancellationToken::new(),
         ));
-        runs.insert(run.clone(), Arc::clone(&log));
+        runs.insert(run.clone(), Run { owner: user.clone(), log: Arc::clone(&log) });
         drop(runs);
         tracing::info!(%user, %run, "a run begins");
         let runner = Runner {
             parts,
-            pool: Arc::clone(&self.pool),
-            operator: self.operator.clone(),
+            lending: Arc::clone(&self.lending),
+            user: user.clone(),
             log,
             scenario: request.scenario,
             keep: request.keep,
@@ -218,7 +298,32 @@ impl Shared {
 
     fn log(&self, run: &RunId) -> Result<Arc<RunLog>, Refusal> {
         let runs = lock(&self.runs);
-        runs.get(run).cloned().ok_or_else(|| Refusal::new(format!("there is no run {run}")))
+        runs.get(run).map(|run| Arc::clone(&run.log)).ok_or_else(|| no_run(run))
+    }
+
+    fn cancel(&self, by: &Caller, run: &RunId) -> Result<(), Refusal> {
+        let runs = lock(&self.runs);
+        let Run { owner, log } = runs.get(run).ok_or_else(|| no_run(run))?;
+        if *owner != by.user && !by.admin {
+            return Err(Refusal::new(format!("run {run} is {owner}'s")));
+        }
+        log.cancel().cancel();
+        Ok(())
+    }
+
+    async fn login(&self, asked: LoginAsked) -> Result<LoginMade, Refusal> {
+        let LoginAsked { user, role, ttl } = asked;
+        if ttl.is_zero() || ttl > MAX_LOGIN {
+            return Err(Refusal::new(format!(
+                "a login is good for at most {} days",
+                MAX_LOGIN.as_secs() / 86400
+            )));
+        }
+        let creds = self.parts.issuer.user(&user, ttl).map_err(|e| Refusal::new(Chain(&e).to_string()))?;
+        let recorded = self.people.set(&user, role).await;
+        recorded.map_err(|e| Refusal::new(format!("the role was not recorded: {}", Chain(&e))))?;
+        tracing::info!(%user, %role, "a login was made");
+        Ok(LoginMade { url: self.parts.nats_url.clone(), creds: creds.creds })
     }
 
     fn finished(&self, run: &RunId) -> Result<std::path::PathBuf, Refusal> {
@@ -232,6 +337,31 @@ impl Shared {
     fn kept_lines(&self, run: &RunId) -> Vec<String> {
         let kept = lock(&self.kept);
         kept.get(run).map(|kept| kept.lines.clone()).unwrap_or_default()
+    }
+}
+
+fn no_run(run: &RunId) -> Refusal {
+    Refusal::new(format!("there is no run {run}"))
+}
+
+fn same_version(version: u32) -> Result<(), Refusal> {
+    if version == REQUEST_VERSION {
+        return Ok(());
+    }
+    Err(Refusal {
+        error: format!("the request has version {version}; known is {REQUEST_VERSION}"),
+        hint: Some("use the same version of pilab as the coordinator's".to_owned()),
+    })
+}
+
+/// The least role that a request takes; that of a request which there is not is the least of all.
+fn needed(verb: &str) -> Role {
+    match verb {
+        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL => {
+            Role::User
+        }
+        LOGIN => Role::Admin,
+        _ => Role::Viewer,
     }
 }
 

@@ -1,7 +1,7 @@
-//! One run's hold on its devices while it lasts: seats by role, what was deployed, how faults are made.
+//! One lease's hold on its devices while it lasts: seats by role, what was deployed, how faults are made.
 
 use super::operator::Operator;
-use super::parts::Parts;
+use super::parts::{LabDevice, Parts};
 use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
@@ -42,6 +42,20 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    pub(super) fn new(role: &str, device: &LabDevice, token: FencingToken) -> Self {
+        Self {
+            role: role.to_owned(),
+            device: device.handle.clone(),
+            token,
+            before: device.handle.state().borrow().attempt,
+            credentials: Mutex::default(),
+            creds: Mutex::default(),
+            ssh_key: Mutex::default(),
+            gate: device.gate.clone(),
+            restarting: AtomicBool::default(),
+        }
+    }
+
     pub(super) fn id(&self) -> &DeviceId {
         self.device.id()
     }
@@ -70,13 +84,13 @@ pub(super) struct Put {
     pub(super) generation: Option<u64>,
 }
 
-/// A run's devices and what it did on them.
+/// The devices of a run, or of a person's lease, and what was done on them.
 pub(super) struct Session {
     pub(super) parts: Arc<Parts>,
     pub(super) seats: Vec<Seat>,
     pub(super) boot_timeout: Duration,
     pub(super) operator: Operator,
-    /// The run's lease.
+    /// The lease's token.
     pub(super) token: FencingToken,
     puts: Mutex<BTreeMap<(DeviceId, DeploymentName), Put>>,
 }

@@ -11,6 +11,7 @@ pub mod lease;
 pub mod ledger;
 pub mod power;
 pub mod report;
+pub mod role;
 pub mod run;
 pub mod scenario;
 pub mod state_note;

@@ -1,6 +1,7 @@
 //! Power states.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a power switch can be set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,6 +23,16 @@ pub enum PowerReading {
     Off,
     /// Cannot be read back.
     Unknown,
+}
+
+impl fmt::Display for PowerReading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 impl From<PowerState> for PowerReading {

@@ -24,3 +24,15 @@ pub fn wall_ms() -> u64 {
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
+
+/// Where systemd-timesyncd says that the clock is synchronised (systemd-timesyncd.service(8)).
+#[cfg(feature = "coordinator")]
+const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+
+/// Whether the wall clock can be trusted over a reboot: systemd-timesyncd says so, or `PILAB_CLOCK=trusted` does, for
+/// hosts that have their time from elsewhere.
+#[cfg(feature = "coordinator")]
+pub fn is_synchronised() -> bool {
+    std::env::var_os("PILAB_CLOCK").is_some_and(|value| value == "trusted")
+        || std::path::Path::new(SYNCHRONISED).exists()
+}

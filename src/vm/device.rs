@@ -80,12 +80,16 @@ pub struct VmDevice {
 
 impl VmDevice {
     pub(super) fn new(parts: Parts) -> Self {
-        Self {
-            parts,
-            acts: Mutex::default(),
-            console: watch::Sender::default(),
-            kept: watch::Sender::new(false),
+        let kept = watch::Sender::new(parts.spec.lasting);
+        Self { parts, acts: Mutex::default(), console: watch::Sender::default(), kept }
+    }
+
+    /// Finds a domain that an earlier process left running: its console is read from here on.
+    pub(super) async fn find(&self) -> Result<(), VmError> {
+        if self.status().await? != Status::Absent {
+            self.announce(false);
         }
+        Ok(())
     }
 
     /// Its network card's address, lower-case with colons: always the same for this instance and device.

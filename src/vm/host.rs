@@ -68,7 +68,7 @@ impl Host {
             instance: self.options.instance.clone(),
             device: spec.id.to_string(),
             lock: spec.owner_lock.clone(),
-            kept: false,
+            kept: spec.lasting,
         };
         let device = Arc::new(VmDevice::new(Parts {
             mac: naming::mac(&name),
@@ -82,6 +82,7 @@ impl Host {
             uri: self.options.uri.clone(),
             connection: self.connection.clone(),
         }));
+        device.find().await?;
         lock(&self.devices).push(Arc::clone(&device));
         Ok(device)
     }
@@ -235,6 +236,7 @@ mod tests {
             vcpus: 1,
             data_disk_mib: None,
             owner_lock: dir.path().join("lock"),
+            lasting: false,
         };
         let error = host.device(spec).await.err().unwrap();
         assert!(error.to_string().starts_with("qemu-system-aarch64 is not installed"), "{error}");

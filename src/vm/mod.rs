@@ -99,6 +99,9 @@ pub struct VmSpec {
     /// The file that the owning process holds locked (flock(2)) while the machine is wanted. It must be
     /// locked before the machine is switched on: whatever has a free lock is swept.
     pub owner_lock: PathBuf,
+    /// It outlives the process that switched it on: neither [`Host::close`] nor a sweep removes it, and the next
+    /// process finds it again by its name.
+    pub lasting: bool,
 }
 
 /// How to use and to remove a machine that was kept.

@@ -1,5 +1,9 @@
 //! What crosses NATS: subjects, buckets, envelopes, requests.
 
+// Agents have no base64, and no use for it.
+#[cfg(feature = "coordinator")]
+pub mod console;
 pub mod fleet;
+pub mod lending;
 pub mod request;
 pub mod subject;

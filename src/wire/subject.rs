@@ -8,17 +8,36 @@ pub const DESIRED: &str = "desired";
 pub const STATUS: &str = "status";
 /// Bucket of agents' heartbeats.
 pub const PRESENCE: &str = "presence";
-/// Bucket of a lab's own records.
+/// Bucket of a lab's ledger: devices, leases, requests. Its coordinator alone writes to it, each time only if nobody has
+/// written to any of its keys since, so nothing else can be kept in it.
 pub fn lab_bucket(lab: &LabName) -> String {
     format!("lab-{lab}")
 }
 
-/// Key of the record of a deployment that a file describes, in the lab's bucket.
+/// Bucket of what else a lab's coordinator keeps.
+pub fn records_bucket(lab: &LabName) -> String {
+    format!("records-{lab}")
+}
+
+/// Key of the record of a deployment that a file describes, in the lab's records.
 pub fn record_key(deployment: &DeploymentName) -> String {
     format!("deployment.{deployment}")
 }
 
-/// All keys of such records.
+/// Key of a user's role, in the lab's records.
+pub fn user_key(user: &UserName) -> String {
+    format!("user.{user}")
+}
+
+/// All keys of users' roles.
+pub const USER_KEYS: &str = "user.*";
+
+/// The user of such a key.
+pub fn parse_user_key(key: &str) -> Option<UserName> {
+    UserName::new(key.strip_prefix("user.")?).ok()
+}
+
+/// All keys of records of deployments.
 pub const RECORD_KEYS: &str = "deployment.*";
 /// The key, beside the deployments, that names them all.
 pub const INDEX: &str = "_index";

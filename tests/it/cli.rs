@@ -137,7 +137,10 @@ fn scenario(name: &str) -> Scenario {
 async fn stopping_cancels_every_run_and_waits_for_their_ends() {
     let machine = ScriptedMachine::new(Script { until_cancelled: true, ..Script::default() });
     let lab: Box<dyn RunningLab> = Box::new(machine.lab().await);
-    let client = Client::connect(lab.url(), lab.creds(), lab.lab(), lab.user()).await.unwrap();
+    let client =
+        Client::connect(lab.url(), lab.creds(), lab.lab(), lab.user(), std::time::Duration::from_secs(10))
+            .await
+            .unwrap();
     let stop = CancellationToken::new();
     let mut observer = StopsAtTheFirstStep { stop: stop.clone(), ended: 0 };
     let scenarios = vec![scenario("ping"), scenario("isolation")];

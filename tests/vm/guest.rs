@@ -109,6 +109,7 @@ impl Bench {
             vcpus: 1,
             data_disk_mib: None,
             owner_lock: self.dir.path().join("lock"),
+            lasting: false,
         };
         self.host.device(spec).await.unwrap()
     }

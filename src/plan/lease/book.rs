@@ -152,6 +152,21 @@ impl Book {
         self.leases.values().map(|held| (&held.lease, held.deadline()))
     }
 
+    /// A lease, and when it ends.
+    pub fn lease(&self, id: &LeaseId) -> Option<(&Lease, Deadline)> {
+        self.leases.get(id).map(|held| (&held.lease, held.deadline()))
+    }
+
+    /// The lease of a device.
+    pub fn lease_of(&self, device: &DeviceId) -> Option<(&Lease, Deadline)> {
+        self.lease(self.lent.get(device)?)
+    }
+
+    /// Whether the request waits.
+    pub fn waits(&self, id: &LeaseId) -> bool {
+        self.queue.contains_key(id)
+    }
+
     /// The devices, each with its lease if it has one.
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceRecord, Option<&LeaseId>)> {
         self.devices.iter().map(|(id, place)| (&place.record, self.lent.get(id)))

@@ -4,9 +4,27 @@ use super::{By, Held, Scene};
 use crate::nats::lab_name;
 use pilab::coordinator::parts::{BootImage, KeyPair, Parts};
 use pilab::coordinator::service::Coordinator;
+use pilab::model::id::UserName;
+use pilab::plan::lease::{Policy, Quota};
 use pilab::wire::request::{HELLO, RUN, Reply};
 use pilab::wire::subject;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
+
+fn policy() -> Policy {
+    let hour = Duration::from_secs(3600);
+    let quota = Quota { devices: 1, requests: 1 };
+    Policy {
+        max_lease: hour,
+        default_lease: hour,
+        handover: hour,
+        aging: hour,
+        booking_ahead: hour,
+        quota,
+        quotas: BTreeMap::new(),
+    }
+}
 
 /// A coordinator without devices on the scene's server.
 async fn coordinator(scene: &Scene) -> Coordinator {
@@ -24,6 +42,9 @@ async fn coordinator(scene: &Scene) -> Coordinator {
         bus: scene.coordinator.clone(),
         issuer: scene.lab.issuer.clone(),
         nats_url: scene.lab.server.url(),
+        owner: UserName::new("ann").unwrap(),
+        policy: policy(),
+        dir: scene.lab.dir.path().to_owned(),
         devices: Vec::new(),
         image,
         keys: |_| Ok(KeyPair { private: String::new(), public: String::new() }),

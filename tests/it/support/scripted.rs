@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -103,6 +104,10 @@ impl Local for ScriptedMachine {
             let lab: Box<dyn RunningLab> = Box::new(self.lab().await);
             Ok(lab)
         })
+    }
+
+    fn logins(&self) -> Result<Vec<PathBuf>, CliError> {
+        Ok(Vec::new())
     }
 
     fn image_build<'a>(
@@ -208,6 +213,10 @@ impl RunningLab for ScriptedLab {
 
     fn preparation(&self) -> &[Preparation] {
         &self.preparation
+    }
+
+    fn login(&self) -> Option<&Path> {
+        None
     }
 
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {

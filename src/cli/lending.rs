@@ -1,0 +1,147 @@
+//! `pilab devices`, `queue`, `extend`, `transfer`, `release`: what is lent to whom.
+
+use super::args::{ExtendArgs, JsonArgs, ListArgs, ReleaseArgs, TransferArgs};
+use super::error::CliError;
+use super::exit::Exit;
+use super::local::Local;
+use super::login::connect;
+use super::table::{Align, columns, printable};
+use super::ui::Ui;
+use crate::support::clock;
+use crate::wire::lending::{
+    self, DeviceRow, Devices, Extend, LeaseRef, LeaseRow, LeaseState, Queue, Transfer, Usage, WaitingRow,
+};
+use std::time::Duration;
+
+/// Lists the lab's devices.
+pub async fn devices(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let Devices { devices } = client.ask(lending::DEVICES, &()).await?;
+    if args.json.json {
+        devices.iter().try_for_each(|row| ui.json(row))?;
+    } else {
+        ui.data(&device_table(&devices, clock::wall_ms()))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Lists the leases and the requests that wait.
+pub async fn queue(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let Queue { leases, waiting } = client.ask(lending::QUEUE, &()).await?;
+    if args.json.json {
+        let granted = leases.into_iter().map(LeaseState::Granted);
+        let all: Vec<_> = granted.chain(waiting.into_iter().map(LeaseState::Waiting)).collect();
+        all.iter().try_for_each(|state| ui.json(state))?;
+    } else {
+        ui.data(&lease_table(&leases))?;
+        if !waiting.is_empty() {
+            ui.data(&format!("\n{}", waiting_table(&waiting)))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Lets a lease last longer.
+pub async fn extend(local: &dyn Local, args: ExtendArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let body = Extend { lease: args.lease, longer: args.longer };
+    show(&client.ask(lending::EXTEND, &body).await?, args.json, ui)
+}
+
+/// Gives a lease to another user.
+pub async fn transfer(local: &dyn Local, args: TransferArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let body = Transfer { lease: args.lease, to: args.to };
+    show(&client.ask(lending::TRANSFER, &body).await?, args.json, ui)
+}
+
+/// Gives devices back.
+pub async fn release(local: &dyn Local, args: ReleaseArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    for lease in args.leases {
+        let body = LeaseRef { lease };
+        let () = client.ask(lending::RELEASE, &body).await?;
+        ui.note(&format!("{} is released", body.lease));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Prints how a lease stands.
+pub(super) fn show(state: &LeaseState, json: JsonArgs, ui: Ui) -> Result<Exit, CliError> {
+    match state {
+        state if json.json => ui.json(state)?,
+        LeaseState::Granted(row) => ui.data(&lease_table(std::slice::from_ref(row)))?,
+        LeaseState::Waiting(row) => ui.data(&waiting_table(std::slice::from_ref(row)))?,
+        LeaseState::Ended => ui.note("it has ended"),
+    }
+    Ok(Exit::Ok)
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn device_table(devices: &[DeviceRow], now_ms: u64) -> String {
+    let mut rows =
+        vec![row(["device", "model", "power", "boot", "stage", "health", "who", "left", "what for"])];
+    rows.extend(devices.iter().map(|device| {
+        let (who, left, purpose) = match &device.usage {
+            Usage::Free => (String::new(), String::new(), String::new()),
+            Usage::Handover => ("handover".to_owned(), String::new(), String::new()),
+            Usage::Leased { holder, until_ms, purpose, .. } => {
+                let left = Duration::from_millis(until_ms.saturating_sub(now_ms));
+                (holder.to_string(), whole(left), printable(purpose.as_str()))
+            }
+        };
+        let stage = device.stage.map(|stage| stage.to_string()).unwrap_or_default();
+        vec![
+            device.device.id.to_string(),
+            device.device.model.to_string(),
+            device.power.to_string(),
+            device.attempt.to_string(),
+            stage,
+            device.health.to_string(),
+            who,
+            left,
+            purpose,
+        ]
+    }));
+    columns(&rows, &[Align::Left; 9], 0)
+}
+
+fn lease_table(leases: &[LeaseRow]) -> String {
+    let mut rows = vec![row(["lease", "who", "left", "devices", "what for"])];
+    rows.extend(leases.iter().map(|lease| {
+        let devices: Vec<_> = lease.devices.iter().map(ToString::to_string).collect();
+        vec![
+            lease.lease.to_string(),
+            lease.holder.to_string(),
+            lease.left.map_or_else(|| "frozen".to_owned(), whole),
+            devices.join(" "),
+            printable(lease.purpose.as_str()),
+        ]
+    }));
+    columns(&rows, &[Align::Left; 5], 0)
+}
+
+fn waiting_table(waiting: &[WaitingRow]) -> String {
+    let mut rows = vec![row(["waits", "who", "place", "devices", "at the latest in", "for", "what for"])];
+    rows.extend(waiting.iter().map(|request| {
+        vec![
+            request.lease.to_string(),
+            request.holder.to_string(),
+            request.position.map_or_else(|| "booked".to_owned(), |place| place.to_string()),
+            request.devices.to_string(),
+            request.estimate.map_or_else(|| "unknown".to_owned(), whole),
+            printable(&request.blocker),
+            printable(request.purpose.as_str()),
+        ]
+    }));
+    columns(&rows, &[Align::Left; 7], 0)
+}
+
+/// Whole seconds, in the largest units: `1h 29m 3s`.
+pub(super) fn whole(length: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(length.as_secs())).to_string()
+}

@@ -1,0 +1,64 @@
+//! Which lab is meant, and a connection to it.
+
+use super::args::{LoginArgs, LoginMakeArgs};
+use super::client::Client;
+use super::error::CliError;
+use super::exit::Exit;
+use super::local::Local;
+use super::ui::Ui;
+use crate::config::login::{LOGIN_VERSION, Login};
+use crate::wire::lending::{LOGIN, LoginAsked, LoginMade};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a lab that is up may take to let us in; one that is being started anew takes a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Connects with the login that is named, else with the only one of this machine.
+pub async fn connect(local: &dyn Local, args: &LoginArgs) -> Result<Client, CliError> {
+    let path = match &args.login {
+        Some(path) => path.clone(),
+        None => only(local.logins()?)?,
+    };
+    let Login { lab, user, url, creds, .. } = Login::read(&path)?;
+    Client::connect(&url, &creds, &lab, &user, PATIENCE).await.map_err(|error| match error {
+        CliError::Connect { url, source } => CliError::NoLab { lab: lab.to_string(), url, source },
+        other => other,
+    })
+}
+
+fn only(mut logins: Vec<PathBuf>) -> Result<PathBuf, CliError> {
+    match (logins.pop(), logins.is_empty()) {
+        (Some(login), true) => Ok(login),
+        (Some(login), false) => {
+            logins.push(login);
+            logins.sort();
+            let named: Vec<_> = logins.iter().map(|path| path.display().to_string()).collect();
+            Err(CliError::Usage {
+                what: "several labs have a coordinator on this machine".to_owned(),
+                hint: Some(format!("choose one with --login: {}", named.join(" or "))),
+            })
+        }
+        (None, _) => Err(CliError::Usage {
+            what: "no lab is named, and none has a coordinator on this machine".to_owned(),
+            hint: Some("start one with pilab coordinator, or name a login file with --login".to_owned()),
+        }),
+    }
+}
+
+/// `pilab login`: has a login made, and writes it.
+pub async fn make(local: &dyn Local, args: LoginMakeArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let LoginMakeArgs { user, role, ttl, output, .. } = args;
+    let body = LoginAsked { user: user.clone(), role, ttl };
+    let LoginMade { url, creds } = client.ask(LOGIN, &body).await?;
+    let login = Login { version: LOGIN_VERSION, lab: client.lab().clone(), user, url, creds };
+    write(&login, &output)?;
+    ui.note(&format!("{} is a {role} of lab {}: {}", login.user, login.lab, output.display()));
+    Ok(Exit::Ok)
+}
+
+/// Writes the login of a lab that runs here.
+pub fn write(login: &Login, path: &Path) -> Result<(), CliError> {
+    login.write(path).map_err(|source| CliError::Write { path: path.to_owned(), source })
+}

@@ -1,0 +1,284 @@
+//! Requests on devices and leases: who asks is checked, the ledger decides, the holder's session acts.
+
+use super::console;
+use super::ledger::LedgerError;
+use super::lending::Lending;
+use super::service::Refusal;
+use super::session::{Seat, Session};
+use crate::console::WriteError;
+use crate::model::id::{DeviceId, LeaseId, UserName};
+use crate::model::lease::{Lease, LeaseRequest};
+use crate::model::power::PowerReading;
+use crate::plan::lease::{Blocker, Book, Caller, Input, Now, QueueRow};
+use crate::support::chain::Chain;
+use crate::wire::console::{ConsolePage, ConsoleRead, ConsoleWrite};
+use crate::wire::lending::{
+    DeviceRow, Devices, Extend, LeaseAsked, LeaseRow, LeaseState, Power, PowerAct, PowerDone, Queue, Reserve,
+    Transfer, Usage, WaitingRow,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// The longest that an answer is held back while nothing changes.
+const MAX_WAIT: Duration = Duration::from_secs(20);
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        Self { error: Chain(&error).to_string(), hint: None }
+    }
+}
+
+impl Lending {
+    pub(super) async fn list(&self) -> Result<Devices, Refusal> {
+        let told = self.ledger.read(|book, _| {
+            let rows = book.devices().map(|(record, lease)| {
+                let usage = match lease.and_then(|id| book.lease(id)) {
+                    Some((lease, deadline)) => Usage::Leased {
+                        lease: lease.request.id.clone(),
+                        holder: lease.request.holder.clone(),
+                        until_ms: deadline.wall_ms(),
+                        purpose: lease.request.purpose.clone(),
+                    },
+                    None if record.handover.is_some() => Usage::Handover,
+                    None => Usage::Free,
+                };
+                (record.device.id.clone(), (record.clone(), usage))
+            });
+            rows.collect::<BTreeMap<_, _>>()
+        });
+        let told = told.await?;
+        let rows = told.into_iter().filter_map(|(id, (record, usage))| {
+            let state = self.device(&id)?.handle.state().borrow().clone();
+            let stages = self.device(&id)?.handle.console().stages();
+            let stage = stages.borrow().last().map(|reached| reached.stage);
+            Some(DeviceRow {
+                device: record.device,
+                power: state.power,
+                attempt: state.attempt,
+                stage,
+                health: record.checkup.health,
+                reason: record.checkup.reason,
+                usage,
+            })
+        });
+        Ok(Devices { devices: rows.collect() })
+    }
+
+    pub(super) async fn queue(&self) -> Result<Queue, Refusal> {
+        Ok(self
+            .ledger
+            .read(|book, now| Queue {
+                leases: book.leases().map(|(lease, _)| lease_row(book, lease, now)).collect(),
+                waiting: book.queue(&now.moment).iter().map(waiting_row).collect(),
+            })
+            .await?)
+    }
+
+    pub(super) async fn reserve(&self, by: Caller, asked: Reserve) -> Result<LeaseState, Refusal> {
+        let request = LeaseRequest {
+            id: asked.id.clone(),
+            holder: by.user.clone(),
+            purpose: asked.purpose,
+            needs: asked.needs,
+            duration: asked.duration,
+            priority: asked.priority,
+            hold_by_process: asked.hold_by_process,
+            start: asked.start_ms,
+            any_health: false,
+        };
+        self.ledger.decide(Input::Reserve { by: by.clone(), request }).await?;
+        let state = self.stands(&asked.id).await?;
+        match &state {
+            LeaseState::Waiting(row) if asked.no_wait && row.position.is_some() => {
+                self.ledger.decide(Input::Release { by, lease: asked.id }).await?;
+                Err(Refusal::new(format!("not now: {}", row.blocker)))
+            }
+            _ => Ok(state),
+        }
+    }
+
+    pub(super) async fn extend(&self, by: Caller, asked: Extend) -> Result<LeaseState, Refusal> {
+        let Extend { lease, longer } = asked;
+        self.ledger.decide(Input::Extend { by, lease: lease.clone(), longer }).await?;
+        self.stands(&lease).await
+    }
+
+    pub(super) async fn transfer(&self, by: Caller, asked: Transfer) -> Result<LeaseState, Refusal> {
+        let Transfer { lease, to } = asked;
+        self.ledger.decide(Input::Transfer { by, lease: lease.clone(), to }).await?;
+        self.stands(&lease).await
+    }
+
+    pub(super) async fn release_by(&self, by: Caller, lease: LeaseId) -> Result<(), Refusal> {
+        Ok(self.ledger.decide(Input::Release { by, lease }).await?)
+    }
+
+    pub(super) async fn heartbeat(&self, by: Caller, lease: LeaseId) -> Result<(), Refusal> {
+        Ok(self.ledger.decide(Input::Heartbeat { by, lease }).await?)
+    }
+
+    /// How a lease stands, once that has changed or the time is up.
+    pub(super) async fn watch(&self, asked: LeaseAsked) -> Result<LeaseState, Refusal> {
+        let deadline = Instant::now() + asked.wait.min(MAX_WAIT);
+        let mut version = self.ledger.version();
+        let first = self.stands(&asked.lease).await?;
+        let mut now = first.clone();
+        while is_same(&first, &now) {
+            version.borrow_and_update();
+            now = self.stands(&asked.lease).await?;
+            if !is_same(&first, &now) || !matches!(timeout_at(deadline, version.changed()).await, Ok(Ok(())))
+            {
+                break;
+            }
+        }
+        Ok(now)
+    }
+
+    async fn stands(&self, id: &LeaseId) -> Result<LeaseState, Refusal> {
+        let id = id.clone();
+        let read = move |book: &Book, now: &Now| match book.lease(&id) {
+            Some((lease, _)) => LeaseState::Granted(lease_row(book, lease, now)),
+            None => {
+                let queue = book.queue(&now.moment);
+                let row = queue.iter().find(|row| row.request.id == id);
+                row.map_or(LeaseState::Ended, |row| LeaseState::Waiting(waiting_row(row)))
+            }
+        };
+        Ok(self.ledger.read(read).await?)
+    }
+
+    /// Switches a device, as its holder, or as an admin who says why.
+    pub(super) async fn power(&self, by: &Caller, asked: Power) -> Result<PowerDone, Refusal> {
+        let Power { device, act, force } = asked;
+        let session = self.session_on(by, &device, force.is_some()).await?;
+        if let Some(reason) = &force {
+            tracing::warn!(user = %by.user, %device, ?act, reason = reason.as_str(), "a device is switched by force");
+        }
+        let seat = seat(&session, &device)?;
+        let state = seat.device.state();
+        let power = state.borrow().power;
+        match act {
+            PowerAct::On if power == PowerReading::On => {}
+            PowerAct::On | PowerAct::Cycle => {
+                session.boot(seat).await.map_err(|fault| Refusal::new(fault.cause))?;
+            }
+            PowerAct::Off => {
+                let off = seat.device.off(seat.token).await;
+                off.map_err(|e| Refusal::new(format!("{device} was not switched off: {}", Chain(&e))))?;
+            }
+        }
+        let now = state.borrow();
+        Ok(PowerDone { power: now.power, attempt: now.attempt })
+    }
+
+    pub(super) async fn read_console(&self, asked: ConsoleRead) -> Result<ConsolePage, Refusal> {
+        let device = self.device(&asked.device).ok_or_else(|| no_such(&asked.device))?;
+        let page = console::page(&device.handle, asked.from).await;
+        page.map_err(|e| Refusal::new(format!("the console cannot be read: {}", Chain(&e))))
+    }
+
+    pub(super) async fn write_console(&self, by: &Caller, asked: ConsoleWrite) -> Result<(), Refusal> {
+        let session = self.session_on(by, &asked.device, false).await?;
+        let seat = seat(&session, &asked.device)?;
+        let written = seat.device.console().write(seat.token, asked.bytes).await;
+        written.map_err(|e: WriteError| Refusal::new(Chain(&e).to_string()))
+    }
+
+    /// The session of whoever holds the device, when it is the caller's, or an admin forces it.
+    async fn session_on(&self, by: &Caller, device: &DeviceId, force: bool) -> Result<Arc<Session>, Refusal> {
+        if self.device(device).is_none() {
+            return Err(no_such(device));
+        }
+        let id = device.clone();
+        let held = self.ledger.read(move |book, now| {
+            let (lease, deadline) = book.lease_of(&id)?;
+            // Where the ledger cannot be written, a lease that is over still stands in it.
+            let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
+            (!is_over).then(|| lease.clone())
+        });
+        let lease = held.await?.ok_or_else(|| Refusal {
+            error: format!("nobody holds {device}"),
+            hint: Some(format!("pilab reserve {device}")),
+        })?;
+        let holder = &lease.request.holder;
+        if *holder == by.user || (force && by.admin) {
+            return Ok(self.session(&lease));
+        }
+        let hint = if by.admin {
+            "--force --reason TEXT does it all the same"
+        } else {
+            "pilab queue shows for how long"
+        };
+        Err(Refusal { error: held_by(device, holder, &lease), hint: Some(hint.to_owned()) })
+    }
+}
+
+fn held_by(device: &DeviceId, holder: &UserName, lease: &Lease) -> String {
+    format!("{device} is {holder}'s ({})", lease.request.id)
+}
+
+fn no_such(device: &DeviceId) -> Refusal {
+    Refusal {
+        error: format!("the lab has no device {device}"),
+        hint: Some("pilab devices lists them".to_owned()),
+    }
+}
+
+fn seat<'a>(session: &'a Session, device: &DeviceId) -> Result<&'a Seat, Refusal> {
+    let seat = session.seats.iter().find(|seat| seat.id() == device);
+    seat.ok_or_else(|| Refusal::new(format!("{device} is no part of the lease any more")))
+}
+
+/// Estimates and remaining times change all the time: they alone are no change.
+fn is_same(before: &LeaseState, now: &LeaseState) -> bool {
+    match (before, now) {
+        (LeaseState::Waiting(before), LeaseState::Waiting(now)) => {
+            (before.position, &before.blocker) == (now.position, &now.blocker)
+        }
+        (LeaseState::Granted(before), LeaseState::Granted(now)) => {
+            (&before.holder, before.until_ms) == (&now.holder, now.until_ms)
+        }
+        (before, now) => before == now,
+    }
+}
+
+fn lease_row(book: &Book, lease: &Lease, now: &Now) -> LeaseRow {
+    let deadline = book.lease(&lease.request.id).map_or(lease.deadline, |(_, deadline)| deadline);
+    LeaseRow {
+        lease: lease.request.id.clone(),
+        holder: lease.request.holder.clone(),
+        purpose: lease.request.purpose.clone(),
+        devices: lease.devices.clone(),
+        until_ms: deadline.wall_ms(),
+        left: deadline.left(&now.moment),
+    }
+}
+
+fn waiting_row(row: &QueueRow<'_>) -> WaitingRow {
+    WaitingRow {
+        lease: row.request.id.clone(),
+        holder: row.request.holder.clone(),
+        purpose: row.request.purpose.clone(),
+        devices: row.request.needs.len(),
+        position: row.position,
+        blocker: blocker(&row.blocker),
+        estimate: row.estimate,
+    }
+}
+
+fn blocker(blocker: &Blocker) -> String {
+    match blocker {
+        Blocker::Lease { device, lease, holder } => format!("{device} is {holder}'s ({lease})"),
+        Blocker::Handover { device } => format!("{device} is being made ready"),
+        Blocker::Request { device, request, holder } => {
+            format!("{device} goes to {holder} first ({request})")
+        }
+        Blocker::Booking { device, booking } => format!("{device} is booked ({booking})"),
+        Blocker::Start { .. } => "its start".to_owned(),
+        Blocker::Health { device, health, reason, .. } => format!("{device} is not lent: {health}: {reason}"),
+        Blocker::Never { role, cause } => format!("need {role:?} cannot be met any more: {cause}"),
+        Blocker::Nothing => "its turn".to_owned(),
+    }
+}

@@ -1,0 +1,133 @@
+//! From one holder to the next: a device goes back to the pool only when nothing of the last one is left.
+//!
+//! Off; its way to NATS whole; what was deployed forgotten; its credentials revoked; its keys deleted and its
+//! durable made anew. The token of all this is greater than the last holder's, so whatever of his is still under way
+//! is refused from then on. A device of which a part fails is `suspect`, with the reason.
+
+use super::lending::Lending;
+use crate::bus::provision;
+use crate::model::health::Health;
+use crate::model::id::{DeviceId, LeaseId};
+use crate::model::lease::FencingToken;
+use crate::model::power::PowerReading;
+use crate::plan::lease::Input;
+use crate::support::chain::Chain;
+use crate::support::lock::lock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{Id, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// How long each part may take: libvirt and the NATS server answer within seconds or, when they are gone, never.
+const PART_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A device to be made ready: the lease that it comes from, and the token to act under.
+type Due = (DeviceId, Option<LeaseId>, FencingToken);
+
+/// Makes devices ready as they come back, each by itself, until `stop`.
+pub(super) async fn run(lending: Arc<Lending>, stop: CancellationToken) {
+    let mut version = lending.ledger.version();
+    let mut under_way: BTreeMap<Id, DeviceId> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        version.borrow_and_update();
+        let busy: BTreeSet<DeviceId> = under_way.values().cloned().collect();
+        for due in due(&lending).await {
+            if busy.contains(&due.0) {
+                continue;
+            }
+            let (device, lending) = (due.0.clone(), Arc::clone(&lending));
+            let task = tasks.spawn(async move { hand_over(&lending, due).await });
+            under_way.insert(task.id(), device);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = version.changed() => if changed.is_err() { return },
+            Some(done) = tasks.join_next_with_id() => {
+                let id = match done {
+                    Ok((id, ())) => id,
+                    Err(error) => {
+                        tracing::error!(%error, "a handover broke off");
+                        error.id()
+                    }
+                };
+                under_way.remove(&id);
+            }
+        }
+    }
+}
+
+async fn due(lending: &Lending) -> Vec<Due> {
+    let read = lending.ledger.read(|book, now| {
+        let due = book.devices().filter_map(|(record, lease)| {
+            let handover = record.handover.as_ref().filter(|_| lease.is_none())?;
+            Some((record.device.id.clone(), handover.after.clone(), now.next))
+        });
+        let leases: BTreeSet<LeaseId> = book.leases().map(|(lease, _)| lease.request.id.clone()).collect();
+        (due.collect::<Vec<Due>>(), leases)
+    });
+    let Ok((due, leases)) = read.await else { return Vec::new() };
+    let coming: BTreeSet<LeaseId> = due.iter().filter_map(|(_, after, _)| after.clone()).collect();
+    lending.forget(|lease| !leases.contains(lease) && !coming.contains(lease));
+    due
+}
+
+async fn hand_over(lending: &Lending, (id, after, token): Due) {
+    let done = match lending.device(&id) {
+        Some(_) => clean(lending, &id, after.as_ref(), token).await,
+        // It is no longer in the inventory: nothing of it is ours to switch.
+        None => Ok(()),
+    };
+    if let Err(cause) = done {
+        tracing::warn!(device = %id, cause, "a device did not come back clean");
+        let health = Input::DeviceHealth { device: id.clone(), health: Health::Suspect, reason: cause };
+        note(lending, health).await;
+    }
+    note(lending, Input::DeviceReady { device: id }).await;
+}
+
+async fn note(lending: &Lending, input: Input) {
+    if let Err(error) = lending.ledger.decide(input).await {
+        tracing::warn!(error = %Chain(&error), "the ledger was not told of a handover; it is done again");
+    }
+}
+
+/// Every part is tried, whatever becomes of the others; the first failure is told.
+async fn clean(
+    lending: &Lending,
+    id: &DeviceId,
+    after: Option<&LeaseId>,
+    token: FencingToken,
+) -> Result<(), String> {
+    let Some(device) = lending.device(id) else { return Ok(()) };
+    let mut first = Ok(());
+    let reading = device.handle.state().borrow().power;
+    if reading != PowerReading::Off || after.is_some() {
+        first = first.and(part("it was not switched off", device.handle.off(token)).await);
+    }
+    device.gate.restore();
+    for session in after.map(|lease| lending.sessions(lease)).unwrap_or_default() {
+        let forgotten = session.operator.release(session.token);
+        first = first.and(part("its deployments were not ended", forgotten).await);
+        let seats = session.seats.iter().filter(|seat| seat.id() == id);
+        for seat in seats {
+            let keys = std::mem::take(&mut *lock(&seat.credentials));
+            first = first.and(session.revoke(seat, keys).await.map_err(|fault| fault.cause));
+        }
+    }
+    let wiped = provision::device(&lending.parts.bus, id);
+    first.and(part("its keys were not deleted", wiped).await)
+}
+
+async fn part<E: Error + 'static>(
+    failed: &str,
+    done: impl Future<Output = Result<(), E>>,
+) -> Result<(), String> {
+    match timeout(PART_TIMEOUT, done).await {
+        Ok(done) => done.map_err(|e| format!("{failed}: {}", Chain(&e))),
+        Err(_) => Err(format!("{failed} within {} s", PART_TIMEOUT.as_secs())),
+    }
+}

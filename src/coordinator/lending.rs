@@ -1,0 +1,209 @@
+//! Lends devices: leases from the ledger, and for each lease the session by which its holder acts.
+//!
+//! ```text
+//!  run ──► acquire ──► ledger ──► Grant (beats while it lives) ──► release ──► handover
+//!  person ──► desk ──► ledger; session made when the holder first acts ──────► handover
+//! ```
+
+use super::ledger::{Ledger, LedgerError};
+use super::operator::Operator;
+use super::parts::{LabDevice, Parts};
+use super::session::{Seat, Session};
+use crate::model::device::Device;
+use crate::model::health::Health;
+use crate::model::id::{DeviceId, LeaseId, UserName};
+use crate::model::lease::{FencingToken, Lease, LeaseRequest, Purpose};
+use crate::model::scenario::Need;
+use crate::plan::lease::{Caller, Input, Refusal};
+use crate::support::chain::Chain;
+use crate::support::lock::lock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How often a run's lease is held on to. A coordinator that dies ends its runs, and after three beats in a
+/// row that are missing their leases end too.
+const RUN_BEAT: Duration = Duration::from_secs(20);
+/// How long a device that a person boots may take until its ticket is void.
+const BOOT_WINDOW: Duration = Duration::from_secs(180);
+
+/// Why there are no devices for a run.
+pub(super) enum Denied {
+    /// There never will be.
+    Never {
+        role: String,
+        cause: String,
+    },
+    /// The lab's rules, or the ledger.
+    Refused(String),
+    Cancelled,
+}
+
+/// A lease and how its holder acts: one session for each token that it has had.
+type Sessions = BTreeMap<LeaseId, Vec<Arc<Session>>>;
+
+/// The devices that can be lent, and who has them.
+pub(super) struct Lending {
+    pub(super) ledger: Ledger,
+    pub(super) parts: Arc<Parts>,
+    pub(super) operator: Operator,
+    devices: BTreeMap<DeviceId, LabDevice>,
+    /// No await happens under this lock.
+    sessions: Mutex<Sessions>,
+}
+
+/// Devices that belong to one run until they are released.
+pub(super) struct Grant {
+    pub(super) token: FencingToken,
+    /// In the order of the needs.
+    pub(super) devices: Vec<LabDevice>,
+    lease: LeaseId,
+    by: Caller,
+    beats: JoinHandle<()>,
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.beats.abort();
+    }
+}
+
+impl Lending {
+    /// Lends the devices of `parts` from now on.
+    pub(super) async fn start(
+        ledger: Ledger,
+        parts: Arc<Parts>,
+        operator: Operator,
+    ) -> Result<Arc<Self>, LedgerError> {
+        let devices: BTreeMap<_, _> =
+            parts.devices.iter().map(|device| (device.handle.id().clone(), device.clone())).collect();
+        let inventory: Vec<Device> = devices.values().map(|device| device.handle.device().clone()).collect();
+        ledger.decide(Input::Inventory { devices: inventory, newcomers: Health::Good }).await?;
+        Ok(Arc::new(Self { ledger, parts, operator, devices, sessions: Mutex::default() }))
+    }
+
+    pub(super) fn device(&self, id: &DeviceId) -> Option<&LabDevice> {
+        self.devices.get(id)
+    }
+
+    /// Waits for devices that meet a run's needs. The lease bears the run's name.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        holder: &UserName,
+        lease: LeaseId,
+        needs: &[Need],
+        cancel: &CancellationToken,
+    ) -> Result<Grant, Denied> {
+        let by = Caller { user: holder.clone(), admin: false };
+        let max = self.ledger.read(|book, _| book.policy().max_lease).await.map_err(refused)?;
+        let request = LeaseRequest {
+            id: lease.clone(),
+            holder: holder.clone(),
+            purpose: Purpose::new(format!("run {lease}")).unwrap_or_default(),
+            needs: needs.to_vec(),
+            // Nobody knows how long a run takes: it gives back what it no longer needs.
+            duration: Some(max),
+            priority: crate::model::lease::Priority::Normal,
+            hold_by_process: Some(RUN_BEAT),
+            start: None,
+            any_health: false,
+        };
+        self.ledger.decide(Input::Reserve { by: by.clone(), request }).await.map_err(refused)?;
+        let beats = self.beat(&by, &lease);
+        let granted = tokio::select! {
+            granted = self.granted(&lease) => granted,
+            () = cancel.cancelled() => Err(Denied::Cancelled),
+        };
+        match granted {
+            Ok(granted) => {
+                let devices = granted.devices.iter().filter_map(|id| self.devices.get(id).cloned());
+                Ok(Grant { token: granted.token, devices: devices.collect(), lease, by, beats })
+            }
+            Err(denied) => {
+                beats.abort();
+                self.end(&by, &lease).await;
+                Err(denied)
+            }
+        }
+    }
+
+    /// Gives a run's devices back.
+    pub(super) async fn release(&self, grant: Grant) {
+        self.end(&grant.by, &grant.lease).await;
+    }
+
+    async fn end(&self, by: &Caller, lease: &LeaseId) {
+        if let Err(error) = self.ledger.decide(Input::Release { by: by.clone(), lease: lease.clone() }).await
+        {
+            tracing::warn!(%lease, error = %Chain(&error), "a lease is not given back, and ends by itself");
+        }
+    }
+
+    fn beat(&self, by: &Caller, lease: &LeaseId) -> JoinHandle<()> {
+        let (ledger, by, lease) = (self.ledger.clone(), by.clone(), lease.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RUN_BEAT).await;
+                let beat = Input::Heartbeat { by: by.clone(), lease: lease.clone() };
+                if let Err(error) = ledger.decide(beat).await {
+                    tracing::debug!(%lease, error = %Chain(&error), "a beat was not heard");
+                }
+            }
+        })
+    }
+
+    async fn granted(&self, id: &LeaseId) -> Result<Lease, Denied> {
+        let mut version = self.ledger.version();
+        loop {
+            version.borrow_and_update();
+            let wanted = id.clone();
+            let stands = self.ledger.read(move |book, _| {
+                let lease = book.lease(&wanted);
+                (lease.map(|(lease, _)| lease.clone()), book.waits(&wanted))
+            });
+            match stands.await.map_err(refused)? {
+                (Some(lease), _) => return Ok(lease),
+                (None, true) => {}
+                (None, false) => return Err(Denied::Refused("the request was withdrawn".to_owned())),
+            }
+            if version.changed().await.is_err() {
+                return Err(refused(LedgerError::Gone));
+            }
+        }
+    }
+
+    /// The session by which the holder of a lease acts.
+    pub(super) fn session(&self, lease: &Lease) -> Arc<Session> {
+        let mut sessions = lock(&self.sessions);
+        let known = sessions.entry(lease.request.id.clone()).or_default();
+        if let Some(session) = known.iter().find(|session| session.token == lease.token) {
+            return Arc::clone(session);
+        }
+        let seats = lease.request.needs.iter().zip(&lease.devices);
+        let seats =
+            seats.filter_map(|(need, id)| Some(Seat::new(&need.role, self.devices.get(id)?, lease.token)));
+        let (parts, operator) = (Arc::clone(&self.parts), self.operator.clone());
+        let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.token));
+        known.push(Arc::clone(&session));
+        session
+    }
+
+    /// The sessions of a lease that has ended.
+    pub(super) fn sessions(&self, lease: &LeaseId) -> Vec<Arc<Session>> {
+        lock(&self.sessions).get(lease).cloned().unwrap_or_default()
+    }
+
+    /// Forgets the sessions of leases that are no more.
+    pub(super) fn forget(&self, is_over: impl Fn(&LeaseId) -> bool) {
+        lock(&self.sessions).retain(|lease, _| !is_over(lease));
+    }
+}
+
+fn refused(error: LedgerError) -> Denied {
+    match error {
+        LedgerError::Refused(Refusal::Never { role, cause }) => Denied::Never { role, cause },
+        other => Denied::Refused(Chain(&other).to_string()),
+    }
+}
