@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod console;
 mod container;
+mod coordinator;
 mod device;
 mod faults;
 mod fuzz;

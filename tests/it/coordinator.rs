@@ -1,0 +1,267 @@
+//! A lab that outlives a command, through the program itself: two people, containers, real NATS and podman.
+
+use crate::agent::lab::installed;
+use pilab::support::command::Command;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A bound for what takes tenths of a second on a quiet host.
+const PATIENCE: Duration = Duration::from_secs(60);
+const DEVICE: &str = "team-box-1";
+
+struct Bench {
+    dir: TempDir,
+    lab: String,
+}
+
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn done(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn refused(self, words: &str) {
+        assert_ne!(self.code, Some(0), "{}", self.stdout);
+        assert!(self.stderr.contains(words), "{words:?} is not in:\n{}", self.stderr);
+    }
+
+    fn json(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Bench {
+    fn new() -> Option<Self> {
+        let tools = ["podman", "runc", "busybox", "nats-server"];
+        if !tools.iter().all(|tool| installed(tool, "podman")) {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("team.toml");
+        let text = "name = \"team\"\n[leases]\nmax = \"2h\"\n[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 2\n";
+        std::fs::write(&path, text).unwrap();
+        Some(Self { lab: path.to_str().unwrap().to_owned(), dir })
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        Command::new(env!("CARGO_BIN_EXE_pilab"))
+            .env("PILAB_STATE_DIR", self.dir.path().join("state").to_str().unwrap())
+            .args(args.iter().copied())
+    }
+
+    /// Starts the coordinator, and waits until it says that it is up.
+    async fn coordinator(&self) -> Child {
+        let command = self.command(&["coordinator", "--lab", &self.lab]);
+        let mut child = command.build().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut told = String::new();
+        let up = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                told.push_str(&line);
+                told.push('\n');
+                if line.starts_with("login: ") {
+                    return true;
+                }
+            }
+            false
+        };
+        let up = timeout(PATIENCE, up).await;
+        assert!(matches!(up, Ok(true)), "the coordinator is not up:\n{told}");
+        // Its further words are nobody's concern, but must not fill the pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        child
+    }
+
+    async fn pilab(&self, args: &[&str]) -> Ended {
+        end(self.command(args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
+    }
+
+    async fn as_user(&self, login: &Path, args: &[&str]) -> Ended {
+        let login = login.to_str().unwrap();
+        self.pilab(&[args, &["--login", login]].concat()).await
+    }
+
+    async fn login(&self, user: &str, role: &str) -> PathBuf {
+        let path = self.dir.path().join(format!("{user}.json"));
+        self.pilab(&["login", user, "--role", role, "-o", path.to_str().unwrap()]).await.done();
+        path
+    }
+
+    async fn devices(&self) -> Vec<Value> {
+        self.pilab(&["devices", "--json"]).await.done().json()
+    }
+
+    /// Looks at the device until `is_so`.
+    async fn device(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let device = self.devices().await.into_iter().find(|row| row["id"] == DEVICE).unwrap();
+            if is_so(&device) {
+                return device;
+            }
+            assert!(Instant::now() < deadline, "waited for {what}: {device}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn reserve(&self, args: &[&str]) -> String {
+        let all = [&["reserve", "--json"], args].concat();
+        let lease = self.pilab(&all).await.done().json().remove(0);
+        assert_eq!(lease["state"], "granted", "{lease}");
+        lease["lease"].as_str().unwrap().to_owned()
+    }
+}
+
+async fn end(child: Child) -> Ended {
+    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("pilab did not end").unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+async fn signal(child: &Child, name: &str) {
+    let pid = child.id().unwrap().to_string();
+    Command::new("kill").args(["-s", name, &pid]).output().await.unwrap();
+}
+
+async fn stop(child: Child) {
+    signal(&child, "TERM").await;
+    end(child).await.done();
+}
+
+/// Reads standard error until it holds `text`.
+async fn says(child: &mut Child, text: &str) {
+    let stderr = child.stderr.as_mut().unwrap();
+    let mut seen = String::new();
+    let reading = async {
+        let mut chunk = [0; 4096];
+        while !seen.contains(text) {
+            let read = stderr.read(&mut chunk).await.unwrap();
+            assert!(read > 0, "it ended before it said {text:?}:\n{seen}");
+            seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
+        }
+    };
+    assert!(timeout(PATIENCE, reading).await.is_ok(), "waited for {text:?} in vain:\n{seen}");
+}
+
+fn usage(device: &Value) -> &str {
+    device["usage"]["state"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn two_people_share_a_lab() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    let (ann, eve) = (bench.login("ann", "user").await, bench.login("eve", "viewer").await);
+
+    // Whoever holds it may switch it, and sit at its console; nobody else may.
+    let lease = bench.reserve(&[DEVICE, "--for", "1h", "--purpose", "a panic"]).await;
+    bench.as_user(&ann, &["power", "on", DEVICE]).await.refused("is local's");
+    bench.pilab(&["power", "on", DEVICE]).await.done();
+    bench.device("its agent", |device| device["stage"] == "agent" && device["power"] == "on").await;
+    let console = bench.as_user(&eve, &["console", DEVICE, "--dump"]).await.done().stdout;
+    assert!(console.contains("agent started"), "{console}");
+    let before = bench.device("its power", |_| true).await["attempt"].as_u64().unwrap();
+    bench.pilab(&["power", "cycle", DEVICE]).await.done();
+    bench
+        .device("its next boot", |device| device["attempt"] == before + 1 && device["stage"] == "agent")
+        .await;
+
+    // The role decides, then the holder.
+    bench.as_user(&eve, &["reserve"]).await.refused("eve is a viewer");
+    bench.as_user(&ann, &["login", "x", "-o", "/dev/null"]).await.refused("takes a admin");
+    bench.as_user(&ann, &["release", &lease]).await.refused("is local's");
+    bench.as_user(&ann, &["reserve", DEVICE, "--no-wait"]).await.refused("is local's");
+    bench.as_user(&ann, &["reserve", "--model", "vm-aarch64"]).await.refused("can never be met");
+    bench.pilab(&["extend", &lease, "--by", "3h"]).await.refused("at most 7200 s");
+
+    // A second person waits, is told for whom, and is next.
+    let login = ann.to_str().unwrap();
+    let waits = bench.command(&["reserve", DEVICE, "--json", "--login", login]);
+    let mut waits = waits.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    says(&mut waits, &format!("in place 1: {DEVICE} is local's ({lease})")).await;
+    bench.pilab(&["extend", &lease, "--by", "1m"]).await.refused("ann waits for");
+    let queue = bench.pilab(&["queue", "--json"]).await.done().json();
+    let states: Vec<_> = queue.iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["granted", "waiting"], "{queue:?}");
+    bench.pilab(&["release", &lease]).await.done();
+    let granted = end(waits).await.done().json().remove(0);
+    assert_eq!((granted["state"].as_str(), granted["holder"].as_str()), (Some("granted"), Some("ann")));
+    let device = bench.device("its next holder", |device| usage(device) == "leased").await;
+    assert_eq!((device["power"].as_str(), device["usage"]["holder"].as_str()), (Some("off"), Some("ann")));
+
+    // Given on, it is the next one's; whoever had it has lost it.
+    let hers = granted["lease"].as_str().unwrap();
+    bench.as_user(&ann, &["transfer", hers, "local"]).await.done();
+    bench.as_user(&ann, &["power", "on", DEVICE]).await.refused("is local's");
+    stop(coordinator).await;
+}
+
+#[tokio::test]
+async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
+    let Some(bench) = Bench::new() else { return };
+    let mut coordinator = bench.coordinator().await;
+    let second = bench.pilab(&["coordinator", "--lab", &bench.lab]).await;
+    second.refused("has a coordinator on this machine");
+    let ann = bench.login("ann", "user").await;
+    let lease = bench.reserve(&[DEVICE]).await;
+    let login = ann.to_str().unwrap();
+    let waits = bench.command(&["reserve", DEVICE, "--json", "--login", login]);
+    let mut waits = waits.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    says(&mut waits, "in place 1").await;
+
+    signal(&coordinator, "KILL").await;
+    coordinator.wait().await.unwrap();
+    bench.pilab(&["devices"]).await.refused("lab team does not answer");
+    let coordinator = bench.coordinator().await;
+    let device = bench.device("its holder", |_| true).await;
+    assert_eq!(device["usage"]["lease"], *lease, "{device}");
+    bench.pilab(&["power", "on", DEVICE]).await.done();
+    bench.pilab(&["release", &lease]).await.done();
+    let granted = end(waits).await.done().json().remove(0);
+    assert_eq!((granted["state"].as_str(), granted["holder"].as_str()), (Some("granted"), Some("ann")));
+    stop(coordinator).await;
+}
+
+#[tokio::test]
+async fn a_lease_ends_at_its_deadline_and_with_its_process() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    bench.reserve(&[DEVICE, "--for", "1s"]).await;
+    bench.pilab(&["power", "on", DEVICE]).await;
+    let device = bench.device("the deadline", |device| usage(device) == "free").await;
+    assert_eq!(device["power"], "off");
+
+    let held = bench.command(&["reserve", DEVICE, "--hold-by-process"]);
+    let mut held = held.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    says(&mut held, "held until this command ends").await;
+    bench.device("the process's lease", |device| usage(device) == "leased").await;
+    signal(&held, "INT").await;
+    end(held).await.done();
+    bench.device("its return", |device| usage(device) == "free").await;
+
+    // One that is killed is not heard any more.
+    let held = bench.command(&["reserve", DEVICE, "--hold-by-process"]);
+    let mut held = held.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    says(&mut held, "held until this command ends").await;
+    signal(&held, "KILL").await;
+    held.wait().await.unwrap();
+    bench.device("the dead holder's end", |device| usage(device) == "free").await;
+    stop(coordinator).await;
+}
