@@ -47,9 +47,10 @@ pub struct Global {
 pub enum Command {
     /// Run scenarios on devices and say how each ended.
     ///
-    /// With no coordinator running, this starts an embedded lab for these runs: a NATS server, a
-    /// coordinator, and the virtual machines of the lab file. All of it is gone when the command ends,
-    /// except devices kept with --keep.
+    /// Where a coordinator of the lab file's lab runs on this machine, or a login is named, the runs wait for
+    /// devices of that lab. Otherwise, or with --on, --arch, --image or --keep, this starts an embedded lab for
+    /// them: a NATS server, a coordinator, and the virtual machines of the lab file. All of that is gone when the
+    /// command ends, except devices kept with --keep.
     ///
     /// A table of results and timings goes to standard output, progress to standard error. Each run's
     /// evidence (console, events, what the agent reported) is written to a bundle directory.
@@ -163,6 +164,9 @@ pub struct RunArgs {
     /// Where bundles go, one directory a run; by default pilab/bundles in $XDG_STATE_HOME (~/.local/state)
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Run in the lab of this login file
+    #[arg(long, value_name = "FILE", env = "PILAB_LOGIN", conflicts_with_all = ["on", "arch", "image", "keep"])]
+    pub login: Option<PathBuf>,
     /// Print the runs' events to standard output, one JSON object a line, and the table to standard error
     #[arg(long)]
     pub json: bool,

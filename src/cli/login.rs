@@ -7,12 +7,16 @@ use super::exit::Exit;
 use super::local::Local;
 use super::ui::Ui;
 use crate::config::login::{LOGIN_VERSION, Login};
+use crate::model::id::LabName;
 use crate::wire::lending::{LOGIN, LoginAsked, LoginMade};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a lab that is up may take to let us in; one that is being started anew takes a second.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long it may take where nobody said that there is one.
+const GLANCE: Duration = Duration::from_millis(300);
 
 /// Connects with the login that is named, else with the only one of this machine.
 pub async fn connect(local: &dyn Local, args: &LoginArgs) -> Result<Client, CliError> {
@@ -25,6 +29,20 @@ pub async fn connect(local: &dyn Local, args: &LoginArgs) -> Result<Client, CliE
         CliError::Connect { url, source } => CliError::NoLab { lab: lab.to_string(), url, source },
         other => other,
     })
+}
+
+/// Connects to the lab of that name, where its coordinator runs on this machine.
+pub async fn connect_here(local: &dyn Local, lab: &LabName) -> Result<Option<Client>, CliError> {
+    for path in local.logins()? {
+        let login = Login::read(&path)?;
+        if login.lab != *lab {
+            continue;
+        }
+        // The login of a coordinator that has ended stays: it is good again when the coordinator is.
+        let Login { lab, user, url, creds, .. } = login;
+        return Ok(Client::connect(&url, &creds, &lab, &user, GLANCE).await.ok());
+    }
+    Ok(None)
 }
 
 fn only(mut logins: Vec<PathBuf>) -> Result<PathBuf, CliError> {

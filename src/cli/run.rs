@@ -1,12 +1,13 @@
 //! `pilab run`: reads the files, starts the lab, watches the runs, writes what they came to, ends the lab.
 
-use super::args::RunArgs;
+use super::args::{LoginArgs, RunArgs};
 use super::bundle;
 use super::client::Client;
 use super::error::CliError;
 use super::exit::Exit;
 use super::junit;
-use super::local::{LabOptions, Local, RunningLab};
+use super::local::{LabOptions, Local, Preparation, RunningLab};
+use super::login;
 use super::progress::Screen;
 use super::summary;
 use super::timings;
@@ -106,6 +107,9 @@ async fn with_lab(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let mut show = Show { screen: Screen::new(ui), ui, json: args.json };
+    if let Some(client) = shared(local, args, &show).await? {
+        return session(&client, &[], args, scenarios, &mut show, stop).await;
+    }
     let options = LabOptions {
         lab: args.lab.clone(),
         on: args.on,
@@ -114,7 +118,7 @@ async fn with_lab(
         lasting: false,
     };
     let lab = local.start_lab(options, show.screen.local(), stop.clone()).await?;
-    let session = AssertUnwindSafe(session(lab.as_ref(), args, scenarios, &mut show, stop));
+    let session = AssertUnwindSafe(embedded(lab.as_ref(), args, scenarios, &mut show, stop));
     let done = session.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
     show.screen.note("removing what the lab made");
     let ended = lab.shutdown().await;
@@ -138,7 +142,22 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> CliError {
     CliError::Panicked { what: text.unwrap_or_else(|| "a panic without words".to_owned()) }
 }
 
-async fn session(
+/// The lab in which the runs are to be, if it is not to be one of their own: that of the login which is named, else
+/// that of the lab file, where its coordinator runs on this machine.
+async fn shared(local: &dyn Local, args: &RunArgs, show: &Show) -> Result<Option<Client>, CliError> {
+    if args.login.is_some() {
+        return login::connect(local, &LoginArgs { login: args.login.clone() }).await.map(Some);
+    }
+    if args.on.is_some() || args.arch.is_some() || args.image.is_some() || args.keep {
+        return Ok(None);
+    }
+    let lab = config::lab::load(&args.lab, None, None)?;
+    let Some(client) = login::connect_here(local, &lab.name).await? else { return Ok(None) };
+    show.screen.note(&format!("in lab {}, which has a coordinator on this machine", lab.name));
+    Ok(Some(client))
+}
+
+async fn embedded(
     lab: &dyn RunningLab,
     args: &RunArgs,
     scenarios: Vec<Scenario>,
@@ -146,10 +165,21 @@ async fn session(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let client = Client::connect(lab.url(), lab.creds(), lab.lab(), lab.user(), START_PATIENCE).await?;
-    let runs = watch(&client, scenarios, args.keep, show, stop).await?;
-    let bundles = fetch_bundles(&client, args.bundle.as_deref(), &runs, show).await;
+    session(&client, lab.preparation(), args, scenarios, show, stop).await
+}
+
+async fn session(
+    client: &Client,
+    preparation: &[Preparation],
+    args: &RunArgs,
+    scenarios: Vec<Scenario>,
+    show: &mut Show,
+    stop: &CancellationToken,
+) -> Result<Exit, CliError> {
+    let runs = watch(client, scenarios, args.keep, show, stop).await?;
+    let bundles = fetch_bundles(client, args.bundle.as_deref(), &runs, show).await;
     let report =
-        format!("{}\n{}\n{}", summary::table(&runs), timings::table(lab.preparation(), &runs), bundles.text);
+        format!("{}\n{}\n{}", summary::table(&runs), timings::table(preparation, &runs), bundles.text);
     if args.json {
         show.screen.note(report.trim_end());
     } else {

@@ -214,6 +214,27 @@ async fn two_people_share_a_lab() {
 }
 
 #[tokio::test]
+async fn runs_wait_for_devices_like_everybody() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    let lease = bench.reserve(&["--count", "2"]).await;
+    let bundles = bench.dir.path().join("bundles");
+    let args = ["run", "ping", "isolation", "--lab", &bench.lab, "--bundle", bundles.to_str().unwrap()];
+    let mut run = bench.command(&args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    says(&mut run, "in lab team, which has a coordinator on this machine").await;
+    bench.device("the runs in the queue", |_| true).await;
+    let deadline = Instant::now() + PATIENCE;
+    while bench.pilab(&["queue", "--json"]).await.done().json().len() < 3 {
+        assert!(Instant::now() < deadline, "the runs do not wait");
+    }
+    bench.pilab(&["release", &lease]).await.done();
+    let ended = end(run).await.done();
+    assert!(ended.stdout.contains("2 runs: 2 passed"), "{}", ended.stdout);
+    bench.device("the run's device back", |device| usage(device) == "free" && device["power"] == "off").await;
+    stop(coordinator).await;
+}
+
+#[tokio::test]
 async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
     let Some(bench) = Bench::new() else { return };
     let mut coordinator = bench.coordinator().await;
