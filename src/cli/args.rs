@@ -3,8 +3,9 @@
 mod lab;
 
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, ExtendArgs, ListArgs, LoginArgs, LoginMakeArgs, PowerArgs,
-    PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, TransferArgs,
+    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, ExtendArgs, ListArgs, LoginArgs, LoginMakeArgs,
+    PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs,
+    UndeployArgs, VerifyArgs,
 };
 
 use crate::model::device::{Arch, Backend};
@@ -111,6 +112,19 @@ pub enum Command {
   pilab console laptop-vm-1               from the current boot on
   pilab console laptop-vm-1 --from start --dump > all.log")]
     Console(ConsoleArgs),
+    /// Put a deployment on a device that you hold
+    #[command(after_long_help = "Examples:
+  pilab deploy laptop-vm-1 lab/deployments/hello.toml && pilab verify laptop-vm-1")]
+    Deploy(DeployArgs),
+    /// Take a deployment off a device that you hold
+    Undeploy(UndeployArgs),
+    /// Say what a device's agent says of its deployments
+    Status(StatusArgs),
+    /// Check that what a device should run, what its agent says and what podman on it shows agree.
+    ///
+    /// Each desired value is acknowledged, running at its generation, and its containers carry its hash. Every mismatch
+    /// is named with device, deployment, container, what was expected and what was found; the exit code is then 1.
+    Verify(VerifyArgs),
     /// Let somebody use the lab: write a login file for a person or a CI job
     ///
     /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.

@@ -3,6 +3,7 @@
 use super::args::{CheckArgs, Cli, Command, CompletionArgs};
 use super::console::console;
 use super::coordinator::coordinator;
+use super::deploying;
 use super::error::CliError;
 use super::exit::Exit;
 use super::image::image;
@@ -56,6 +57,10 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Queue(args) => lending::queue(local, args, ui).await,
         Command::Power(command) => power(local, command, ui).await,
         Command::Console(args) => console(local, args, ui).await,
+        Command::Deploy(args) => deploying::deploy(local, args, ui).await,
+        Command::Undeploy(args) => deploying::undeploy(local, args, ui).await,
+        Command::Status(args) => deploying::status(local, args, ui).await,
+        Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),

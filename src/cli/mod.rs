@@ -13,6 +13,7 @@ pub mod bundle;
 pub mod client;
 pub mod console;
 pub mod coordinator;
+pub mod deploying;
 pub mod dispatch;
 pub mod error;
 pub mod exit;

@@ -187,7 +187,12 @@ impl Lending {
     }
 
     /// The session of whoever holds the device, when it is the caller's, or an admin forces it.
-    async fn session_on(&self, by: &Caller, device: &DeviceId, force: bool) -> Result<Arc<Session>, Refusal> {
+    pub(super) async fn session_on(
+        &self,
+        by: &Caller,
+        device: &DeviceId,
+        force: bool,
+    ) -> Result<Arc<Session>, Refusal> {
         if self.device(device).is_none() {
             return Err(no_such(device));
         }
@@ -219,14 +224,14 @@ fn held_by(device: &DeviceId, holder: &UserName, lease: &Lease) -> String {
     format!("{device} is {holder}'s ({})", lease.request.id)
 }
 
-fn no_such(device: &DeviceId) -> Refusal {
+pub(super) fn no_such(device: &DeviceId) -> Refusal {
     Refusal {
         error: format!("the lab has no device {device}"),
         hint: Some("pilab devices lists them".to_owned()),
     }
 }
 
-fn seat<'a>(session: &'a Session, device: &DeviceId) -> Result<&'a Seat, Refusal> {
+pub(super) fn seat<'a>(session: &'a Session, device: &DeviceId) -> Result<&'a Seat, Refusal> {
     let seat = session.seats.iter().find(|seat| seat.id() == device);
     seat.ok_or_else(|| Refusal::new(format!("{device} is no part of the lease any more")))
 }

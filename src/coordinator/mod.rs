@@ -14,6 +14,7 @@ mod bringup;
 mod bundle;
 mod console;
 mod containers;
+mod deploying;
 mod desk;
 mod disturb;
 mod expect;

@@ -19,6 +19,7 @@ use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::support::lock::lock;
 use crate::wire::console::{CONSOLE_READ, CONSOLE_WRITE};
+use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
     DEVICES, EXTEND, HEARTBEAT, LEASE, LOGIN, LeaseRef, LoginAsked, LoginMade, POWER, QUEUE, RELEASE,
     RESERVE, Reserve, TRANSFER,
@@ -226,6 +227,10 @@ impl Shared {
             POWER => lending.power(&by, decode(payload)?).await.map(ok),
             CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
             CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
+            DEPLOY => lending.deploy(&by, decode(payload)?).await.map(ok),
+            UNDEPLOY => lending.undeploy(&by, decode(payload)?).await.map(ok),
+            STATUS => lending.status(decode(payload)?).await.map(ok),
+            VERIFY => lending.verify(&by, decode(payload)?).await.map(ok),
             LOGIN => self.login(decode(payload)?).await.map(ok),
             RUN => self.start_run(user, decode(payload)?).map(ok),
             EVENTS => {
@@ -357,9 +362,8 @@ fn same_version(version: u32) -> Result<(), Refusal> {
 /// The least role that a request takes; that of a request which there is not is the least of all.
 fn needed(verb: &str) -> Role {
     match verb {
-        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL => {
-            Role::User
-        }
+        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL | DEPLOY
+        | UNDEPLOY | VERIFY => Role::User,
         LOGIN => Role::Admin,
         _ => Role::Viewer,
     }

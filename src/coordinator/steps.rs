@@ -79,7 +79,7 @@ impl Session {
             Action::Containers { deployment, running, hold, .. } => {
                 self.containers(seat, deployment, running, *hold, deadline).await
             }
-            Action::Verify { .. } => self.verify(seat, deadline).await,
+            Action::Verify { .. } => self.verify_step(seat, deadline).await,
             Action::Absent { deployment, hold, .. } => self.absent(seat, deployment, *hold, deadline).await,
             Action::Exec { command, exit_code, matches, .. } => {
                 self.exec(seat, command, *exit_code, matches.as_deref(), deadline).await

@@ -1,4 +1,5 @@
-//! The step `verify`: what NATS holds, what the agent says and what podman on the device shows must agree.
+//! What NATS holds, what the agent says and what podman on the device shows must agree: the step `verify`, and the
+//! request.
 
 use super::containers;
 use super::session::{Seat, Session};
@@ -6,21 +7,28 @@ use super::steps::STATUS_PAUSE;
 use crate::bus::observe::{Observed, observe};
 use crate::model::run::{Fault, FaultKind};
 use crate::plan::verify::{Mismatch, View, verify};
+use crate::wire::deploying::Verified;
 use tokio::time::{Instant, sleep};
 
 impl Session {
+    /// The step: any mismatch is a fault.
+    pub(super) async fn verify_step(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
+        let Verified { deployments, containers, mismatches } = self.verify(seat, deadline).await?;
+        if mismatches.is_empty() {
+            Ok(format!("{deployments} deployments and {containers} containers are as desired"))
+        } else {
+            Err(seat.fault(FaultKind::Expectation, mismatches.join("; ")))
+        }
+    }
+
     /// Looks until there is no mismatch; at the deadline, names all that are left.
-    pub(super) async fn verify(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
+    pub(super) async fn verify(&self, seat: &Seat, deadline: Instant) -> Result<Verified, Fault> {
         loop {
             let view = self.view(seat, deadline).await?;
-            let mismatches = verify(seat.id(), &view);
-            if mismatches.is_empty() {
+            let mismatches: Vec<_> = verify(seat.id(), &view).iter().map(Mismatch::to_string).collect();
+            if mismatches.is_empty() || Instant::now() >= deadline {
                 let (deployments, containers) = (view.desired.len(), view.containers.len());
-                return Ok(format!("{deployments} deployments and {containers} containers are as desired"));
-            }
-            if Instant::now() >= deadline {
-                let named = mismatches.iter().map(Mismatch::to_string).collect::<Vec<_>>().join("; ");
-                return Err(seat.fault(FaultKind::Expectation, named));
+                return Ok(Verified { deployments, containers, mismatches });
             }
             sleep(STATUS_PAUSE).await;
         }

@@ -3,6 +3,7 @@
 // Agents have no base64, and no use for it.
 #[cfg(feature = "coordinator")]
 pub mod console;
+pub mod deploying;
 pub mod fleet;
 pub mod lending;
 pub mod request;

@@ -183,6 +183,19 @@ async fn two_people_share_a_lab() {
         .device("its next boot", |device| device["attempt"] == before + 1 && device["stage"] == "agent")
         .await;
 
+    // What it runs is the holder's too, and all three agree on it.
+    let deployed = ["deploy", DEVICE, "lab/deployments/hello.toml"];
+    bench.as_user(&ann, &deployed).await.refused("is local's");
+    bench.pilab(&deployed).await.done();
+    let verified = bench.pilab(&["verify", DEVICE, "--within", "30s"]).await.done().stdout;
+    assert_eq!(verified, "1 deployments and 1 containers are as desired\n");
+    let status = bench.as_user(&eve, &["status", DEVICE, "--json"]).await.done().json();
+    assert_eq!(
+        (&status[0]["deployment"], &status[0]["status"]["phase"]),
+        (&"hello".into(), &"Running".into())
+    );
+    bench.as_user(&eve, &["verify", DEVICE]).await.refused("takes a user");
+
     // The role decides, then the holder.
     bench.as_user(&eve, &["reserve"]).await.refused("eve is a viewer");
     bench.as_user(&ann, &["login", "x", "-o", "/dev/null"]).await.refused("takes a admin");
@@ -205,6 +218,8 @@ async fn two_people_share_a_lab() {
     assert_eq!((granted["state"].as_str(), granted["holder"].as_str()), (Some("granted"), Some("ann")));
     let device = bench.device("its next holder", |device| usage(device) == "leased").await;
     assert_eq!((device["power"].as_str(), device["usage"]["holder"].as_str()), (Some("off"), Some("ann")));
+    let status = bench.pilab(&["status", DEVICE, "--json"]).await.done().json();
+    assert_eq!(status, Vec::<Value>::new(), "nothing of the last holder's is left");
 
     // Given on, it is the next one's; whoever had it has lost it.
     let hers = granted["lease"].as_str().unwrap();
