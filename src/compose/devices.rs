@@ -169,8 +169,9 @@ impl Devices<'_> {
         let Ports { mac, power, boot, reach, tickets, console: port } = ports;
         let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER };
         let console = console::spawn(console, tracker, token.clone());
-        let (device, min_off) = (device.clone(), Duration::ZERO);
-        let parts = DeviceParts { device, mac, power, boot, reach, tickets, console, journal, min_off };
+        let (device, min_off, stagger) = (device.clone(), Duration::ZERO, Arc::default());
+        let parts =
+            DeviceParts { device, mac, power, boot, reach, tickets, console, journal, min_off, stagger };
         Ok(device::spawn(parts, tracker, token.clone()))
     }
 }

@@ -31,6 +31,12 @@ pub enum Event {
         /// Why.
         cause: String,
     },
+    /// Power was about to be switched when the coordinator ended, and the switch cannot be read back: nobody
+    /// knows whether it was.
+    PowerUnsettled {
+        /// Wanted.
+        state: PowerState,
+    },
     /// A boot attempt begins; what follows belongs to it.
     BootOffered {
         /// The attempt.
@@ -74,6 +80,11 @@ pub enum Event {
         token: FencingToken,
         /// How many bytes.
         bytes: u64,
+    },
+    /// Somebody sent a BREAK on the console's line.
+    ConsoleBreak {
+        /// Under which lease.
+        token: FencingToken,
     },
     /// The agent answered for the first time in this attempt.
     AgentAnswered {

@@ -1,6 +1,7 @@
 //! Power states.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a power switch can be set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -30,5 +31,21 @@ impl From<PowerState> for PowerReading {
             PowerState::On => Self::On,
             PowerState::Off => Self::Off,
         }
+    }
+}
+
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        PowerReading::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Display for PowerReading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Unknown => "unknown",
+        })
     }
 }
