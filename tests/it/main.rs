@@ -20,6 +20,8 @@ mod podman;
 mod podman_host;
 mod podman_inits;
 mod podman_verbs;
+mod power;
+mod serial;
 mod ssh;
 mod support;
 mod tickets;
