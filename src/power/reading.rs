@@ -58,7 +58,8 @@ impl Reader {
 /// The beginning of an answer, for people.
 pub(super) fn quote(answer: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    answer.trim().chars().take(QUOTE).map(clean).collect()
+    let answer: String = answer.chars().map(clean).collect();
+    answer.trim().chars().take(QUOTE).collect()
 }
 
 #[cfg(test)]
