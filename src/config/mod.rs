@@ -6,3 +6,4 @@ pub mod lab;
 pub mod raw;
 pub mod scenario;
 mod steps;
+pub mod wiring;

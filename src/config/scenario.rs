@@ -91,6 +91,8 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         .into_iter()
         .map(|(role, need)| {
             let RawNeed { model, labels, mut capabilities } = need.into_inner();
+            // A run boots its devices first of all.
+            capabilities.insert(Capability::Boot);
             let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
             capabilities.extend(
                 acts.filter(|act| act.roles().contains(&role.as_str())).filter_map(Action::capability),
@@ -146,8 +148,8 @@ mod tests {
                     [[steps]]\nconsole = { on = \"a\", stage = \"agent\" }\n[[steps]]\nping = { on = \"b\" }\n\
                     [[cleanup]]\npower_cycle = { on = \"a\" }\n";
         let needs = load_text(text).unwrap().needs;
-        let wanted = [Capability::Power, Capability::Console, Capability::Reboot].into();
-        assert_eq!((&needs[0].capabilities, &needs[1].capabilities), (&wanted, &BTreeSet::new()));
+        let wanted = [Capability::Boot, Capability::Power, Capability::Console, Capability::Reboot].into();
+        assert_eq!((&needs[0].capabilities, &needs[1].capabilities), (&wanted, &[Capability::Boot].into()));
         let error =
             load_text(&format!("{HEAD}capabilities = [\"wings\"]\n[[steps]]\nping = {{ on = \"dut\" }}\n"));
         assert!(error.unwrap_err().starts_with("/try.toml:4:17: unknown variant `wings`"));
