@@ -72,7 +72,7 @@ pub enum PowerError {
 
 impl PowerError {
     /// What to try, for people.
-    pub(super) fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Description { .. } => "correct `power` of this device in the lab file",
             Self::Password { .. } => "make the file, for its owner alone (mode 0600)",

@@ -26,3 +26,4 @@ mod ssh;
 mod support;
 mod tickets;
 mod unit;
+mod wired;
