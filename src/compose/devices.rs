@@ -13,7 +13,7 @@ use crate::container::{self, ContainerDevice};
 use crate::coordinator::parts::BootImage;
 use crate::device::ports::{Boot, Power, Reach, TicketOffice};
 use crate::device::{self, DeviceHandle, DeviceParts, Stagger};
-use crate::journal;
+use crate::journal::{self, JournalError};
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
@@ -134,7 +134,7 @@ impl Devices<'_> {
                 min_off: Duration::ZERO,
                 stagger: Arc::default(),
             };
-            let handle = self.spawn(&wanted.device, ports).await?;
+            let handle = self.spawn(&wanted.device, ports, self.journal_dir(&wanted.device)).await?;
             made.insert(wanted.device.id.clone(), (handle, Machine::Vm(machine)));
         }
         Ok(made)
@@ -167,17 +167,31 @@ impl Devices<'_> {
                 min_off: Duration::ZERO,
                 stagger: Arc::default(),
             };
-            let handle = self.spawn(wanted, ports).await?;
+            let handle = self.spawn(wanted, ports, self.journal_dir(wanted)).await?;
             made.insert(wanted.id.clone(), (handle, Machine::Container(machine)));
         }
         Ok(made)
     }
 
-    /// Starts a device's tasks.
-    pub(super) async fn spawn(&self, device: &Device, ports: Ports) -> Result<DeviceHandle, CliError> {
-        let dir = self.instance.dir().join("journal").join(device.id.as_str());
+    /// Where the journal of a device lies that is gone with this lab.
+    fn journal_dir(&self, device: &Device) -> PathBuf {
+        self.instance.dir().join("journal").join(device.id.as_str())
+    }
+
+    /// Starts a device's tasks; its journal lies in `dir`.
+    pub(super) async fn spawn(
+        &self,
+        device: &Device,
+        ports: Ports,
+        dir: PathBuf,
+    ) -> Result<DeviceHandle, CliError> {
         let opened = journal::open(&dir, journal::Options::default()).await;
-        let (journal, task) = opened.map_err(|e| failed("open a device's journal", None, e))?;
+        let (journal, task) = opened.map_err(|error| {
+            let others = matches!(error, JournalError::InUse { .. });
+            let hint = others
+                .then(|| format!("{} is in use: wait for the run that has it, or stop that", device.id));
+            failed("open a device's journal", hint, error)
+        })?;
         self.layers.journals.tracker.spawn(task.run(self.layers.journals.token.clone()));
         let Layer { tracker, token } = &self.layers.devices;
         let Ports { mac, power, boot, reach, tickets, console: port, min_off, stagger } = ports;

@@ -1,7 +1,8 @@
-//! Real devices: each with its switch, its console's line and its actor, and what it cannot do yet.
+//! Real devices: each with its switch, its console's line, its journal and its actor, and what it cannot do yet.
 
 use super::devices::{Devices, Machine, Made, Ports};
 use super::failed;
+use super::instance::state_root;
 use crate::cli::error::CliError;
 use crate::console::port::{ByteStream, LineFuture};
 use crate::device::ports::{
@@ -11,8 +12,14 @@ use crate::device::{MIN_OFF, Stagger};
 use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;
 use crate::{power, serial};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What is kept of real devices, below the state directory.
+const DEVICES: &str = "devices";
 
 impl Devices<'_> {
     /// Makes the lab's real devices; none is switched.
@@ -40,12 +47,23 @@ impl Devices<'_> {
                 min_off: wanted.min_off.unwrap_or(MIN_OFF),
                 stagger: Arc::clone(&stagger),
             };
-            let handle = self.spawn(&wanted.device, ports).await?;
+            let handle = self.spawn(&wanted.device, ports, journal_dir(id)?).await?;
             let machine = Machine::Wired { console: wanted.console.as_ref().map(ToString::to_string) };
             made.insert(id.clone(), (handle, machine));
         }
         Ok(made)
     }
+}
+
+/// Where the journal of a real device lies: it outlives each lab, for so does what the last one did to the device.
+/// One lab at a time has it, and with it the device.
+fn journal_dir(device: &DeviceId) -> Result<PathBuf, CliError> {
+    let made = state_root().and_then(|root| {
+        let dir = root.join(DEVICES).join(device.as_str());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(dir.join("journal"))
+    });
+    made.map_err(|e| failed(format!("prepare a place for the journal of {device}"), None, e))
 }
 
 /// What a real device has not: it is offered nothing to boot, and nobody logs in to it. A run never asks for

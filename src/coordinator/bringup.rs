@@ -1,4 +1,5 @@
-//! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping.
+//! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping. Or, where the lab has
+//! nothing to offer a device, to one that is on.
 
 use super::session::{Seat, Session};
 use super::steps::GRACE;
@@ -6,6 +7,7 @@ use crate::bus::issuer::Holder;
 use crate::bus::provision;
 use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::device::Capability;
 use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
 use crate::model::run::{Fault, FaultKind};
@@ -25,7 +27,7 @@ const PING_PAUSE: Duration = Duration::from_millis(100);
 
 impl Session {
     /// [`Self::bring_up`], cut off when a port or the journal does not answer at all.
-    pub(super) async fn bring_up_bounded(&self, seat: &Seat) -> Result<Pong, Fault> {
+    pub(super) async fn bring_up_bounded(&self, seat: &Seat) -> Result<String, Fault> {
         let bound = self.boot_timeout + GRACE;
         let done = tokio::time::timeout(bound, self.bring_up(seat)).await;
         done.unwrap_or_else(|_| {
@@ -34,8 +36,17 @@ impl Session {
         })
     }
 
-    /// Boots a device and waits for its agent. What the last holder left in NATS is wiped first.
-    pub(super) async fn bring_up(&self, seat: &Seat) -> Result<Pong, Fault> {
+    /// Boots a device and waits for its agent; answers what came, in a few words. What the last holder left in NATS
+    /// is wiped first.
+    ///
+    /// A device that boots what it finds by itself is switched on anew, and no more: a run that gets it asks for
+    /// nothing but what the console shows.
+    pub(super) async fn bring_up(&self, seat: &Seat) -> Result<String, Fault> {
+        if !seat.device.device().capabilities.contains(&Capability::Boot) {
+            let attempt = seat.device.cycle(seat.token).await;
+            let attempt = attempt.map_err(|e| seat.lab("switch the device on", &e))?;
+            return Ok(format!("boot attempt {attempt} of what it finds by itself"));
+        }
         let deadline = Instant::now() + self.boot_timeout;
         let parts = &self.parts;
         provision::device(&parts.bus, seat.id())
@@ -48,7 +59,7 @@ impl Session {
         let written = seat.device.journal().event(attempt, event).await;
         written.map_err(|e| seat.lab("write the journal", &e))?;
         self.check_agent(seat, &pong)?;
-        Ok(pong)
+        Ok(format!("agent {}", pong.agent_version))
     }
 
     pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {

@@ -162,7 +162,8 @@ impl fmt::Display for Model {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
-    /// It boots what a run offers it; every scenario takes that.
+    /// It boots what a run offers it, and the agent in that answers. A scenario takes it for each device of which it
+    /// asks more than power and console.
     Boot,
     /// Its power can be switched.
     Power,

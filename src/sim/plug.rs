@@ -20,6 +20,7 @@ use std::future::pending;
 use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,6 +77,8 @@ struct Inside {
     relays: Vec<bool>,
     fault: PlugFault,
     requests: Vec<String>,
+    /// Of [`Plug::contacts`].
+    moved: watch::Sender<Vec<bool>>,
 }
 
 /// A switch on a port of its own on this machine. All its contacts are open at first.
@@ -95,7 +98,8 @@ impl Plug {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let base = format!("http://{}", listener.local_addr()?);
         let relays = vec![false; options.relays];
-        let inside = Inside { options, relays, fault: PlugFault::None, requests: Vec::new() };
+        let moved = watch::Sender::new(relays.clone());
+        let inside = Inside { options, relays, fault: PlugFault::None, requests: Vec::new(), moved };
         let inside = Arc::new(Mutex::new(inside));
         let router = Router::new().fallback(answer).with_state(Arc::clone(&inside));
         tracker.spawn(async move {
@@ -114,6 +118,11 @@ impl Plug {
     /// Whether a contact, counted from 0, is closed: what a lamp would show.
     pub fn relay(&self, number: usize) -> bool {
         lock(&self.inside).relays.get(number).copied().unwrap_or_default()
+    }
+
+    /// All its contacts, each time one moves: what the boards behind it feel.
+    pub fn contacts(&self) -> watch::Receiver<Vec<bool>> {
+        lock(&self.inside).moved.subscribe()
     }
 
     /// From now on this is wrong with it.
@@ -160,7 +169,13 @@ impl Inside {
         };
         if self.fault == PlugFault::Sticks {
             self.relays = before;
-        } else if self.fault == PlugFault::LosesAnswer && self.relays != before {
+            return Some(response);
+        }
+        let moves = self.relays != before;
+        if moves {
+            self.moved.send_replace(self.relays.clone());
+        }
+        if moves && self.fault == PlugFault::LosesAnswer {
             self.fault = PlugFault::None;
             return None;
         }
