@@ -299,7 +299,11 @@ async fn a_device_that_takes_no_bytes_does_not_stop_the_reading() {
 async fn while_the_journal_fails_the_line_is_read_and_the_hole_is_a_gap() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, away) = (parent.path().join("journal"), parent.path().join("away"));
-    let journal = Open::with(&dir, pilab::journal::Options { segment_bytes: 1, total_bytes: 1 << 20 }).await;
+    let journal = Open::with(
+        &dir,
+        pilab::journal::Options { segment_bytes: 1, total_bytes: 1 << 20, ..Default::default() },
+    )
+    .await;
     let rig = Rig::new(&journal.handle);
     let mut line = rig.plug().await;
     rig.console.begin(ONE).await.unwrap();
