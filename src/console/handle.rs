@@ -85,7 +85,7 @@ pub enum WaitError {
 
 fn reached(last: Option<&StageReached>) -> String {
     match last {
-        Some(stage) => format!("the last stage was {} ({:?})", stage.stage, stage.line),
+        Some(last) => format!("the last stage was {} ({:?}){}", last.stage, last.line, last.again()),
         None => "no boot stage was reached".to_owned(),
     }
 }

@@ -133,7 +133,9 @@ impl Session {
         let stages = seat.device.console().stages();
         let last = stages.borrow().last().cloned();
         let reached = match &last {
-            Some(last) => format!("the last boot stage reached is {} ({:?})", last.stage, last.line),
+            Some(last) => {
+                format!("the last boot stage reached is {} ({:?}){}", last.stage, last.line, last.again())
+            }
             None => "the console showed no boot stage at all".to_owned(),
         };
         let suspect = last_stage_suspect(last.map(|last| last.stage));

@@ -52,6 +52,9 @@ pub enum Event {
         line: String,
         /// The absolute console offset at which it was recognised.
         offset: u64,
+        /// In which boot of the attempt, from 1: more than one when the device began anew by itself.
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        boot: u32,
     },
     /// The device exchanged its boot ticket.
     TicketRedeemed {
@@ -109,4 +112,14 @@ pub enum Event {
         /// The verdict's name.
         verdict: String,
     },
+}
+
+/// The first of several; what a writer means that names none.
+pub(super) fn first() -> u32 {
+    1
+}
+
+/// Whether it need not be named.
+pub(super) fn is_first(number: &u32) -> bool {
+    *number == 1
 }
