@@ -209,6 +209,10 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
     let taken =
         devices.iter().map(|machine| &machine.device).chain(&containers).map(|device| device.id.clone());
     let wired = wiring::check(&source, &raw.name, raw.devices, taken.collect())?;
+    if devices.is_empty() && containers.is_empty() && wired.is_empty() {
+        let cause = "a lab has devices: at least one of [[pools]] and [[devices]]";
+        return Err(source.value(&(0..0), "pools", cause));
+    }
     let image = image.map_or(raw.image, str::to_owned);
     Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, devices, containers, wired, stagger })
 }
@@ -325,7 +329,7 @@ mod tests {
     #[test]
     fn kernel_arguments_are_those_of_all_devices() {
         let lab =
-            load_text("name = \"l\"\npools = []\nkernel_args = [\"quiet\", \"a=\\\"b\\\"\"]\n").unwrap();
+            load_text("name = \"l\"\nkernel_args = [\"quiet\", \"a=\\\"b\\\"\"]\n[[pools]]\nname = \"p\"\nbackend = \"vm\"\ncount = 1\n").unwrap();
         assert_eq!(lab.kernel_args, ["quiet", "a=\"b\""]);
     }
 

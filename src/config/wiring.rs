@@ -385,6 +385,10 @@ mod tests {
         let pool = "[[pools]]\nname = \"vm\"\nbackend = \"vm\"\ncount = 1\n";
         let error = load_text(&format!("{}{pool}", lab("", "", "vm-1"))).unwrap_err();
         assert_eq!(error, "/lab.toml:6: devices[1].id: l-vm-1 is a device of a pool");
+        let error = load_text("name = \"l\"\n[[device]]\nid = \"a\"\n").unwrap_err();
+        assert!(error.starts_with("/lab.toml:2:3: unknown field `device`"), "{error}");
+        let error = load_text("name = \"l\"\n").unwrap_err();
+        assert_eq!(error, "/lab.toml:1: pools: a lab has devices: at least one of [[pools]] and [[devices]]");
         let error = load_text("name = \"l\"\nstagger = \"2m\"\n").unwrap_err();
         assert_eq!(error, "/lab.toml:2: stagger: 120s is more than 60s");
     }
