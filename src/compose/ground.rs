@@ -11,19 +11,14 @@ use crate::cli::local::Progress;
 use crate::config::lab::Lab;
 use crate::container::{self, ContainerError};
 use crate::coordinator::parts::BootImage;
+use crate::image::hash_file;
 use crate::model::device::{Arch, Backend};
 use crate::vm;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// How much of the agent is read at once, in bytes.
-const PIECE: usize = 256 * 1024;
 
 /// What devices stand on.
 #[derive(Clone)]
@@ -179,9 +174,9 @@ fn nothing() -> BootImage {
 /// A container boots nothing but the agent's executable. Its hash is what the agent must answer with.
 async fn agent_image(agent: &Path) -> Result<(BootImage, String), CliError> {
     let read = agent.to_owned();
-    let sha256 = tokio::task::spawn_blocking(move || sha256(&read)).await.map_err(io::Error::from);
-    let sha256 = sha256.and_then(|sha256| sha256);
-    let sha256 = sha256.map_err(|e| failed(format!("read {}", agent.display()), None, e))?;
+    let hashed = tokio::task::spawn_blocking(move || hash_file(&read)).await;
+    let sha256 = hashed.map_err(|e| failed(format!("read {}", agent.display()), None, e))?;
+    let sha256 = sha256.map_err(image_error("identify the agent"))?;
     let manifest = serde_json::json!({ "agent": agent, "agent_sha256": sha256 }).to_string();
     let image = BootImage {
         id: sha256.clone(),
@@ -193,14 +188,4 @@ async fn agent_image(agent: &Path) -> Result<(BootImage, String), CliError> {
         agent_sha256: sha256,
     };
     Ok((image, agent.display().to_string()))
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let (mut file, mut hasher, mut piece) = (File::open(path)?, Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(data_encoding::HEXLOWER.encode(&hasher.finalize())),
-            read => hasher.update(piece.get(..read).unwrap_or_default()),
-        }
-    }
 }

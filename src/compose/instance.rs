@@ -122,8 +122,11 @@ pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
             tracing::warn!(instance = name, error = %Chain(&error), "the containers left there cannot be removed");
             continue;
         }
-        tracing::info!(instance = name, "what a killed lab left is removed");
-        remove(&name, &dir)?;
+        match remove(&name, &dir) {
+            Ok(()) => tracing::info!(instance = name, "what a killed lab left is removed"),
+            // The next start tries again; this one needs none of it.
+            Err(error) => tracing::warn!(instance = name, %error, "what a killed lab left cannot be removed"),
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::raw::{RawDuration, Source};
 use super::steps::{RawStep, checked_step};
 use crate::model::device::{Capability, Model};
-use crate::model::id::ScenarioName;
+use crate::model::id::{DeviceId, ScenarioName};
 use crate::model::scenario::{Action, Need, Scenario, Step, UnderTest};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +36,7 @@ struct RawScenario {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawNeed {
+    device: Option<DeviceId>,
     model: Option<Model>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -90,7 +91,7 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         .needs
         .into_iter()
         .map(|(role, need)| {
-            let RawNeed { model, labels, mut capabilities } = need.into_inner();
+            let RawNeed { device, model, labels, mut capabilities } = need.into_inner();
             let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
             let acts: Vec<_> = acts.filter(|act| act.roles().contains(&role.as_str())).collect();
             // A run boots its devices first of all. Where no step asks more of one than its power and its
@@ -98,7 +99,7 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
             let by_itself = !acts.is_empty() && acts.iter().all(|act| act.is_outside());
             capabilities.insert(if by_itself { Capability::Power } else { Capability::Boot });
             capabilities.extend(acts.into_iter().filter_map(Action::capability));
-            Need { role, model, labels, capabilities }
+            Need { role, device, model, labels, capabilities }
         })
         .collect();
     Ok(Scenario {

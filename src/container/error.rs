@@ -46,6 +46,14 @@ pub enum ContainerError {
         /// Why.
         source: io::Error,
     },
+    /// Monitors of containers did not end with them.
+    #[error("processes {pids:?} of the lab's podman were there {} s after its containers", timeout.as_secs())]
+    Monitors {
+        /// The processes.
+        pids: Vec<u32>,
+        /// How long they were waited for.
+        timeout: Duration,
+    },
     /// A device is switched on that has no identity.
     #[error("the device has not been given an identity")]
     NoIdentity,

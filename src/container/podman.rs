@@ -7,9 +7,15 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
 
+/// Where containers and their files lie, below the store's directory.
+const STORE: &str = "store";
 const CONTAINERS_CONF: &str = "containers.conf";
 const STORAGE_CONF: &str = "storage.conf";
 /// There on a host whose control groups are of version 2 only (cgroups(7)).
@@ -17,6 +23,10 @@ const CGROUP2: &str = "/sys/fs/cgroup/cgroup.controllers";
 /// The most processes and open files of a container. podman asks for about a million each, which a host
 /// without CAP_SYS_RESOURCE refuses.
 const LIMIT: u64 = 4096;
+/// How long monitors may outlive their containers: tenths of a second on a quiet host.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked for them.
+const SETTLE_POLL: Duration = Duration::from_millis(20);
 
 /// A store, by its directory. Two of them share nothing.
 #[derive(Debug, Clone)]
@@ -100,12 +110,45 @@ impl Podman {
         Ok(())
     }
 
-    /// Removes all containers of the store.
+    /// Removes all containers of the store. After that nobody writes to it any more.
     pub(super) async fn remove_all(&self) -> Result<(), ContainerError> {
         let removed = self.run(&["rm", "--all", "--force", "--volumes", "--time", "0"]).await;
         removed.map_err(|source| ContainerError::Podman { doing: "remove all containers", source })?;
-        Ok(())
+        self.settle().await
     }
+
+    /// Waits until no process names the store. A container's monitor outlives it, and calls podman once more
+    /// for the cleanup (conmon(8), `--exit-command`), which makes the store's directories when they are not there.
+    async fn settle(&self) -> Result<(), ContainerError> {
+        let store = self.dir.join(STORE);
+        let deadline = Instant::now() + SETTLE_PATIENCE;
+        loop {
+            let left = processes_naming(&store).map_err(prepare("/proc"))?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(ContainerError::Monitors { pids: left, timeout: SETTLE_PATIENCE });
+            }
+            tokio::time::sleep(SETTLE_POLL).await;
+        }
+    }
+}
+
+/// The processes with `place` on their command lines (proc(5)).
+fn processes_naming(place: &Path) -> io::Result<Vec<u32>> {
+    let place = place.as_os_str().as_bytes();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that has ended meanwhile names nothing.
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.windows(place.len()).any(|part| part == place) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 /// The OCI runtime, where podman's own choice does not work: crun refuses control groups of version 1
@@ -163,7 +206,7 @@ fn storage_conf(dir: &Path, run_dir: &Path, images: &Path) -> String {
          additionalimagestores = [{}]\n\
          [storage.options.overlay]\n\
          skip_mount_home = \"true\"\n",
-        path(&dir.join("store")),
+        path(&dir.join(STORE)),
         path(&run_dir.join("storage")),
         path(images),
     )

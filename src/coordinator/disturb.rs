@@ -80,13 +80,14 @@ impl Session {
         // A virtual machine's console closes with it.
         if timeout_at(deadline, line.wait_for(|line| !line.open)).await.is_err() {
             let cause = format!("the device did not go down in time; {asked}");
-            return Err(seat.fault(FaultKind::Expectation, cause));
+            return Err(seat.fault(FaultKind::StepTimeout, cause));
         }
         let attempt = self.boot(seat).await?;
         let up = seat.device.console().wait_stage(attempt, BootStage::Sshd, deadline).await;
         up.map_err(|e| {
             let cause = format!("boot attempt {attempt}, after a reboot: {}", Chain(&e));
-            seat.fault(FaultKind::Expectation, cause)
+            // As at any boot: what stands still before the agent is not the agent's fault.
+            seat.fault(FaultKind::BootTimeout, cause)
         })?;
         Ok(format!("boot attempt {attempt} is up"))
     }

@@ -28,4 +28,4 @@ pub use host::write_container_store;
 pub use manifest::{Image, Layer, Lock, LockedPackage, MANIFEST_VERSION, Manifest, Part};
 pub use progress::{Progress, Sink, Stage};
 pub use recipe::{BUILT_IN, KernelRecipe, Recipe};
-pub use store::{Check, DEFAULT_STORE, STORE_VARIABLE, Store};
+pub use store::{Check, DEFAULT_STORE, STORE_VARIABLE, Store, hash_file};

@@ -316,7 +316,7 @@ pub(super) fn names(directory: &Path) -> Result<Vec<String>, ImageError> {
 }
 
 /// SHA-256 of a file, hex.
-pub(super) fn hash_file(path: &Path) -> Result<String, ImageError> {
+pub fn hash_file(path: &Path) -> Result<String, ImageError> {
     let mut file = File::open(path).at("read", path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

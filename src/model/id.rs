@@ -109,6 +109,11 @@ id!(
     "run id"
 );
 id!(
+    /// A lease, from its request to its end.
+    LeaseId,
+    "lease id"
+);
+id!(
     /// A person or CI job that talks to a lab.
     UserName,
     "user name"

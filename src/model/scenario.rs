@@ -3,7 +3,7 @@
 use super::boot::BootStage;
 use super::deployment::{DeploymentSpec, DeviceState};
 use super::device::{Capability, Model};
-use super::id::{ContainerName, DeploymentName, ScenarioName};
+use super::id::{ContainerName, DeploymentName, DeviceId, ScenarioName};
 use super::workload::{Phase, Score};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,11 +42,14 @@ pub struct Scenario {
     pub cleanup: Vec<Step>,
 }
 
-/// A device that a scenario needs.
+/// A device that a scenario or a reservation needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     /// The scenario's name for it.
     pub role: String,
+    /// This one and no other; any that fits when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
     /// Which model; any when missing.
     pub model: Option<Model>,
     /// Labels it must have.

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod health;
+pub mod lease;
 pub mod operator;
 pub mod place;
 pub mod reconcile;

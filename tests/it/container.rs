@@ -71,12 +71,17 @@ async fn end(child: tokio::process::Child) -> Ended {
 /// Reads until standard output holds `text`.
 async fn shows(child: &mut tokio::process::Child, text: &str) {
     let stdout = child.stdout.as_mut().unwrap();
+    let stderr = child.stderr.as_mut().unwrap();
     let mut seen = String::new();
     let reading = async {
         let mut chunk = [0; 4096];
         while !seen.contains(text) {
             let read = stdout.read(&mut chunk).await.unwrap();
-            assert!(read > 0, "it ended before it said {text:?}:\n{seen}");
+            if read == 0 {
+                let mut told = String::new();
+                stderr.read_to_string(&mut told).await.unwrap();
+                panic!("it ended before it said {text:?}:\n{seen}\n{told}");
+            }
             seen.push_str(&String::from_utf8_lossy(&chunk[..read]));
         }
     };
@@ -266,5 +271,87 @@ async fn a_mismatch_is_named_with_device_deployment_container_and_what_was_found
     ] {
         assert!(told.contains(mismatch), "{mismatch:?} is not in:\n{told}\n{}", ended.stdout);
     }
+    bench.is_clean();
+}
+
+/// A container with a secret in its environment, and a step that cannot come true.
+const SECRETIVE: &str = r#"
+summary = "A secret in an environment"
+under_test = "agent"
+[needs.dut]
+[[steps]]
+[steps.deploy]
+on = "dut"
+deployment = "web"
+score.type = "PodmanV0"
+score.data.init_containers = [{ name = "first", image = "localhost/pilab/hello:1", args = ["true"], env = { TOKEN = "pl4nted-in-an-init" } }]
+score.data.services = [{ name = "hello", image = "localhost/pilab/hello:1", env = { TOKEN = "pl4nted-in-a-service" } }]
+[[steps]]
+wait_phase = { on = "dut", deployment = "web", phase = "Running" }
+[[steps]]
+wait_phase = { on = "dut", deployment = "web", phase = "Failed" }
+timeout = "1s"
+"#;
+
+/// Every file below a directory, with its path.
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let files = paths.flat_map(|path| {
+        if path.is_dir() {
+            return contents(&path);
+        }
+        vec![(path.display().to_string(), std::fs::read(&path).unwrap())]
+    });
+    files.collect()
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_run_holds_no_planted_secret_and_its_report_is_read_back() {
+    let Some(bench) = Bench::new() else { return };
+    let (path, junit) = (bench.0.path().join("secretive.toml"), bench.0.path().join("report.xml"));
+    std::fs::write(&path, SECRETIVE).unwrap();
+    let args = [path.to_str().unwrap(), "ping", "--verbose", "--verbose", "--junit", junit.to_str().unwrap()];
+    let ended = bench.run(&args).await;
+    assert_eq!(ended.code, Some(1), "{}\n{}", ended.stdout, ended.stderr);
+    bench.is_clean();
+
+    let mut told = contents(&bench.0.path().join("bundles"));
+    assert!(
+        told.len() >= 6,
+        "two runs' evidence: {:?}",
+        told.iter().map(|(name, _)| name).collect::<Vec<_>>()
+    );
+    let report = std::fs::read_to_string(&junit).unwrap();
+    let output = [("stdout", &ended.stdout), ("stderr", &ended.stderr), ("report", &report)];
+    told.extend(output.map(|(name, text)| (name.to_owned(), text.clone().into_bytes())));
+    for (name, bytes) in told {
+        assert!(!String::from_utf8_lossy(&bytes).contains("pl4nted"), "{name} holds a planted secret");
+    }
+
+    let report = quick_junit::Report::deserialize_from_str(&report).unwrap();
+    let [suite] = report.test_suites.as_slice() else { panic!("one suite: {report:?}") };
+    assert_eq!((suite.tests, suite.failures, suite.errors), (2, 1, 0));
+    let failure = suite.test_cases.iter().find(|case| case.name.as_str() == "secretive").unwrap();
+    let quick_junit::TestCaseStatus::NonSuccess { kind, message, ty, .. } = &failure.status else {
+        panic!("{failure:?}")
+    };
+    assert_eq!((*kind, ty.as_deref()), (quick_junit::NonSuccessKind::Failure, Some("failed")));
+    assert!(message.as_deref().unwrap_or_default().contains("web"), "{failure:?}");
+    assert!(failure.properties.iter().any(|property| property.name.as_str() == "backend"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_nats_server_that_is_killed_in_the_middle_of_a_run_costs_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let path = bench.0.path().join("short.toml");
+    std::fs::write(&path, LONG.replace("5m", "12s") + "[[steps]]\nverify = { on = \"mine\" }\n").unwrap();
+    let mut run = bench.start(&[path.to_str().unwrap()]);
+    shows(&mut run, "\"name\":\"hold\"").await;
+    let servers = processes(bench.0.path().to_str().unwrap());
+    assert_eq!(servers.iter().filter(|line| line.contains("nats-server")).count(), 1, "{servers:?}");
+    let pattern = format!("nats-server.*{}", bench.0.path().display());
+    Command::new("pkill").args(["-KILL", "-f", &pattern]).output().await.unwrap();
+    let ended = end(run).await;
+    assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
     bench.is_clean();
 }

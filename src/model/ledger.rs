@@ -1,0 +1,162 @@
+//! What the ledger of a lab holds: one key of its bucket for each record, and what it tells.
+
+use super::device::Device;
+use super::health::Checkup;
+use super::id::{DeviceId, IdError, LeaseId};
+use super::lease::{FencingToken, Lease, LeaseRequest};
+use super::time::{Deadline, Moment};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A key of the lab's bucket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `device.<id>`
+    Device(DeviceId),
+    /// `lease.<id>`
+    Lease(LeaseId),
+    /// `renewal.<id>`
+    Renewal(LeaseId),
+    /// `queue.<id>`
+    Queue(LeaseId),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(id) => write!(f, "device.{id}"),
+            Self::Lease(id) => write!(f, "lease.{id}"),
+            Self::Renewal(id) => write!(f, "renewal.{id}"),
+            Self::Queue(id) => write!(f, "queue.{id}"),
+        }
+    }
+}
+
+/// A text is no key of a lease, a renewal, a request or a device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// It begins otherwise: the key of something else.
+    #[error("{0:?} is the key of no lease, renewal, request or device")]
+    OtherKind(String),
+    /// What follows is no id.
+    #[error(transparent)]
+    Id(#[from] IdError),
+}
+
+impl std::str::FromStr for Key {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        match text.split_once('.') {
+            Some(("device", id)) => Ok(Self::Device(id.parse()?)),
+            Some(("lease", id)) => Ok(Self::Lease(id.parse()?)),
+            Some(("renewal", id)) => Ok(Self::Renewal(id.parse()?)),
+            Some(("queue", id)) => Ok(Self::Queue(id.parse()?)),
+            _ => Err(KeyError::OtherKind(text.chars().take(80).collect())),
+        }
+    }
+}
+
+/// What one key holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A device.
+    Device(Box<DeviceRecord>),
+    /// A lease.
+    Lease(Box<Lease>),
+    /// What has changed of a lease since it was granted.
+    Renewal(Renewal),
+    /// A request that waits, or a booking.
+    Queue(Box<Queued>),
+}
+
+impl Record {
+    /// Where it is kept.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Device(record) => Key::Device(record.device.id.clone()),
+            Self::Lease(lease) => Key::Lease(lease.request.id.clone()),
+            Self::Renewal(renewal) => Key::Renewal(renewal.lease.clone()),
+            Self::Queue(queued) => Key::Queue(queued.request.id.clone()),
+        }
+    }
+}
+
+/// A device of the lab. That it is leased, its lease says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// What it is.
+    pub device: Device,
+    /// How far it can be trusted.
+    pub checkup: Checkup,
+    /// It is being made ready for the next holder.
+    #[serde(default)]
+    pub handover: Option<Handover>,
+    /// It is no longer in the inventory, and goes when it comes back.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+/// A device is being made ready for the next holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The lease it comes back from; none when it is new.
+    #[serde(default)]
+    pub after: Option<LeaseId>,
+    /// Since when.
+    pub since: Moment,
+}
+
+/// What has changed of a lease since it was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Its token: a renewal from before a transfer counts for nothing.
+    pub token: FencingToken,
+    /// When it ends.
+    pub deadline: Deadline,
+    /// When its holder's process was last heard.
+    pub heard: Moment,
+}
+
+/// A request's place in the queue: the smaller one is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rank {
+    /// When it came, in nanoseconds of the queue's own clock, and its class's handicap.
+    pub time_ns: u64,
+    /// The sequence that the bucket gave to the request, for two that came at one time.
+    pub sequence: u64,
+}
+
+/// A request that waits, or a booking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// What is asked for.
+    pub request: LeaseRequest,
+    /// When it came.
+    pub arrived: Moment,
+    /// The same on the queue's own clock, in nanoseconds.
+    pub clock_ns: u64,
+    /// Its place.
+    pub rank: Rank,
+    /// The devices that a booking keeps free from its start, one for each need; none once it waits like others.
+    #[serde(default)]
+    pub booked: Option<Vec<DeviceId>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        let device = Key::Device(DeviceId::new("lab-pi").unwrap());
+        let lease = LeaseId::new("l1").unwrap();
+        for key in [device, Key::Lease(lease.clone()), Key::Renewal(lease.clone()), Key::Queue(lease)] {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        assert!(matches!("run.r1".parse::<Key>(), Err(KeyError::OtherKind(_))));
+        assert!(matches!("lease.A".parse::<Key>(), Err(KeyError::Id(_))));
+    }
+}

@@ -1,0 +1,110 @@
+//! The devices by class: what a request can tell apart. A decision looks at classes, of which a lab has few,
+//! and not at devices, of which it may have thousands.
+
+use crate::model::device::{Backend, Capability, Device, Model};
+use crate::model::health::Health;
+use crate::model::id::DeviceId;
+use crate::model::scenario::Need;
+use crate::plan::place;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The index of a class.
+pub(super) type ClassId = usize;
+
+/// How far the devices of a set can be trusted: good ones, suspect ones, those that are not lent.
+const GRADES: usize = 3;
+/// The grades that are lent to whoever asks, the better one first.
+const LENDABLE: usize = 2;
+
+fn grade(health: Health) -> usize {
+    match health {
+        Health::Good => 0,
+        Health::Suspect => 1,
+        Health::Quarantined | Health::Maintenance => 2,
+    }
+}
+
+type Kind = (Backend, Model, BTreeMap<String, String>, BTreeSet<Capability>);
+
+#[derive(Debug)]
+struct Class {
+    /// What all of its devices are, with the id of one.
+    sample: Device,
+    members: [BTreeSet<DeviceId>; GRADES],
+    free: [BTreeSet<DeviceId>; GRADES],
+}
+
+/// The devices by class.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    classes: Vec<Class>,
+    by_kind: BTreeMap<Kind, ClassId>,
+}
+
+impl Shelf {
+    /// The class of such a device, and whether it is a new one.
+    pub(super) fn class(&mut self, device: &Device) -> (ClassId, bool) {
+        let kind = (device.backend, device.model, device.labels.clone(), device.capabilities.clone());
+        let next = self.classes.len();
+        let class = *self.by_kind.entry(kind).or_insert(next);
+        if class == next {
+            let empty = || std::array::from_fn(|_| BTreeSet::new());
+            self.classes.push(Class { sample: device.clone(), members: empty(), free: empty() });
+        }
+        (class, class == next)
+    }
+
+    pub(super) fn put(&mut self, class: ClassId, id: &DeviceId, health: Health, free: bool) {
+        self.take(class, id);
+        let class = &mut self.classes[class];
+        class.members[grade(health)].insert(id.clone());
+        if free {
+            class.free[grade(health)].insert(id.clone());
+        }
+    }
+
+    pub(super) fn take(&mut self, class: ClassId, id: &DeviceId) {
+        let class = &mut self.classes[class];
+        for set in class.members.iter_mut().chain(&mut class.free) {
+            set.remove(id);
+        }
+    }
+
+    /// The classes whose devices meet the need, whichever device it names.
+    pub(super) fn fitting(&self, need: &Need) -> Vec<ClassId> {
+        let fits = |class: &Class| place::fits(need, &class.sample);
+        (0..self.classes.len()).filter(|class| fits(&self.classes[*class])).collect()
+    }
+
+    /// How many devices of a class are free and lent to whoever asks.
+    pub(super) fn free(&self, class: ClassId) -> usize {
+        self.classes[class].free[..LENDABLE].iter().map(BTreeSet::len).sum()
+    }
+
+    /// Sets of devices of these classes, class by class, good ones first.
+    pub(super) fn sets<'a>(
+        &'a self,
+        classes: &'a BTreeSet<ClassId>,
+        among: Among,
+    ) -> impl Iterator<Item = (ClassId, &'a BTreeSet<DeviceId>)> {
+        let grades = if among == Among::All { GRADES } else { LENDABLE };
+        (0..grades).flat_map(move |grade| {
+            classes.iter().map(move |id| {
+                let class = &self.classes[*id];
+                let sets = if among == Among::Free { &class.free } else { &class.members };
+                (*id, &sets[grade])
+            })
+        })
+    }
+}
+
+/// Which devices are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
+    /// Those that can be lent now.
+    Free,
+    /// Those that are lent to whoever asks, once they are free.
+    Lendable,
+    /// All.
+    All,
+}
