@@ -15,10 +15,14 @@ use crate::image::hash_file;
 use crate::model::device::{Arch, Backend};
 use crate::vm;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+
+/// Stands in the instance of a lab that has real devices only, so that a sweep need not ask libvirt.
+const WIRED_ONLY: &str = "wired-only";
 
 /// What devices stand on.
 #[derive(Clone)]
@@ -49,6 +53,8 @@ impl Ground {
             Backend::Vm => Self::machines(lab, instance).await,
             Backend::Pi => {
                 sweep_without_machines().await?;
+                let marked = File::create(instance.dir().join(WIRED_ONLY));
+                marked.map_err(|e| failed("prepare a place for the lab", None, e))?;
                 Ok(Self::Wired)
             }
         }
@@ -143,7 +149,8 @@ impl Ground {
 
 /// Of labs with virtual machines only libvirt knows whether they are still in use.
 async fn sweep_without_machines() -> Result<(), CliError> {
-    sweep(|lock| !lock.parent().is_some_and(container::is_here)).await
+    let without = |dir: &Path| container::is_here(dir) || dir.join(WIRED_ONLY).exists();
+    sweep(|lock| !lock.parent().is_some_and(without)).await
 }
 
 async fn sweep(in_use: impl Fn(&Path) -> bool) -> Result<(), CliError> {

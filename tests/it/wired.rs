@@ -1,9 +1,12 @@
 //! Real devices in a lab, through the program itself: a simulated switch, a pseudo terminal, a real nats-server.
 
 use crate::agent::lab::installed;
-use crate::journal::Open;
+use crate::journal::{Open, read_all, records};
 use pilab::config::{lab, scenario};
+use pilab::journal::{Entry, Since};
 use pilab::model::device::Backend;
+use pilab::model::event::Event;
+use pilab::model::power::PowerState;
 use pilab::plan::place::{Placement, place};
 use pilab::sim::{Plug, PlugFault, PlugKind, PlugOptions, PtyLine};
 use pilab::support::command::Command;
@@ -91,20 +94,29 @@ impl Rig {
         Self { dir, plug, tty, lab, tracker, _stop: token.drop_guard() }
     }
 
-    /// Runs a scenario; answers the exit code and all that was said.
-    async fn run(&self, scenario: &str, bundle: &str) -> (Option<i32>, String) {
-        let command = Command::new(env!("CARGO_BIN_EXE_pilab"))
+    fn command(&self, scenario: &str, bundle: &str) -> Command {
+        Command::new(env!("CARGO_BIN_EXE_pilab"))
             .env("PILAB_STATE_DIR", self.state().to_str().unwrap())
             .args(["run", scenario, "--json", "--bundle"])
             .arg(self.dir.path().join(bundle))
             .arg("--lab")
-            .arg(&self.lab);
+            .arg(&self.lab)
+    }
+
+    /// Runs a scenario; answers the exit code and all that was said.
+    async fn run(&self, scenario: &str, bundle: &str) -> (Option<i32>, String) {
+        let command = self.command(scenario, bundle);
         let output = timeout(PATIENCE, command.build().output()).await.expect("it ends").unwrap();
         let (stdout, stderr) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let left = std::fs::read_dir(self.state().join("instances")).map_or(0, Iterator::count);
         assert_eq!(left, 0, "an instance is left: {stderr}");
         (output.status.code(), format!("{stdout}\n{stderr}"))
+    }
+
+    /// The journal of the board, between two runs.
+    async fn journal(&self) -> Open {
+        Open::at(&self.state().join("devices/rack-pi-1/journal")).await
     }
 
     fn state(&self) -> PathBuf {
@@ -203,7 +215,7 @@ async fn a_board_that_boots_by_itself_is_switched_and_watched() {
     assert!(said.contains("boot attempt 4 of what it finds by itself"), "{said}");
 
     // Two labs at once would fight for it.
-    let held = Open::at(&rig.state().join("devices/rack-pi-1/journal")).await;
+    let held = rig.journal().await;
     let (code, said) = rig.run(&scenario, "third").await;
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("hint: rack-pi-1 is in use"), "{said}");
@@ -224,4 +236,38 @@ async fn a_switch_that_sticks_is_the_labs_fault() {
     assert!(said.contains("power was switched on but reads back as off"), "{said}");
     let journal = rig.bundled("bundles", "journal/rack-pi-1.jsonl");
     assert!(journal.contains("\"power_failed\""), "{journal}");
+}
+
+#[tokio::test]
+async fn what_a_killed_run_had_begun_is_settled_by_the_next() {
+    if !installed("nats-server", "podman") {
+        return;
+    }
+    let rig = Rig::new().await;
+    rig.plug.set_fault(PlugFault::LosesAnswer);
+    let scenario = rig.scenario("[[steps]]\nconsole = { on = \"dut\", stage = \"kernel\" }\n");
+    let mut run = rig.command(&scenario, "first").build().spawn().unwrap();
+    let mut contacts = rig.plug.contacts();
+    timeout(PATIENCE, contacts.wait_for(|closed| closed[0])).await.expect("it is switched on").unwrap();
+    // The switch has obeyed and not answered: nobody but its contact knows.
+    run.kill().await.unwrap();
+    let journal = rig.journal().await;
+    let begun = journal.handle.recovered().intent.clone().expect("an intent without an end");
+    assert_eq!(begun.state, PowerState::On);
+    journal.close().await;
+
+    rig.tracker.spawn(board(rig.plug.clone(), rig.tty.clone()));
+    let (code, said) = rig.run(&scenario, "second").await;
+    assert_eq!(code, Some(0), "{said}");
+    let journal = rig.journal().await;
+    let told = records(read_all(&journal.handle, Since::Start).await).into_iter();
+    let told = told.filter_map(|record| match record.entry {
+        Entry::Event(Event::PowerIntent { state, .. }) => Some(("intent", state)),
+        Entry::Event(Event::PowerDone { state, .. }) => Some(("done", state)),
+        _ => None,
+    });
+    let (on, off) = (PowerState::On, PowerState::Off);
+    let each = [on, off, on, off].into_iter().flat_map(|state| [("intent", state), ("done", state)]);
+    assert_eq!(told.collect::<Vec<_>>(), each.collect::<Vec<_>>(), "the first by asking the switch");
+    journal.close().await;
 }
