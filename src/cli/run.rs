@@ -43,8 +43,12 @@ fn check_backend(args: &RunArgs) -> Result<(), CliError> {
     let usage = |what: String, hint: String| Err(CliError::Usage { what, hint: Some(hint) });
     match (lab.backend(args.on), args.on) {
         (None, Some(on)) => {
-            let hint = format!("add a pool with backend = \"{on}\", or name another lab with --lab");
-            usage(format!("{} has no pool of backend {on}", args.lab.display()), hint)
+            let what = match on {
+                Backend::Pi => "one of [[devices]]".to_owned(),
+                Backend::Vm | Backend::Container => format!("a pool with backend = \"{on}\""),
+            };
+            let hint = format!("add {what}, or name another lab with --lab");
+            usage(format!("{} has no device of backend {on}", args.lab.display()), hint)
         }
         (Some(Backend::Container), _) if args.arch.is_some() || args.image.is_some() => {
             let hint = "leave them out: containers run on this machine as it is".to_owned();

@@ -51,6 +51,35 @@ fn what_the_document_shows_can_be_loaded() {
     assert_eq!((scenarios.len(), placed), (1, Placement::Granted(vec![devices[0].id.clone()])));
 }
 
+#[tokio::test]
+async fn a_lab_file_is_checked_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = |second: &str| {
+        let board = |id: &str, kind: &str, url: &str| {
+            format!(
+                "[[devices]]\nid = \"{id}\"\nmodel = \"pi4b\"\n\
+                 power = {{ driver = \"http\", kind = \"{kind}\", url = \"{url}\" }}\n"
+            )
+        };
+        let boards = [board("a", "tasmota", "http://10.0.0.22"), board("b", "shelly-gen1", second)];
+        write(dir.path(), &format!("name = \"rack\"\n{}", boards.concat()))
+    };
+    let check = async |lab: &Path| {
+        let command = Command::new(env!("CARGO_BIN_EXE_pilab")).args(["check", "--lab"]).arg(lab);
+        let output = timeout(PATIENCE, command.build().output()).await.expect("it ends").unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).replace(dir.path().to_str().unwrap(), ""))
+    };
+    let shown = "/lab.toml: lab rack, devices: 2\n\
+                 rack-a (pi4b): console: none, power: http://10.0.0.22 switch 1\n\
+                 rack-b (pi4b): console: none, power: http://10.0.0.23 switch 0\n";
+    assert_eq!(check(&lab("http://10.0.0.23")).await, (Some(0), shown.to_owned()));
+    let wrong = "error: /lab.toml:9: devices[1].power: rack-b has the power of rack-a (line 5): http://10.0.0.22 switch 0\n";
+    let (code, said) = check(&lab("http://10.0.0.22/")).await;
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with(wrong), "{said}");
+}
+
 #[test]
 fn no_shipped_scenario_is_run_on_what_cannot_be_booted() {
     let dir = tempfile::tempdir().unwrap();
