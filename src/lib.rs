@@ -3,7 +3,8 @@
 //! - [`model`]: plain data. [`plan`]: pure decisions. [`wire`]: what crosses NATS.
 //! - [`support`]: no domain words. [`config`]: `lab/*.toml` and scenarios. [`bus`]: NATS.
 //! - [`journal`], [`console`], [`device`]: one device's record, byte stream and actor.
-//! - [`netboot`], [`ssh`], [`vm`]: adapters of the ports in [`console`] and [`device`].
+//! - [`netboot`], [`power`], [`serial`], [`ssh`], [`vm`], [`container`]: adapters of the ports in [`console`] and
+//!   [`device`]. `sim`: simulated parts of a lab.
 //! - [`image`]: boot images. [`coordinator`]: runs on devices.
 //! - [`agent`], [`podman`]: the device agent and its container runtime.
 //! - [`cli`]: a NATS client. [`compose`]: joins ports to adapters.
@@ -42,6 +43,12 @@ pub mod image;
 pub mod journal;
 #[cfg(feature = "coordinator")]
 pub mod netboot;
+#[cfg(feature = "coordinator")]
+pub mod power;
+#[cfg(feature = "coordinator")]
+pub mod serial;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "coordinator")]
 pub mod ssh;
 #[cfg(feature = "coordinator")]

@@ -2,7 +2,7 @@
 //! a real podman, in the same run as bare podman.
 //!
 //! ```text
-//! cargo bench --profile dev --features vm,agent --bench agent [-- --write]
+//! cargo bench --profile dev --features vm,agent,sim --bench agent [-- --write]
 //! ```
 //!
 //! Prints a table; `--write` puts it into `docs/performance.md` as well. `PILAB_BENCH_QUICK=1` takes few samples,

@@ -160,7 +160,7 @@ pub struct RunArgs {
     /// The lab file
     #[arg(long, value_name = "FILE", default_value = DEFAULT_LAB, env = "PILAB_LAB")]
     pub lab: PathBuf,
-    /// On which of the lab's devices: vm (the default where the lab has some) or container
+    /// On which of the lab's devices: vm (the default where the lab has some), container, or pi, its real ones alone
     #[arg(long, value_name = "BACKEND")]
     pub on: Option<Backend>,
     /// Architecture of the virtual machines, in place of the lab file's: aarch64 or x86_64
@@ -266,9 +266,9 @@ pub struct ImagePruneArgs {
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Scenarios: names of files in lab/scenarios without .toml, or paths
-    #[arg(required = true, value_name = "SCENARIO")]
+    #[arg(required_unless_present = "lab", value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
-    /// A lab file to check as well
+    /// A lab file to check, with the scenarios or alone
     #[arg(long, value_name = "FILE")]
     pub lab: Option<PathBuf>,
 }

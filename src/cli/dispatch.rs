@@ -15,6 +15,7 @@ use super::reserve::reserve;
 use super::run::run;
 use super::ui::Ui;
 use crate::config;
+use crate::config::wiring::WiredDevice;
 use crate::model::scenario::Scenario;
 use crate::support::log;
 use clap::{CommandFactory, Parser};
@@ -78,8 +79,11 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
     if let Some(path) = &args.lab {
         match config::lab::load(path, None, None) {
             Ok(lab) => {
-                let (path, devices) = (path.display(), lab.devices.len() + lab.containers.len());
-                ui.data(&format!("{path}: lab {}, devices: {devices}\n", lab.name))?;
+                let devices = lab.devices.len() + lab.containers.len() + lab.wired.len();
+                ui.data(&format!("{}: lab {}, devices: {devices}\n", path.display(), lab.name))?;
+                for wired in &lab.wired {
+                    ui.data(&wiring(wired))?;
+                }
             }
             Err(error) => wrong(error.into()),
         }
@@ -91,6 +95,13 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
         }
     }
     Ok(exit)
+}
+
+/// A real device and where its wires lead, to be compared with the rack.
+fn wiring(wired: &WiredDevice) -> String {
+    let WiredDevice { device, console, power, .. } = wired;
+    let console = console.as_ref().map_or("none".to_owned(), ToString::to_string);
+    format!("{} ({}): console: {console}, power: {power}\n", device.id, device.model)
 }
 
 fn described(scenario: &Scenario) -> String {

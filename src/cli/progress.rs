@@ -176,8 +176,9 @@ fn event_line(view: &RunView, event: &RunEvent) -> Option<String> {
             let devices = view.devices.iter().map(|d| format!("{}={}", d.assigned.role, d.assigned.device));
             format!("started on {}", devices.collect::<Vec<_>>().join(" "))
         }
-        RunFact::Stage { device, stage, after, .. } => {
-            format!("{device} {stage} {} s after power-on", seconds(*after))
+        RunFact::Stage { device, stage, after, boot, .. } => {
+            let again = if *boot > 1 { format!(", boot {boot}") } else { String::new() };
+            format!("{device} {stage} {} s after power-on{again}", seconds(*after))
         }
         RunFact::StepStarted { step, name } => {
             format!("step {}/{} {}", step + 1, view.steps.len(), printable(name))

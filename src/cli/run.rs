@@ -53,8 +53,12 @@ pub(super) fn check_backend(
     let usage = |what: String, hint: String| Err(CliError::Usage { what, hint: Some(hint) });
     match (lab.backend(on), on) {
         (None, Some(on)) => {
-            let hint = format!("add a pool with backend = \"{on}\", or name another lab with --lab");
-            usage(format!("{} has no pool of backend {on}", path.display()), hint)
+            let what = match on {
+                Backend::Pi => "one of [[devices]]".to_owned(),
+                Backend::Vm | Backend::Container => format!("a pool with backend = \"{on}\""),
+            };
+            let hint = format!("add {what}, or name another lab with --lab");
+            usage(format!("{} has no device of backend {on}", path.display()), hint)
         }
         (Some(Backend::Container), _) if arch.is_some() || image.is_some() => {
             let hint = "leave them out: containers run on this machine as it is".to_owned();

@@ -121,7 +121,7 @@ impl RunView {
                     boot.note(what, &event.at);
                 }
             }
-            RunFact::Stage { device, attempt, stage, after } => {
+            RunFact::Stage { device, attempt, stage, after, .. } => {
                 if let Some(boot) = self.boot(device, *attempt) {
                     boot.reach(Mark::Stage(*stage), *after);
                 }

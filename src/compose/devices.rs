@@ -12,8 +12,8 @@ use crate::console::{self, ConsoleParts};
 use crate::container::{self, ContainerDevice};
 use crate::coordinator::parts::BootImage;
 use crate::device::ports::{Boot, Power, Reach, TicketOffice};
-use crate::device::{self, DeviceHandle, DeviceParts};
-use crate::journal;
+use crate::device::{self, DeviceHandle, DeviceParts, Stagger};
+use crate::journal::{self, JournalError};
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
@@ -73,6 +73,11 @@ pub(super) struct Devices<'a> {
 pub(super) enum Machine {
     Vm(Arc<vm::VmDevice>),
     Container(Arc<ContainerDevice>),
+    /// A real device, which is nobody's to make or to remove.
+    Wired {
+        /// Where its console is.
+        console: Option<String>,
+    },
 }
 
 /// The machines of a lab's devices.
@@ -80,23 +85,28 @@ pub(super) type Machines = BTreeMap<DeviceId, Machine>;
 /// The devices of a lab, and the machines they are.
 pub(super) type Made = BTreeMap<DeviceId, (DeviceHandle, Machine)>;
 
-/// A device's ports.
-struct Ports {
-    mac: String,
-    power: Arc<dyn Power>,
-    boot: Arc<dyn Boot>,
-    reach: Arc<dyn Reach>,
-    tickets: Arc<dyn TicketOffice>,
-    console: Arc<dyn ByteStream>,
+/// A device's ports, and how it may be switched on.
+pub(super) struct Ports {
+    pub(super) mac: String,
+    pub(super) power: Arc<dyn Power>,
+    pub(super) boot: Arc<dyn Boot>,
+    pub(super) reach: Arc<dyn Reach>,
+    pub(super) tickets: Arc<dyn TicketOffice>,
+    pub(super) console: Arc<dyn ByteStream>,
+    pub(super) min_off: Duration,
+    pub(super) stagger: Arc<Stagger>,
 }
 
 impl Devices<'_> {
     /// Makes them all; none is switched on.
     pub(super) async fn make(&self, image: &BootImage) -> Result<Made, CliError> {
-        match self.ground {
-            Ground::Vm(host) => self.machines(host, image).await,
-            Ground::Container { host, .. } => self.containers(host).await,
-        }
+        let mut made = match self.ground {
+            Ground::Vm(host) => self.machines(host, image).await?,
+            Ground::Container { host, .. } => self.containers(host).await?,
+            Ground::Wired => Made::new(),
+        };
+        made.extend(self.wired().await?);
+        Ok(made)
     }
 
     async fn machines(&self, host: &Host, image: &BootImage) -> Result<Made, CliError> {
@@ -121,8 +131,10 @@ impl Devices<'_> {
                 reach: Arc::new(SshReach::new()),
                 tickets: Arc::clone(&office),
                 console: machine.clone(),
+                min_off: Duration::ZERO,
+                stagger: Arc::default(),
             };
-            let handle = self.spawn(&wanted.device, ports).await?;
+            let handle = self.spawn(&wanted.device, ports, self.journal_dir(&wanted.device)).await?;
             made.insert(wanted.device.id.clone(), (handle, Machine::Vm(machine)));
         }
         Ok(made)
@@ -153,25 +165,42 @@ impl Devices<'_> {
                 reach: machine.clone(),
                 tickets: machine.clone(),
                 console: machine.clone(),
+                min_off: Duration::ZERO,
+                stagger: Arc::default(),
             };
-            let handle = self.spawn(wanted, ports).await?;
+            let handle = self.spawn(wanted, ports, self.journal_dir(wanted)).await?;
             made.insert(wanted.id.clone(), (handle, Machine::Container(machine)));
         }
         Ok(made)
     }
 
-    /// Starts a device's tasks.
-    async fn spawn(&self, device: &Device, ports: Ports) -> Result<DeviceHandle, CliError> {
-        let dir = self.instance.dir().join("journal").join(device.id.as_str());
+    /// Where the journal of a device lies that is gone with this lab.
+    fn journal_dir(&self, device: &Device) -> PathBuf {
+        self.instance.dir().join("journal").join(device.id.as_str())
+    }
+
+    /// Starts a device's tasks; its journal lies in `dir`.
+    pub(super) async fn spawn(
+        &self,
+        device: &Device,
+        ports: Ports,
+        dir: PathBuf,
+    ) -> Result<DeviceHandle, CliError> {
         let opened = journal::open(&dir, journal::Options::default()).await;
-        let (journal, task) = opened.map_err(|e| failed("open a device's journal", None, e))?;
+        let (journal, task) = opened.map_err(|error| {
+            let others = matches!(error, JournalError::InUse { .. });
+            let hint = others
+                .then(|| format!("{} is in use: wait for the run that has it, or stop that", device.id));
+            failed("open a device's journal", hint, error)
+        })?;
         self.layers.journals.tracker.spawn(task.run(self.layers.journals.token.clone()));
         let Layer { tracker, token } = &self.layers.devices;
-        let Ports { mac, power, boot, reach, tickets, console: port } = ports;
+        let Ports { mac, power, boot, reach, tickets, console: port, min_off, stagger } = ports;
         let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER };
         let console = console::spawn(console, tracker, token.clone());
-        let (device, min_off) = (device.clone(), Duration::ZERO);
-        let parts = DeviceParts { device, mac, power, boot, reach, tickets, console, journal, min_off };
+        let device = device.clone();
+        let parts =
+            DeviceParts { device, mac, power, boot, reach, tickets, console, journal, min_off, stagger };
         Ok(device::spawn(parts, tracker, token.clone()))
     }
 }
@@ -191,6 +220,9 @@ pub(super) fn keep_lines(
                     format!("{id}: shell:   {}", keep.enter),
                     format!("{id}: remove:  {}", keep.remove),
                 ];
+            }
+            Some(Machine::Wired { console }) => {
+                return console.iter().map(|line| format!("{id}: console: {line}")).collect();
             }
             None => return Vec::new(),
         };

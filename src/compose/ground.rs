@@ -1,5 +1,6 @@
-//! What the devices of a lab stand on: libvirt, or podman on this machine. Only what the chosen
-//! devices need is looked for, so containers run where there is no libvirt, and in a build without it.
+//! What the devices of a lab stand on: libvirt, podman on this machine, or nothing but their wires. Only
+//! what the chosen devices need is looked for, so containers run where there is no libvirt, and in a build
+//! without it. Real devices are there whatever the others stand on.
 
 use super::devices::Machine;
 use super::image::{self, image_error};
@@ -14,6 +15,7 @@ use crate::image::hash_file;
 use crate::model::device::{Arch, Backend};
 use crate::vm;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,12 +23,19 @@ use tokio_util::sync::CancellationToken;
 
 /// The images of containers, below the instance's directory.
 const IMAGES: &str = "images";
+/// Stands in the instance of a lab that has real devices only, so that a sweep need not ask libvirt.
+const WIRED_ONLY: &str = "wired-only";
 
 /// What devices stand on.
 #[derive(Clone)]
 pub(super) enum Ground {
     Vm(Arc<vm::Host>),
-    Container { host: Arc<container::Host>, agent: PathBuf },
+    Container {
+        host: Arc<container::Host>,
+        agent: PathBuf,
+    },
+    /// There are real devices only.
+    Wired,
 }
 
 impl Ground {
@@ -34,7 +43,8 @@ impl Ground {
     pub(super) fn title(backend: Backend) -> &'static str {
         match backend {
             Backend::Container => "containers",
-            Backend::Pi | Backend::Vm => "virtual machines",
+            Backend::Vm => "virtual machines",
+            Backend::Pi => "real devices",
         }
     }
 
@@ -42,7 +52,13 @@ impl Ground {
     pub(super) async fn open(lab: &Lab, backend: Backend, instance: &Instance) -> Result<Self, CliError> {
         match backend {
             Backend::Container => Self::containers(instance).await,
-            Backend::Pi | Backend::Vm => Self::machines(lab, instance).await,
+            Backend::Vm => Self::machines(lab, instance).await,
+            Backend::Pi => {
+                sweep_without_machines().await?;
+                let marked = File::create(instance.dir().join(WIRED_ONLY));
+                marked.map_err(|e| failed("prepare a place for the lab", None, e))?;
+                Ok(Self::Wired)
+            }
         }
     }
 
@@ -64,8 +80,7 @@ impl Ground {
     }
 
     async fn containers(instance: &Instance) -> Result<Self, CliError> {
-        // Of labs with virtual machines only libvirt knows whether they are still in use.
-        sweep(|lock| !lock.parent().is_some_and(container::is_here)).await?;
+        sweep_without_machines().await?;
         if instance.is_lasting() {
             // Containers have no state of their own, so those of a coordinator that was killed are made anew.
             let left = container::sweep(instance.dir(), &instance.run_dir()).await;
@@ -95,7 +110,7 @@ impl Ground {
     pub(super) fn address(&self) -> IpAddr {
         match self {
             Self::Vm(host) => host.gateway().into(),
-            Self::Container { .. } => Ipv4Addr::LOCALHOST.into(),
+            Self::Container { .. } | Self::Wired => Ipv4Addr::LOCALHOST.into(),
         }
     }
 
@@ -109,13 +124,14 @@ impl Ground {
         match self {
             Self::Vm(_) => image::ready(lab, progress, stop).await,
             Self::Container { agent, .. } => agent_image(agent).await,
+            Self::Wired => Ok((nothing(), String::new())),
         }
     }
 
     /// What [`Self::boots`] is called.
     pub(super) fn boots_title(&self) -> &'static str {
         match self {
-            Self::Vm(_) => "image",
+            Self::Vm(_) | Self::Wired => "image",
             Self::Container { .. } => "agent",
         }
     }
@@ -126,8 +142,10 @@ impl Ground {
             (_, Machine::Vm(machine)) => {
                 machine.keep().await.map_err(vm_error("keep a virtual machine")).map(|_| ())
             }
-            (Self::Container { host, .. }, _) => host.keep().map_err(container_error("keep a container")),
-            (Self::Vm(_), Machine::Container(_)) => Ok(()),
+            (Self::Container { host, .. }, Machine::Container(_)) => {
+                host.keep().map_err(container_error("keep a container"))
+            }
+            (_, Machine::Wired { .. }) | (Self::Vm(_) | Self::Wired, Machine::Container(_)) => Ok(()),
         }
     }
 
@@ -136,9 +154,16 @@ impl Ground {
         match self {
             Self::Vm(host) => host.close().await?,
             Self::Container { host, .. } => host.close().await?,
+            Self::Wired => {}
         }
         Ok(())
     }
+}
+
+/// Of labs with virtual machines only libvirt knows whether they are still in use.
+async fn sweep_without_machines() -> Result<(), CliError> {
+    let without = |dir: &Path| container::is_here(dir) || dir.join(WIRED_ONLY).exists();
+    sweep(|lock| !lock.parent().is_some_and(without)).await
 }
 
 async fn sweep(in_use: impl Fn(&Path) -> bool) -> Result<(), CliError> {
@@ -150,6 +175,19 @@ pub(super) fn container_error(doing: &'static str) -> impl Fn(ContainerError) ->
     move |error| {
         let hint = error.hint();
         failed(doing, hint, error)
+    }
+}
+
+/// Real devices boot what they find by themselves.
+fn nothing() -> BootImage {
+    BootImage {
+        id: "none".to_owned(),
+        manifest: "{}".to_owned(),
+        kernel: PathBuf::new(),
+        initramfs: PathBuf::new(),
+        layers: Vec::new(),
+        cmdline: Vec::new(),
+        agent_sha256: String::new(),
     }
 }
 

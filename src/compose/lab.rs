@@ -17,6 +17,7 @@ use crate::config::leases::Leases;
 use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
+use crate::model::device::Backend;
 use crate::model::id::{LabName, UserName};
 use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
@@ -47,7 +48,10 @@ pub(super) async fn start(
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
-    let lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
+    let mut lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
+    if options.on.is_some_and(|backend| backend != Backend::Pi) {
+        lab.wired.clear();
+    }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
     let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };

@@ -6,6 +6,7 @@ mod ground;
 mod image;
 mod instance;
 mod lab;
+mod wired;
 
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab};

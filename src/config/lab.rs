@@ -2,12 +2,14 @@
 
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
-use super::raw::Source;
+use super::raw::{RawDuration, Source};
+use super::wiring::{self, RawDevice, WiredDevice};
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 use toml::Spanned;
 
 /// Memory of a virtual machine when the file does not say, in MiB: the image unpacks nothing and
@@ -23,9 +25,22 @@ const DEFAULT_DATA_DISK_MIB: u32 = 512;
 const MAX_KERNEL_ARG: usize = 256;
 /// The most kernel arguments a lab may add.
 const MAX_KERNEL_ARGS: usize = 16;
-/// What each virtual machine can do; one with a data disk keeps its state besides. A container has none of it: `docs/decisions/0008-containers.md`.
-const VM_CAPABILITIES: [Capability; 5] =
-    [Capability::Power, Capability::Console, Capability::Ssh, Capability::Reboot, Capability::Network];
+/// What each virtual machine can do; one with a data disk keeps its state besides.
+const VM_CAPABILITIES: [Capability; 6] = [
+    Capability::Boot,
+    Capability::Power,
+    Capability::Console,
+    Capability::Ssh,
+    Capability::Reboot,
+    Capability::Network,
+];
+/// What a container can do: `docs/decisions/0008-containers.md`.
+const CONTAINER_CAPABILITIES: [Capability; 1] = [Capability::Boot];
+/// Pause between the power-ons of two wired devices when the file does not say: the inrush of a board and its
+/// supply is over in less.
+const DEFAULT_STAGGER: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const MAX_STAGGER: Duration = Duration::from_secs(60);
 /// The most devices one pool may have.
 const MAX_POOL: u32 = 256;
 
@@ -46,20 +61,24 @@ pub struct Lab {
     pub devices: Vec<VmDevice>,
     /// Its devices that are containers on the coordinator's host.
     pub containers: Vec<Device>,
+    /// Its real devices.
+    pub wired: Vec<WiredDevice>,
+    /// The least time between the power-ons of two real devices.
+    pub stagger: Duration,
 }
 
 impl Lab {
-    /// On which backend its devices are: the one asked for, else virtual machines where it has some. None
-    /// when it has no such devices.
+    /// On which backend its devices are: the one asked for, else virtual machines where it has some. Real
+    /// devices are there beside the others. None when it has no such devices.
     pub fn backend(&self, asked: Option<Backend>) -> Option<Backend> {
         let has = |backend: &Backend| match backend {
             Backend::Vm => !self.devices.is_empty(),
             Backend::Container => !self.containers.is_empty(),
-            Backend::Pi => false,
+            Backend::Pi => !self.wired.is_empty(),
         };
         match asked {
             Some(backend) => Some(backend).filter(has),
-            None => [Backend::Vm, Backend::Container].into_iter().find(has),
+            None => [Backend::Vm, Backend::Container, Backend::Pi].into_iter().find(has),
         }
     }
 }
@@ -91,7 +110,11 @@ struct RawLab {
     kernel_args: Vec<Spanned<String>>,
     #[serde(default)]
     leases: RawLeases,
+    #[serde(default)]
     pools: Vec<Spanned<RawPool>>,
+    #[serde(default)]
+    devices: Vec<Spanned<RawDevice>>,
+    stagger: Option<Spanned<RawDuration>>,
 }
 
 #[derive(Deserialize)]
@@ -130,7 +153,10 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             |field: &str, cause: String| source.value(&pool.span(), format!("pools[{index}].{field}"), cause);
         let pool = pool.get_ref();
         if pool.backend == Backend::Pi {
-            return Err(error("backend", "only \"vm\" and \"container\" can be a pool".to_owned()));
+            return Err(error(
+                "backend",
+                "only \"vm\" and \"container\" can be a pool: real devices are [[devices]]".to_owned(),
+            ));
         }
         if pool.backend == Backend::Container {
             let given = [
@@ -170,7 +196,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
                 .map_err(|cause| error("name", cause.to_string()))?;
             let labels = pool.labels.clone();
             let (model, capabilities) = match pool.backend {
-                Backend::Container => (Model::Container, BTreeSet::new()),
+                Backend::Container => (Model::Container, CONTAINER_CAPABILITIES.into()),
                 Backend::Pi | Backend::Vm => {
                     let state = data_disk_mib.map(|_| Capability::PersistentState);
                     (Model::vm(arch), VM_CAPABILITIES.into_iter().chain(state).collect())
@@ -185,8 +211,37 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             }
         }
     }
+    let stagger = stagger(&source, raw.stagger)?;
+    let taken =
+        devices.iter().map(|machine| &machine.device).chain(&containers).map(|device| device.id.clone());
+    let wired = wiring::check(&source, &raw.name, raw.devices, taken.collect())?;
+    if devices.is_empty() && containers.is_empty() && wired.is_empty() {
+        let cause = "a lab has devices: at least one of [[pools]] and [[devices]]";
+        return Err(source.value(&(0..0), "pools", cause));
+    }
     let image = image.map_or(raw.image, str::to_owned);
-    Ok(Lab { name: raw.name, image, network: raw.network, kernel_args, leases, devices, containers })
+    Ok(Lab {
+        name: raw.name,
+        image,
+        network: raw.network,
+        kernel_args,
+        leases,
+        devices,
+        containers,
+        wired,
+        stagger,
+    })
+}
+
+fn stagger(source: &Source, raw: Option<Spanned<RawDuration>>) -> Result<Duration, ConfigError> {
+    let Some(raw) = raw else { return Ok(DEFAULT_STAGGER) };
+    match raw.get_ref().0 {
+        stagger if stagger <= MAX_STAGGER => Ok(stagger),
+        stagger => {
+            let cause = format!("{stagger:?} is more than {MAX_STAGGER:?}");
+            Err(source.value(&raw.span(), "stagger", cause))
+        }
+    }
 }
 
 /// One argument is one word: a blank would make several of it, and none may end the command line.
@@ -245,7 +300,7 @@ mod tests {
         };
         let container = load_text(&format!("name = \"l\"\n{}", pool("c", "container"))).unwrap();
         assert_eq!(container.containers[1].id.as_str(), "l-c-2");
-        assert!(container.containers[1].capabilities.is_empty());
+        assert_eq!(container.containers[1].capabilities, [Capability::Boot].into());
         assert_eq!(container.backend(None), Some(Backend::Container));
         assert_eq!(container.backend(Some(Backend::Vm)), None);
         let both = format!("name = \"l\"\n{}{}", pool("c", "container"), pool("vm", "vm"));
@@ -302,7 +357,7 @@ mod tests {
     #[test]
     fn kernel_arguments_are_those_of_all_devices() {
         let lab =
-            load_text("name = \"l\"\npools = []\nkernel_args = [\"quiet\", \"a=\\\"b\\\"\"]\n").unwrap();
+            load_text("name = \"l\"\nkernel_args = [\"quiet\", \"a=\\\"b\\\"\"]\n[[pools]]\nname = \"p\"\nbackend = \"vm\"\ncount = 1\n").unwrap();
         assert_eq!(lab.kernel_args, ["quiet", "a=\"b\""]);
     }
 

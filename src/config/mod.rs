@@ -8,3 +8,4 @@ pub mod login;
 pub mod raw;
 pub mod scenario;
 mod steps;
+pub mod wiring;

@@ -42,8 +42,18 @@ impl Source {
         key: impl Into<String>,
         cause: impl Into<String>,
     ) -> ConfigError {
-        let (line, _) = self.position(span.start);
+        let line = self.line(span);
         ConfigError::Value { path: self.path.clone(), line, key: key.into(), cause: cause.into() }
+    }
+
+    /// The line, from 1, in which a value begins.
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
+        self.position(span.start).0
+    }
+
+    /// The directory that paths in the file start from.
+    pub(super) fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
     }
 
     fn position(&self, at: usize) -> (usize, usize) {

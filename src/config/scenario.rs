@@ -93,9 +93,12 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         .map(|(role, need)| {
             let RawNeed { device, model, labels, mut capabilities } = need.into_inner();
             let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
-            capabilities.extend(
-                acts.filter(|act| act.roles().contains(&role.as_str())).filter_map(Action::capability),
-            );
+            let acts: Vec<_> = acts.filter(|act| act.roles().contains(&role.as_str())).collect();
+            // A run boots its devices first of all. Where no step asks more of one than its power and its
+            // console, what it finds by itself will do.
+            let by_itself = !acts.is_empty() && acts.iter().all(|act| act.is_outside());
+            capabilities.insert(if by_itself { Capability::Power } else { Capability::Boot });
+            capabilities.extend(acts.into_iter().filter_map(Action::capability));
             Need { role, device, model, labels, capabilities }
         })
         .collect();
@@ -147,8 +150,18 @@ mod tests {
                     [[steps]]\nconsole = { on = \"a\", stage = \"agent\" }\n[[steps]]\nping = { on = \"b\" }\n\
                     [[cleanup]]\npower_cycle = { on = \"a\" }\n";
         let needs = load_text(text).unwrap().needs;
-        let wanted = [Capability::Power, Capability::Console, Capability::Reboot].into();
-        assert_eq!((&needs[0].capabilities, &needs[1].capabilities), (&wanted, &BTreeSet::new()));
+        let wanted = [Capability::Boot, Capability::Power, Capability::Console, Capability::Reboot].into();
+        assert_eq!((&needs[0].capabilities, &needs[1].capabilities), (&wanted, &[Capability::Boot].into()));
+        let outside = |first: &str, last: &str| {
+            let text = format!(
+                "{HEAD}[[steps]]\nconsole = {{ on = \"dut\", {first} }}\n[[steps]]\n{last} = {{ on = \"dut\" }}\n"
+            );
+            load_text(&text).unwrap().needs.remove(0).capabilities
+        };
+        let by_itself = [Capability::Power, Capability::Console].into();
+        assert_eq!(outside("stage = \"login\"", "power_cycle"), by_itself, "whatever has booted");
+        assert!(outside("stage = \"ticket\"", "power_cycle").contains(&Capability::Boot), "the image's own");
+        assert!(outside("pattern = \"ready\"", "ping").contains(&Capability::Boot));
         let error =
             load_text(&format!("{HEAD}capabilities = [\"wings\"]\n[[steps]]\nping = {{ on = \"dut\" }}\n"));
         assert!(error.unwrap_err().starts_with("/try.toml:4:17: unknown variant `wings`"));

@@ -85,7 +85,7 @@ pub enum WaitError {
 
 fn reached(last: Option<&StageReached>) -> String {
     match last {
-        Some(stage) => format!("the last stage was {} ({:?})", stage.stage, stage.line),
+        Some(last) => format!("the last stage was {} ({:?}){}", last.stage, last.line, last.again()),
         None => "no boot stage was reached".to_owned(),
     }
 }
@@ -192,8 +192,21 @@ impl ConsoleHandle {
         if bytes.len() > WRITE_LIMIT {
             return Err(WriteError::TooLong { bytes: bytes.len() });
         }
+        self.ask(|done| Command::Write(token, bytes, done)).await
+    }
+
+    /// Sends a BREAK, as the holder of the lease with this token; it is journaled before. The kernel takes the
+    /// next character for a SysRq command. An I/O error of kind `Unsupported` where the line has no BREAK.
+    pub async fn send_break(&self, token: FencingToken) -> Result<(), WriteError> {
+        self.ask(|done| Command::Break(token, done)).await
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), WriteError>>) -> Command,
+    ) -> Result<(), WriteError> {
         let (done, result) = oneshot::channel();
-        self.commands.try_send(Command::Write(token, bytes, done)).map_err(|error| match error {
+        self.commands.try_send(command(done)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::Busy,
             mpsc::error::TrySendError::Closed(_) => WriteError::Gone,
         })?;

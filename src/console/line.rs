@@ -8,6 +8,7 @@ use crate::journal::JournalHandle;
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::lease::{Fence, Fenced, FencingToken};
+use crate::support::chain::Chain;
 use bytes::{Bytes, BytesMut};
 use std::future::{Future, pending};
 use std::io;
@@ -29,7 +30,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Command {
     /// Write bytes to the line.
-    Write(FencingToken, Bytes, oneshot::Sender<Result<(), WriteError>>),
+    Write(FencingToken, Bytes, Done),
+    /// Send a BREAK on the line.
+    Break(FencingToken, Done),
     /// From now on refuse holders before this one.
     Fence(FencingToken, oneshot::Sender<Result<(), Fenced>>),
     /// To be passed on to the recorder, in order with the bytes.
@@ -37,6 +40,8 @@ pub(super) enum Command {
 }
 
 type Half = WriteHalf<Box<dyn Line>>;
+/// Where the outcome of a write goes.
+type Done = oneshot::Sender<Result<(), WriteError>>;
 /// A write that is under way; gives the line's half back.
 type Writing = Pin<Box<dyn Future<Output = Half> + Send>>;
 
@@ -78,7 +83,10 @@ impl LineTask {
                     let cause = self.pump(line, &mut commands, &token).await;
                     self.note(Note::Gone(cause)).await;
                 }
-                Some(Err(error)) => self.note(Note::Unopened(error.to_string())).await,
+                Some(Err(error)) => {
+                    let cause = Chain(&error).to_string();
+                    self.note(Note::Unopened(cause)).await;
+                }
                 None => return,
             }
             // A line that stayed for a while is opened again at once, so that little is missed.
@@ -121,7 +129,7 @@ impl LineTask {
                     // A hung-up tty answers 0 for ever.
                     Ok(0) => return "the line is gone".to_owned(),
                     Ok(_) => self.note(Note::Bytes(buffer.split().freeze())).await,
-                    Err(error) => return format!("the line cannot be read: {error}"),
+                    Err(error) => return format!("the line cannot be read: {}", Chain(&error)),
                 },
                 half = writer.written() => writer = Writer::Idle(half),
                 Some(command) = commands.recv() => self.obey(command, &mut writer).await,
@@ -142,25 +150,36 @@ impl LineTask {
                 let _ = fenced.send(self.fence.admit(token));
             }
             Command::Write(token, bytes, done) => {
-                if let Err(refused) = self.fence.admit(token) {
-                    let _ = done.send(Err(refused.into()));
-                    return;
+                if let Some((half, done)) = self.turn(token, writer, done) {
+                    let writing = write(half, self.journal.clone(), self.attempt, token, bytes, done);
+                    *writer = Writer::Busy(Box::pin(writing));
                 }
-                match std::mem::replace(writer, Writer::Closed) {
-                    Writer::Idle(half) => {
-                        let writing = write(half, self.journal.clone(), self.attempt, token, bytes, done);
-                        *writer = Writer::Busy(Box::pin(writing));
-                    }
-                    Writer::Busy(writing) => {
-                        *writer = Writer::Busy(writing);
-                        let _ = done.send(Err(WriteError::Busy));
-                    }
-                    Writer::Closed => {
-                        let _ = done.send(Err(WriteError::NotOpen));
-                    }
+            }
+            Command::Break(token, done) => {
+                if let Some((half, done)) = self.turn(token, writer, done) {
+                    let port = Arc::clone(&self.port);
+                    let sending = send_break(half, port, self.journal.clone(), self.attempt, token, done);
+                    *writer = Writer::Busy(Box::pin(sending));
                 }
             }
         }
+    }
+
+    /// The line's half, when it is this holder's turn to use it; otherwise says why not.
+    fn turn(&mut self, token: FencingToken, writer: &mut Writer, done: Done) -> Option<(Half, Done)> {
+        let refused = match self.fence.admit(token) {
+            Err(fenced) => WriteError::Fenced(fenced),
+            Ok(()) => match std::mem::replace(writer, Writer::Closed) {
+                Writer::Idle(half) => return Some((half, done)),
+                Writer::Busy(writing) => {
+                    *writer = Writer::Busy(writing);
+                    WriteError::Busy
+                }
+                Writer::Closed => WriteError::NotOpen,
+            },
+        };
+        let _ = done.send(Err(refused));
+        None
     }
 
     /// Tells the recorder, waiting when it is behind. It ends only after this task.
@@ -186,7 +205,7 @@ async fn write(
     attempt: BootAttempt,
     token: FencingToken,
     bytes: Bytes,
-    done: oneshot::Sender<Result<(), WriteError>>,
+    done: Done,
 ) -> Half {
     let audit = Event::ConsoleWritten { token, bytes: bytes.len() as u64 };
     let result = match journal.event(attempt, audit).await {
@@ -194,6 +213,23 @@ async fn write(
             Ok(written) => written.map_err(WriteError::Io),
             Err(_) => Err(WriteError::Stalled),
         },
+        Err(error) => Err(WriteError::NotAudited(error)),
+    };
+    let _ = done.send(result);
+    half
+}
+
+/// Journals who sends a BREAK, and then sends it. Nothing is written meanwhile.
+async fn send_break(
+    half: Half,
+    port: Arc<dyn ByteStream>,
+    journal: JournalHandle,
+    attempt: BootAttempt,
+    token: FencingToken,
+    done: Done,
+) -> Half {
+    let result = match journal.event(attempt, Event::ConsoleBreak { token }).await {
+        Ok(_) => port.send_break().await.map_err(WriteError::Io),
         Err(error) => Err(WriteError::NotAudited(error)),
     };
     let _ = done.send(result);

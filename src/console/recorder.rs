@@ -21,10 +21,19 @@ pub struct StageReached {
     pub line: String,
     /// The absolute console offset at which it was recognised.
     pub offset: u64,
+    /// In which boot of the attempt, from 1: more than one when the device began anew by itself.
+    pub boot: u32,
+}
+
+impl StageReached {
+    /// What there is to add for people when it was not the first boot.
+    pub fn again(&self) -> String {
+        if self.boot > 1 { format!(", in boot {} of this attempt", self.boot) } else { String::new() }
+    }
 }
 
 /// The stages of the current boot attempt, in the order they were reached, also before a restart of
-/// this process. Progress is there once, trouble each time, up to a bound.
+/// this process. Progress is there once for each boot, trouble each time, up to a bound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stages {
     /// The attempt.
@@ -145,10 +154,10 @@ impl Recorder {
         while let Some(item) = cursor.next_written().await? {
             if let Item::Record(Record { stamp, attempt, entry: Entry::Event(event), .. }) = item
                 && attempt == self.attempt
-                && let Event::Stage { stage, line, offset } = event
+                && let Event::Stage { stage, line, offset, boot } = event
             {
-                self.detector.recall(stage);
-                reached.push(StageReached { stage, stamp, line, offset });
+                self.detector.recall(stage, boot);
+                reached.push(StageReached { stage, stamp, line, offset, boot });
             }
         }
         self.stages.send_modify(|stages| stages.reached = reached);
@@ -198,10 +207,10 @@ impl Recorder {
     }
 
     async fn reached(&mut self, found: Vec<Found>, stamp: Stamp) {
-        for Found { stage, line, offset } in found {
-            self.event(Event::Stage { stage, line: line.clone(), offset }).await;
+        for Found { stage, line, offset, boot } in found {
+            self.event(Event::Stage { stage, line: line.clone(), offset, boot }).await;
             self.stages.send_modify(|stages| {
-                stages.reached.push(StageReached { stage, stamp, line, offset });
+                stages.reached.push(StageReached { stage, stamp, line, offset, boot });
             });
         }
     }

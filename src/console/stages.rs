@@ -1,7 +1,9 @@
 //! Recognises boot stages in a byte stream. Pure and incremental: how the stream is cut into chunks
 //! never changes what is found.
 //!
-//! [`Lines`] makes clean, bounded lines of the bytes; [`Detector`] matches them.
+//! [`Lines`] makes clean, bounded lines of the bytes; [`Detector`] matches them, and counts how often a device
+//! boots in one boot attempt: a board that resets itself, or is reset by a failing supply, begins anew without
+//! anybody's doing.
 
 use super::lines::{Change, Lines};
 use crate::model::boot::BootStage;
@@ -14,6 +16,8 @@ const TEXT_LIMIT: usize = 200;
 /// How often a stage of trouble is reported in one boot attempt; a board that browns out says so
 /// hundreds of times.
 const TROUBLE_LIMIT: usize = 16;
+/// How many boots are counted in one boot attempt; a board whose supply is too weak begins one each second.
+const BOOT_LIMIT: u32 = 16;
 
 /// What tells of a stage, each pattern anywhere in a clean line. Sources: captured UART logs of the
 /// Pi's loaders, Linux (printk texts are stable from 4.x to 7.x), systemd, and our own initramfs and
@@ -82,13 +86,22 @@ pub(super) struct Found {
     pub line: String,
     /// The absolute offset after the byte at which it was recognised.
     pub offset: u64,
+    /// In which boot of the attempt, from 1.
+    pub boot: u32,
 }
 
-/// Finds stages: progress once per boot attempt, trouble each time, up to a bound.
+/// Finds stages: progress once per boot, trouble each time in the boot attempt, up to a bound.
 #[derive(Debug, Default)]
 pub(super) struct Detector {
     lines: Lines,
+    /// Progress of this boot, trouble of the whole attempt.
     seen: Vec<BootStage>,
+    /// How many boots of the attempt came before this one.
+    earlier: u32,
+    /// The pattern that the last line of a boot loader in this boot matched, by its place.
+    loader: Option<usize>,
+    /// The kernel of this boot has panicked or gone down.
+    ended: bool,
     /// The last complete lines, for people; see [`super::ConsoleHandle::last_lines`].
     recent: VecDeque<String>,
 }
@@ -101,12 +114,16 @@ impl Detector {
     pub(super) fn begin(&mut self, offset: u64) -> Vec<Found> {
         let found = self.flush(offset);
         self.seen.clear();
+        (self.earlier, self.loader, self.ended) = (0, None, false);
         found
     }
 
-    /// A stage of this attempt was found before this process began.
-    pub(super) fn recall(&mut self, stage: BootStage) {
-        self.seen.push(stage);
+    /// A stage of this attempt was found, in this of its boots, before this process began.
+    pub(super) fn recall(&mut self, stage: BootStage, boot: u32) {
+        if boot > self.earlier + 1 {
+            self.begin_boot(boot - 1);
+        }
+        self.see(stage);
     }
 
     /// Takes a chunk whose first byte has this offset.
@@ -153,6 +170,12 @@ impl Detector {
             return;
         }
         for index in SET.matches(without_prefix(&line)) {
+            if self.begins_anew(index) && self.earlier + 1 < BOOT_LIMIT {
+                self.begin_boot(self.earlier + 1);
+            }
+            if PATTERNS[index].0 == BootStage::Bootloader {
+                self.loader = Some(index);
+            }
             self.report(PATTERNS[index].0, text.clone(), offset, found);
         }
         if self.recent.len() == RECENT_LIMIT {
@@ -165,8 +188,38 @@ impl Detector {
         let before = self.seen.iter().filter(|seen| **seen == stage).count();
         let limit = if stage.is_trouble() { TROUBLE_LIMIT } else { 1 };
         if before < limit {
-            self.seen.push(stage);
-            found.push(Found { stage, line, offset });
+            self.see(stage);
+            found.push(Found { stage, line, offset, boot: self.earlier + 1 });
+        }
+    }
+
+    fn see(&mut self, stage: BootStage) {
+        self.seen.push(stage);
+        self.ended |= matches!(stage, BootStage::Panic | BootStage::Restart);
+    }
+
+    fn begin_boot(&mut self, earlier: u32) {
+        self.seen.retain(|stage| stage.is_trouble());
+        (self.earlier, self.loader, self.ended) = (earlier, None, false);
+    }
+
+    /// Whether a line that matches this pattern begins another boot than the one that is under way. Errs on the side of
+    /// no: a reset that shows no boot loader, of a system that is up, looks like somebody reading dmesg(1).
+    fn begins_anew(&self, index: usize) -> bool {
+        let progress = |stage: &&BootStage| !stage.is_trouble() && **stage != BootStage::Restart;
+        let furthest = self.seen.iter().filter(progress).max();
+        match PATTERNS[index].0 {
+            // They come in the order of the patterns, each once.
+            BootStage::Bootloader => {
+                furthest.is_some_and(|stage| *stage > BootStage::Bootloader)
+                    || self.loader.is_some_and(|last| last >= index)
+            }
+            BootStage::Kernel => {
+                self.ended
+                    || furthest
+                        .is_some_and(|stage| (BootStage::Initramfs..=BootStage::SwitchRoot).contains(stage))
+            }
+            _ => false,
         }
     }
 }
@@ -282,6 +335,50 @@ mod tests {
         assert_eq!(detector.push(36, b"Linux version 6.1\n").len(), 1);
     }
 
+    #[test]
+    fn a_board_that_boots_again_by_itself_is_counted() {
+        let boots = |stream: &[&[u8]]| {
+            let mut detector = Detector::default();
+            let found = detector.push(0, &stream.concat());
+            found.into_iter().map(|found| (found.stage.name(), found.boot)).collect::<Vec<_>>()
+        };
+        let loader = b"RPi: BOOTSYS release VERSION:1\r\nRPi: BOOTLOADER release VERSION:1\r\n".as_slice();
+        let kernel = b"Booting Linux on physical CPU 0x0\r\n[ 0.0] Linux version 6.1\r\n".as_slice();
+        let ours = b"pilab: initramfs\r\n".as_slice();
+        let login = b"pi login: ".as_slice();
+        // A weak supply: it gets no further than its boot loader.
+        let weak = [("bootloader", 1), ("bootloader", 2), ("bootloader", 3)];
+        assert_eq!(boots(&[loader, loader, loader]), weak);
+        let reset = [("bootloader", 1), ("kernel", 1), ("bootloader", 2), ("kernel", 2), ("login", 2)];
+        assert_eq!(boots(&[loader, kernel, loader, kernel, login]), reset);
+        let early = [("kernel", 1), ("initramfs", 1), ("kernel", 2), ("initramfs", 2)];
+        assert_eq!(boots(&[kernel, ours, kernel, ours]), early);
+        let panic = b"Kernel panic - not syncing: x\r\n".as_slice();
+        assert_eq!(boots(&[kernel, panic, kernel]), [("kernel", 1), ("panic", 1), ("kernel", 2)]);
+        let down = b"reboot: Restarting system\r\n".as_slice();
+        let restart = [("kernel", 1), ("login", 1), ("restart", 1), ("kernel", 2), ("login", 2)];
+        assert_eq!(boots(&[kernel, login, down, kernel, login]), restart);
+        assert_eq!(boots(&[kernel, login, kernel]), [("kernel", 1), ("login", 1)], "dmesg");
+        let many = boots(&[loader].repeat(1000));
+        assert_eq!(many.last(), Some(&("bootloader", BOOT_LIMIT)));
+        assert_eq!(many.len(), BOOT_LIMIT as usize);
+    }
+
+    #[test]
+    fn what_was_found_before_a_restart_of_this_process_counts() {
+        let mut detector = Detector::default();
+        for (stage, boot) in [(BootStage::Kernel, 1), (BootStage::Kernel, 2), (BootStage::Panic, 2)] {
+            detector.recall(stage, boot);
+        }
+        let found = detector.push(0, b"Linux version 6.1\n");
+        assert_eq!(
+            found.iter().map(|found| (found.stage, found.boot)).collect::<Vec<_>>(),
+            [(BootStage::Kernel, 3)]
+        );
+        detector.begin(18);
+        assert_eq!(detector.push(18, b"Linux version 6.1\n")[0].boot, 1);
+    }
+
     /// Bytes that are likely to hit the line machine's corners, mixed with real text.
     fn noise() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
@@ -293,6 +390,8 @@ mod tests {
             Just(b"pi login: ".to_vec()),
             Just(b"pilab: network 10.0.0.1".to_vec()),
             Just(b"Kernel panic - not syncing: x".to_vec()),
+            Just(b"Linux version 6.1".to_vec()),
+            Just(b"RPi: BOOTLOADER release VERSION:1".to_vec()),
             proptest::collection::vec(any::<u8>(), 0..8),
         ];
         proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
@@ -300,8 +399,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn chunks_do_not_matter(bytes in noise(), boot in any::<bool>(), cuts in proptest::collection::vec(0..900_usize, 0..12)) {
-            let stream = if boot { [BOOT, &bytes].concat() } else { bytes };
+        fn chunks_do_not_matter(bytes in noise(), boots in 0..3_usize, cuts in proptest::collection::vec(0..2700_usize, 0..16)) {
+            let stream = [BOOT.repeat(boots), bytes].concat();
             let mut whole = Detector::default();
             let mut expected = whole.push(5, &stream);
             expected.extend(whole.flush(5 + stream.len() as u64));

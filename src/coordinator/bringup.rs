@@ -1,4 +1,5 @@
-//! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping.
+//! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping. Or, where the lab has
+//! nothing to offer a device, to one that is on.
 
 use super::session::{Seat, Session};
 use super::steps::GRACE;
@@ -24,7 +25,7 @@ const PING_PAUSE: Duration = Duration::from_millis(100);
 
 impl Session {
     /// [`Self::bring_up`], cut off when a port or the journal does not answer at all.
-    pub(super) async fn bring_up_bounded(&self, seat: &Seat) -> Result<Pong, Fault> {
+    pub(super) async fn bring_up_bounded(&self, seat: &Seat) -> Result<String, Fault> {
         let bound = self.boot_timeout + GRACE;
         let done = tokio::time::timeout(bound, self.bring_up(seat)).await;
         done.unwrap_or_else(|_| {
@@ -33,8 +34,16 @@ impl Session {
         })
     }
 
-    /// Boots a device and waits for its agent. What the last holder left in NATS went when the device was handed over.
-    pub(super) async fn bring_up(&self, seat: &Seat) -> Result<Pong, Fault> {
+    /// Boots a device and waits for its agent; answers what came, in a few words. What the last holder left in NATS went
+    /// when the device was handed over.
+    ///
+    /// A device that boots what it finds by itself is switched on anew, and no more: a run that gets it asks for
+    /// nothing but what the console shows.
+    pub(super) async fn bring_up(&self, seat: &Seat) -> Result<String, Fault> {
+        if !seat.boots_what_is_offered() {
+            let attempt = self.start(seat).await?;
+            return Ok(format!("boot attempt {attempt} of what it finds by itself"));
+        }
         let deadline = Instant::now() + self.boot_timeout;
         let attempt = self.boot(seat).await?;
         let pong = self.first_pong(seat, attempt, deadline).await?;
@@ -43,7 +52,16 @@ impl Session {
         let written = seat.device.journal().event(attempt, event).await;
         written.map_err(|e| seat.lab("write the journal", &e))?;
         self.check_agent(seat, &pong)?;
-        Ok(pong)
+        Ok(format!("agent {}", pong.agent_version))
+    }
+
+    /// Switches the device on anew, with what the lab has for it, if it boots that.
+    pub(super) async fn start(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+        if seat.boots_what_is_offered() {
+            return self.boot(seat).await;
+        }
+        let attempt = seat.device.cycle(seat.token).await;
+        attempt.map_err(|e| seat.lab("switch the device on", &e))
     }
 
     pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
@@ -117,7 +135,9 @@ impl Session {
         let stages = seat.device.console().stages();
         let last = stages.borrow().last().cloned();
         let reached = match &last {
-            Some(last) => format!("the last boot stage reached is {} ({:?})", last.stage, last.line),
+            Some(last) => {
+                format!("the last boot stage reached is {} ({:?}){}", last.stage, last.line, last.again())
+            }
             None => "the console showed no boot stage at all".to_owned(),
         };
         let suspect = last_stage_suspect(last.map(|last| last.stage));

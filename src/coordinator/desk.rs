@@ -162,7 +162,7 @@ impl Lending {
         match act {
             PowerAct::On if power == PowerReading::On => {}
             PowerAct::On | PowerAct::Cycle => {
-                session.boot(seat).await.map_err(|fault| Refusal::new(fault.cause))?;
+                session.start(seat).await.map_err(|fault| Refusal::new(fault.cause))?;
             }
             PowerAct::Off => {
                 let off = seat.device.off(seat.token).await;

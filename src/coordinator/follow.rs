@@ -47,9 +47,9 @@ fn fact(device: &DeviceHandle, record: &Record, powered_on: &mut Option<Stamp>) 
     }
     let (device, attempt) = (device.id().clone(), record.attempt);
     let fact = match event {
-        Event::Stage { stage, .. } => {
+        Event::Stage { stage, boot, .. } => {
             let after = powered_on.map_or(0.0, |on| record.stamp.seconds_since(&on));
-            RunFact::Stage { device, attempt, stage: *stage, after }
+            RunFact::Stage { device, attempt, stage: *stage, after, boot: *boot }
         }
         event => RunFact::Device { device, attempt, event: event.clone() },
     };

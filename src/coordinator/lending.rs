@@ -20,7 +20,7 @@ use crate::support::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How often a run's lease is held on to. A coordinator that dies ends its runs, and after three beats in a
@@ -61,13 +61,8 @@ pub(super) struct Grant {
     pub(super) devices: Vec<LabDevice>,
     lease: LeaseId,
     by: Caller,
-    beats: JoinHandle<()>,
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        self.beats.abort();
-    }
+    /// Ends with the grant.
+    _beats: JoinSet<()>,
 }
 
 impl Lending {
@@ -119,10 +114,10 @@ impl Lending {
         match granted {
             Ok(granted) => {
                 let devices = granted.devices.iter().filter_map(|id| self.devices.get(id).cloned());
-                Ok(Grant { token: granted.token, devices: devices.collect(), lease, by, beats })
+                Ok(Grant { token: granted.token, devices: devices.collect(), lease, by, _beats: beats })
             }
             Err(denied) => {
-                beats.abort();
+                drop(beats);
                 self.end(&by, &lease).await;
                 Err(denied)
             }
@@ -141,9 +136,10 @@ impl Lending {
         }
     }
 
-    fn beat(&self, by: &Caller, lease: &LeaseId) -> JoinHandle<()> {
+    fn beat(&self, by: &Caller, lease: &LeaseId) -> JoinSet<()> {
         let (ledger, by, lease) = (self.ledger.clone(), by.clone(), lease.clone());
-        tokio::spawn(async move {
+        let mut beats = JoinSet::new();
+        beats.spawn(async move {
             loop {
                 tokio::time::sleep(RUN_BEAT).await;
                 let beat = Input::Heartbeat { by: by.clone(), lease: lease.clone() };
@@ -151,7 +147,8 @@ impl Lending {
                     tracing::debug!(%lease, error = %Chain(&error), "a beat was not heard");
                 }
             }
-        })
+        });
+        beats
     }
 
     async fn granted(&self, id: &LeaseId) -> Result<Lease, Denied> {

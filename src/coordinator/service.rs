@@ -139,7 +139,7 @@ impl Coordinator {
                         // By itself, since some wait for a lease to change or for a device to boot.
                         let (serving, stop) = (Arc::clone(&serving), stop.clone());
                         serving.tracker.clone().spawn(async move {
-                            stop.run_until_cancelled(serving.serve(message)).await;
+                            stop.run_until_cancelled(Box::pin(serving.serve(message))).await;
                             drop(permit);
                         });
                     }
@@ -201,7 +201,7 @@ impl Shared {
         if role < needed(verb) {
             return Err(Refusal {
                 error: format!(
-                    "{user} is a {role} of lab {}, and {verb:?} takes a {}",
+                    "{user} is a {role} of lab {}; {verb:?} takes the role {}",
                     self.parts.lab,
                     needed(verb)
                 ),

@@ -5,6 +5,7 @@ use super::parts::{LabDevice, Parts};
 use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::device::Capability;
 use crate::model::id::{DeploymentName, DeviceId};
 use crate::model::lease::FencingToken;
 use crate::model::run::{Fault, FaultKind};
@@ -58,6 +59,11 @@ impl Seat {
 
     pub(super) fn id(&self) -> &DeviceId {
         self.device.id()
+    }
+
+    /// Whether it boots what the lab offers, and not what it finds by itself.
+    pub(super) fn boots_what_is_offered(&self) -> bool {
+        self.device.device().capabilities.contains(&Capability::Boot)
     }
 
     /// The boot attempt the device is in.

@@ -97,8 +97,7 @@ impl Session {
             Action::PowerCycle { .. } => {
                 let off = seat.device.off(seat.token).await;
                 off.map_err(|e| seat.lab("switch the device off", &e))?;
-                let pong = self.bring_up(seat).await?;
-                Ok(format!("it came back, agent {}", pong.agent_version))
+                Ok(format!("it came back, {}", self.bring_up(seat).await?))
             }
             Action::Apply { .. } | Action::Withdraw { .. } | Action::WaitDeployment { .. } => {
                 self.operate(action, deadline).await

@@ -3,7 +3,7 @@
 use super::DeviceParts;
 use super::handle::{Answer, BootRequest, Command, DeviceError, DeviceState};
 use super::ports::{BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal};
-use crate::journal::Receipt;
+use super::power::Supply;
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::lease::{Fence, FencingToken};
@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// How to log in to the device in the current attempt.
@@ -28,8 +27,7 @@ pub(super) struct Actor {
     parts: DeviceParts,
     state: watch::Sender<DeviceState>,
     fence: Fence,
-    /// Since when the device has been off, as far as this process knows.
-    off_since: Option<Instant>,
+    supply: Supply,
     keys: Option<Keys>,
     fate: Option<watch::Receiver<TicketFate>>,
     runs: JoinSet<()>,
@@ -39,11 +37,20 @@ pub(super) struct Actor {
 
 impl Actor {
     pub(super) fn new(parts: DeviceParts, state: watch::Sender<DeviceState>) -> Self {
+        let supply = Supply {
+            device: parts.device.id.clone(),
+            switch: Arc::clone(&parts.power),
+            journal: parts.journal.clone(),
+            min_off: parts.min_off,
+            stagger: Arc::clone(&parts.stagger),
+            state: state.clone(),
+            off_since: None,
+        };
         Self {
             parts,
             state,
             fence: Fence::default(),
-            off_since: None,
+            supply,
             keys: None,
             fate: None,
             runs: JoinSet::new(),
@@ -58,8 +65,7 @@ impl Actor {
     }
 
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) {
-        let reading = self.read_power().await;
-        self.observe(reading);
+        self.supply.settle().await;
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -83,6 +89,18 @@ impl Actor {
                 let result = self.off(token).await;
                 let _ = answer.send(result);
             }
+            Command::On(token, answer) => {
+                let result = self.on(token).await;
+                let _ = answer.send(result);
+            }
+            Command::Cycle(token, answer) => {
+                let result = self.cycle(token).await;
+                let _ = answer.send(result);
+            }
+            Command::Look(answer) => {
+                let result = self.supply.read().await.map_err(DeviceError::Reading);
+                let _ = answer.send(result);
+            }
             Command::Run(token, command, timeout, answer) => self.start(token, command, timeout, answer),
         }
     }
@@ -91,13 +109,13 @@ impl Actor {
         self.admit(token).await?;
         let mut cmdline = request.cmdline;
         cmdline.extend(layer_arguments(&request.layers).await?);
-        let reading = self.read_power().await;
-        self.observe(reading);
-        if reading != PowerReading::Off {
+        if self.supply.look().await != PowerReading::Off {
             self.switch_off(token).await?;
         }
         self.forget();
-        let attempt = self.begin(request.image_id).await?;
+        let attempt = self.begin().await?;
+        let offered = Event::BootOffered { attempt, image: request.image_id };
+        self.parts.journal.event_synced(attempt, offered).await?;
         self.keys = Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
         let (fate, watched) = watch::channel(TicketFate::Pending);
         self.fate = Some(watched);
@@ -133,19 +151,43 @@ impl Actor {
         offer.cmdline = cmdline;
         let offered = self.parts.boot.offer(token, offer).await;
         offered.map_err(|error| DeviceError::port(error, DeviceError::Offer))?;
-        if let Some(since) = self.off_since {
-            sleep_until(since + self.parts.min_off).await;
+        self.power_up(token).await
+    }
+
+    /// Switches on what boots by itself.
+    async fn on(&mut self, token: FencingToken) -> Result<BootAttempt, DeviceError> {
+        self.admit(token).await?;
+        if self.supply.look().await == PowerReading::On {
+            return Ok(self.state.borrow().attempt);
         }
-        let intent = self.switch(token, PowerState::On).await?;
+        self.forget();
+        let attempt = self.begin().await?;
+        self.power_up(token).await?;
+        Ok(attempt)
+    }
+
+    async fn cycle(&mut self, token: FencingToken) -> Result<BootAttempt, DeviceError> {
+        self.admit(token).await?;
+        if self.supply.look().await != PowerReading::Off {
+            self.switch_off(token).await?;
+        }
+        self.forget();
+        self.withdraw(token).await?;
+        let attempt = self.begin().await?;
+        self.power_up(token).await?;
+        Ok(attempt)
+    }
+
+    async fn power_up(&mut self, token: FencingToken) -> Result<(), DeviceError> {
+        let intent = self.supply.switch(token, PowerState::On).await?;
         self.state.send_modify(|state| state.powered_on_at = Some(intent.stamp));
         Ok(())
     }
 
-    /// Numbers the next attempt, on the disk and for the console.
-    async fn begin(&mut self, image: String) -> Result<BootAttempt, DeviceError> {
+    /// Numbers the next attempt. The next event that is synced keeps the number.
+    async fn begin(&mut self) -> Result<BootAttempt, DeviceError> {
         let attempt = BootAttempt(self.state.borrow().attempt.0 + 1);
         self.parts.console.begin(attempt).await.map_err(|_| DeviceError::Gone)?;
-        self.parts.journal.event_synced(attempt, Event::BootOffered { attempt, image }).await?;
         self.state.send_modify(|state| state.attempt = attempt);
         Ok(attempt)
     }
@@ -159,7 +201,7 @@ impl Actor {
 
     async fn switch_off(&mut self, token: FencingToken) -> Result<(), DeviceError> {
         self.forget();
-        self.switch(token, PowerState::Off).await.map(|_| ())
+        self.supply.switch(token, PowerState::Off).await.map(|_| ())
     }
 
     /// Whatever was reached in this attempt is no more: commands end, the address is unknown.
@@ -190,58 +232,6 @@ impl Actor {
         }
     }
 
-    /// Switches power: the intent on the disk, the act, the reading, the outcome. Answers the intent.
-    async fn switch(&mut self, token: FencingToken, state: PowerState) -> Result<Receipt, DeviceError> {
-        let attempt = self.state.borrow().attempt;
-        let journal = self.parts.journal.clone();
-        let intent = journal.event_synced(attempt, Event::PowerIntent { state, token }).await?;
-        let acted = self.parts.power.set(token, state).await;
-        let reading = self.read_power().await;
-        self.observe(reading);
-        let confirmed = reading == PowerReading::from(state) || reading == PowerReading::Unknown;
-        let (event, outcome) = match acted {
-            Err(error) => {
-                let cause = Chain(&error).to_string();
-                let power = |source| DeviceError::Power { state, source };
-                (Event::PowerFailed { state, cause }, Err(DeviceError::port(error, power)))
-            }
-            Ok(()) if !confirmed => {
-                let error = DeviceError::NotConfirmed { state, reading };
-                (Event::PowerFailed { state, cause: error.to_string() }, Err(error))
-            }
-            Ok(()) => {
-                // A switch that cannot be read back counts as done.
-                self.off_since = (state == PowerState::Off).then(Instant::now);
-                (Event::PowerDone { state, reading }, Ok(intent))
-            }
-        };
-        self.note(event).await;
-        outcome
-    }
-
-    async fn read_power(&self) -> PowerReading {
-        self.parts.power.get().await.unwrap_or_else(|error| {
-            tracing::warn!("cannot read the power of {}: {}", self.parts.device.id, Chain(&error));
-            PowerReading::Unknown
-        })
-    }
-
-    fn observe(&mut self, reading: PowerReading) {
-        self.off_since = match reading {
-            PowerReading::Off => self.off_since.or_else(|| Some(Instant::now())),
-            PowerReading::On | PowerReading::Unknown => None,
-        };
-        self.state.send_modify(|state| state.power = reading);
-    }
-
-    /// Journals what has happened. When it cannot, what happened stays so, and the log says it.
-    async fn note(&self, event: Event) {
-        let attempt = self.state.borrow().attempt;
-        if let Err(error) = self.parts.journal.event(attempt, event).await {
-            tracing::error!("an event of {} is lost: {}", self.parts.device.id, Chain(&error));
-        }
-    }
-
     async fn ticket(&mut self, fate: Option<TicketFate>) {
         match fate {
             None => self.fate = None,
@@ -259,14 +249,14 @@ impl Actor {
 
     async fn redeemed(&mut self, address: IpAddr) {
         if self.state.borrow().address.is_none() {
-            self.note(Event::TicketRedeemed { address: address.to_string() }).await;
+            self.supply.note(Event::TicketRedeemed { address: address.to_string() }).await;
             self.state.send_modify(|state| state.address = Some(address));
         }
     }
 
     async fn refused(&self, address: IpAddr, cause: TicketRefusal) {
         let (address, cause) = (address.to_string(), cause.to_string());
-        self.note(Event::TicketRefused { address, cause }).await;
+        self.supply.note(Event::TicketRefused { address, cause }).await;
     }
 
     /// Starts a command on the device; it goes on beside the actor until the device is switched off.

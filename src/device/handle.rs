@@ -88,15 +88,18 @@ pub enum DeviceError {
     #[error("cannot withdraw what to boot")]
     Withdraw(#[source] PortError),
     /// Power could not be switched.
-    #[error("cannot switch power {}", name(*state))]
+    #[error("cannot switch power {state}")]
     Power {
         /// Wanted.
         state: PowerState,
         /// Why.
         source: PortError,
     },
+    /// Power could not be read back.
+    #[error("cannot read power back")]
+    Reading(#[source] PortError),
     /// Power was switched and did not change.
-    #[error("power was switched {} but reads back as {reading:?}", name(*state))]
+    #[error("power was switched {state} but reads back as {reading}")]
     NotConfirmed {
         /// Wanted.
         state: PowerState,
@@ -112,13 +115,6 @@ pub enum DeviceError {
     /// The device was switched off, or booted anew, while the command ran.
     #[error("the device was switched off while the command ran")]
     SwitchedOff,
-}
-
-fn name(state: PowerState) -> &'static str {
-    match state {
-        PowerState::On => "on",
-        PowerState::Off => "off",
-    }
 }
 
 impl DeviceError {
@@ -137,6 +133,9 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, DeviceError>>;
 pub(super) enum Command {
     Boot(FencingToken, Box<BootRequest>, Answer<BootAttempt>),
     Off(FencingToken, Answer<()>),
+    On(FencingToken, Answer<BootAttempt>),
+    Cycle(FencingToken, Answer<BootAttempt>),
+    Look(Answer<PowerReading>),
     Run(FencingToken, Vec<String>, Duration, Answer<ReachOutput>),
 }
 
@@ -186,8 +185,8 @@ impl DeviceHandle {
         self.state.clone()
     }
 
-    /// The power switch that was begun, and perhaps not done, when the last coordinator ended. The
-    /// device may be in either state; switching it again settles that.
+    /// The power switch that was begun, and perhaps not done, when the last coordinator ended. The actor
+    /// begins with asking the switch, and journals what came of it.
     pub fn unfinished_intent(&self) -> Option<&Intent> {
         self.journal.recovered().intent.as_ref()
     }
@@ -202,6 +201,23 @@ impl DeviceHandle {
     /// earlier holders.
     pub async fn off(&self, token: FencingToken) -> Result<(), DeviceError> {
         self.ask(|answer| Command::Off(token, answer)).await
+    }
+
+    /// Switches the device on, with nothing offered: it boots what it finds by itself, as a new boot attempt.
+    /// Waits for the least time off, and for its turn among the lab's devices. One that reads back as on is
+    /// left alone, and so is its attempt.
+    pub async fn on(&self, token: FencingToken) -> Result<BootAttempt, DeviceError> {
+        self.ask(|answer| Command::On(token, answer)).await
+    }
+
+    /// Switches the device off, if it is not, and on again, as [`Self::on`] does; what was offered is withdrawn.
+    pub async fn cycle(&self, token: FencingToken) -> Result<BootAttempt, DeviceError> {
+        self.ask(|answer| Command::Cycle(token, answer)).await
+    }
+
+    /// Asks the switch, for the state that others see too.
+    pub async fn read_power(&self) -> Result<PowerReading, DeviceError> {
+        self.ask(Command::Look).await
     }
 
     /// Runs a program on the device, without going through its agent.

@@ -5,18 +5,27 @@
 //! acts takes a fencing token and has no effect when a greater one has been seen.
 //!
 //! ```text
-//!  boot: off if on ─ number the attempt ─ ticket ─ offer ─ least time off ─ intent, on, read back
-//!  off:  intent, off, read back ─ withdraw the offer ─ void the ticket
+//!  start: read back ─ settle the intent that the last process left
+//!  boot:  off if on ─ number the attempt ─ ticket ─ offer ─ power up
+//!  on:    number the attempt ─ power up
+//!  cycle: off ─ withdraw ─ on
+//!  off:   intent, off, read back ─ withdraw the offer ─ void the ticket
+//!
+//!  power up: least time off ─ turn among the lab's devices ─ intent, on, read back
 //! ```
 //!
 //! Power is switched only after the intent is on the disk. When the process dies in between, the next
-//! one finds the intent ([`DeviceHandle::unfinished_intent`]). Shutting down switches nothing.
+//! one finds the intent and asks the switch: the journal then holds for each intent whether it was done, was not,
+//! or that nobody can know. Shutting down switches nothing.
 
 mod actor;
 mod handle;
 pub mod ports;
+mod power;
+mod stagger;
 
 pub use handle::{BootRequest, DeviceError, DeviceHandle, DeviceState, FilesOf};
+pub use stagger::Stagger;
 
 use crate::console::ConsoleHandle;
 use crate::journal::JournalHandle;
@@ -56,6 +65,8 @@ pub struct DeviceParts {
     pub journal: JournalHandle,
     /// The least time without power between off and on: [`MIN_OFF`] for a board, zero for a VM.
     pub min_off: Duration,
+    /// When it may switch on: the same for all devices of a lab.
+    pub stagger: Arc<Stagger>,
 }
 
 /// Starts the actor; it ends soon after `token` is cancelled.

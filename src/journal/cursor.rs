@@ -50,7 +50,7 @@ pub enum Item {
 /// Why records cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
-    /// Their segment was removed to make room.
+    /// Their segment was removed: the journal was too large, or they were too old.
     Expired,
     /// Their segment does not pass its checksums.
     Damaged,

@@ -40,6 +40,10 @@
 //! Readers skip kinds and events that they do not know. A layout of another version is refused, never
 //! overwritten.
 //!
+//! **What is kept** is bounded by size and by age ([`Options`]); whole segments go, the oldest first, never the last. Age is
+//! told by the boot clock within one boot of the host, and by wall time across boots, where that was set: records
+//! of a host whose clock stood before 2025 go by size alone.
+//!
 //! **When the disk is full**, or a write fails otherwise, nothing of that write stays: the caller gets
 //! the error, the records before it stay readable, and the next append tries anew. The journal does
 //! not keep what it could not write; who appends decides what to do (the console goes on reading its
@@ -58,6 +62,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A journal could not do its part.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -119,19 +124,23 @@ pub enum JournalError {
     Gone,
 }
 
-/// Sizes of a journal.
+/// How much of a journal is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// A segment is closed when it would grow beyond this many bytes.
     pub segment_bytes: u64,
     /// The oldest segments are removed when all together hold more than this many bytes.
     pub total_bytes: u64,
+    /// Records older than this are removed, segment by segment: each is closed after an eighth of it, so that
+    /// nothing is kept for longer than nine eighths. Looked at when a record is written.
+    pub max_age: Duration,
 }
 
 impl Default for Options {
-    /// 16 MiB and 1 GiB: a console at 115200 baud writes at most 1 GB a day, and seldom 10 MB.
+    /// 16 MiB and 1 GiB: a console at 115200 baud writes at most 1 GB a day, and seldom 10 MB. 90 days: what is
+    /// older has been looked into, or never will be.
     fn default() -> Self {
-        Self { segment_bytes: 16 << 20, total_bytes: 1 << 30 }
+        Self { segment_bytes: 16 << 20, total_bytes: 1 << 30, max_age: Duration::from_secs(90 * 24 * 3600) }
     }
 }
 

@@ -104,7 +104,9 @@ impl Summary {
             Entry::Event(Event::PowerIntent { state, token }) => {
                 self.intent = Some(Intent { state: *state, token: *token, stamp });
             }
-            Entry::Event(Event::PowerDone { .. } | Event::PowerFailed { .. }) => self.intent = None,
+            Entry::Event(
+                Event::PowerDone { .. } | Event::PowerFailed { .. } | Event::PowerUnsettled { .. },
+            ) => self.intent = None,
             Entry::Event(Event::ConsoleOpened {}) => self.console_open = true,
             Entry::Event(Event::ConsoleGap { offset, .. }) => {
                 self.console_open = false;

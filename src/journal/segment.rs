@@ -4,11 +4,16 @@ use super::JournalError;
 use super::record::{Body, Decoded, MAX_PAYLOAD, RECORD_HEADER, Raw, SEGMENT_HEADER, SegmentHeader, Summary};
 use super::record::{decode, decode_segment_header};
 use crate::model::boot::BootAttempt;
+use crate::model::time::Stamp;
 use bytes::{Buf, Bytes};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// 2025-01-01 UTC, in ms since 1970: a clock before that was not set yet, as on a host that has none with a battery.
+const CLOCK_SET_MS: u64 = 1_735_689_600_000;
 
 /// One segment file.
 #[derive(Debug, Clone)]
@@ -24,6 +29,19 @@ pub(super) struct Segment {
     pub(super) console_offset: u64,
     /// The greatest boot attempt at its start.
     pub(super) attempt: BootAttempt,
+    /// When its first record was written; 0 on both clocks when that cannot be read.
+    pub(super) began: Stamp,
+}
+
+impl Segment {
+    /// How long ago it was begun, as seen in the boot of the host with this id; none when nobody can tell.
+    pub(super) fn age(&self, now: Stamp, boot_id: &str) -> Option<Duration> {
+        if *self.boot_id == *boot_id {
+            return Some(Duration::from_nanos(now.boot_ns.saturating_sub(self.began.boot_ns)));
+        }
+        let told = self.began.wall_ms >= CLOCK_SET_MS;
+        told.then(|| Duration::from_millis(now.wall_ms.saturating_sub(self.began.wall_ms)))
+    }
 }
 
 /// The path of the segment that begins with this sequence number. Names sort as the numbers do.
@@ -88,12 +106,12 @@ fn head(path: &Path) -> Result<Option<Segment>, JournalError> {
         }
         SegmentHeader::Damaged => return Ok(None),
     };
-    let summary = match decode(&Bytes::from(bytes).slice(SEGMENT_HEADER..)) {
-        Decoded::Record(Raw { body: Body::Summary(summary), .. }, _) => summary,
-        _ => Summary::default(),
+    let (summary, began) = match decode(&Bytes::from(bytes).slice(SEGMENT_HEADER..)) {
+        Decoded::Record(Raw { body: Body::Summary(summary), stamp, .. }, _) => (summary, stamp),
+        _ => (Summary::default(), Stamp { boot_ns: 0, wall_ms: 0 }),
     };
     let Summary { console_offset, attempt, .. } = summary;
-    Ok(Some(Segment { path: path.to_owned(), first, boot_id, length, console_offset, attempt }))
+    Ok(Some(Segment { path: path.to_owned(), first, boot_id, length, console_offset, attempt, began }))
 }
 
 /// Renames a file that is not a segment, so that it is kept but not read. Answers its size.
@@ -132,5 +150,31 @@ impl Recovery {
             file.sync_all()?;
         }
         Ok(rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_is_told_by_the_clock_that_can_tell_it() {
+        let began = |boot_ns, wall_ms| Segment {
+            path: PathBuf::new(),
+            first: 1,
+            boot_id: Arc::from("a"),
+            length: 0,
+            console_offset: 0,
+            attempt: BootAttempt(0),
+            began: Stamp { boot_ns, wall_ms },
+        };
+        let now = Stamp { boot_ns: 5_000_000_000, wall_ms: CLOCK_SET_MS + 60_000 };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        // Within a boot the wall clock may have been set by any amount.
+        assert_eq!(began(2_000_000_000, 0).age(now, "a"), seconds(3));
+        assert_eq!(began(2_000_000_000, u64::MAX).age(now, "a"), seconds(3));
+        assert_eq!(began(9_000_000_000, CLOCK_SET_MS).age(now, "b"), seconds(60));
+        assert_eq!(began(0, CLOCK_SET_MS + 90_000).age(now, "b"), seconds(0), "set back since");
+        assert_eq!(began(0, 1_000).age(now, "b"), None, "not set then");
     }
 }

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -253,7 +254,9 @@ impl Writer {
     /// Writes one record whole or not at all, in a new segment when the last one is full.
     fn write(&mut self, stamp: Stamp, attempt: BootAttempt, kind: u16, payload: &[u8]) -> io::Result<u64> {
         let room = self.options.segment_bytes.saturating_sub((record::RECORD_HEADER + payload.len()) as u64);
-        if self.segments.last().is_none_or(|last| last.length > room) {
+        let full =
+            |last: &Segment| last.length > room || self.is_older(last, stamp, self.options.max_age / 8);
+        if self.segments.last().is_none_or(full) {
             self.sync()?;
             self.file = None;
         }
@@ -304,17 +307,25 @@ impl Writer {
             length: bytes.len() as u64,
             console_offset: self.summary.console_offset,
             attempt: self.summary.attempt,
+            began: stamp,
         });
         self.next_sequence += 1;
-        self.expire();
+        self.expire(stamp);
         Ok(())
     }
 
-    /// Removes the oldest segments until the rest fits, never the last one.
-    fn expire(&mut self) {
+    fn is_older(&self, segment: &Segment, now: Stamp, bound: Duration) -> bool {
+        segment.age(now, &self.boot_id).is_some_and(|age| age > bound)
+    }
+
+    /// Removes the oldest segments until the rest fits and is young enough, never the last one.
+    fn expire(&mut self, now: Stamp) {
         let mut total: u64 = self.segments.iter().map(|segment| segment.length).sum();
-        while total > self.options.total_bytes && self.segments.len() > 1 {
-            let oldest = &self.segments[0];
+        while let [oldest, next, ..] = self.segments.as_slice() {
+            // All of a segment is older than the beginning of the next.
+            if total <= self.options.total_bytes && !self.is_older(next, now, self.options.max_age) {
+                return;
+            }
             if let Err(error) = fs::remove_file(&oldest.path)
                 && error.kind() != io::ErrorKind::NotFound
             {

@@ -75,6 +75,25 @@ impl BootStage {
         }
     }
 
+    /// Whether only what the lab itself offers for booting shows the stage.
+    pub fn is_ours(self) -> bool {
+        match self {
+            Self::Initramfs | Self::Network | Self::Ticket | Self::SwitchRoot | Self::Sshd | Self::Agent => {
+                true
+            }
+            Self::Bootloader
+            | Self::Firmware
+            | Self::Kernel
+            | Self::Systemd
+            | Self::Login
+            | Self::Panic
+            | Self::UnderVoltage
+            | Self::Watchdog
+            | Self::OutOfMemory
+            | Self::Restart => false,
+        }
+    }
+
     /// Whether the stage tells of trouble rather than of progress.
     pub fn is_trouble(self) -> bool {
         matches!(self, Self::Panic | Self::UnderVoltage | Self::Watchdog | Self::OutOfMemory)

@@ -93,6 +93,18 @@ impl std::str::FromStr for Arch {
 /// The model of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Model {
+    /// Raspberry Pi 3 Model B and B+.
+    #[serde(rename = "pi3b")]
+    Pi3B,
+    /// Raspberry Pi 4 Model B and 400.
+    #[serde(rename = "pi4b")]
+    Pi4B,
+    /// Raspberry Pi 5 and 500.
+    #[serde(rename = "pi5")]
+    Pi5,
+    /// Raspberry Pi Compute Module 4.
+    #[serde(rename = "cm4")]
+    Cm4,
     /// Virtual machine, 64-bit ARM.
     #[serde(rename = "vm-aarch64")]
     VmAarch64,
@@ -108,9 +120,18 @@ impl Model {
     /// The architecture of the model; none when it is that of the coordinator's host.
     pub fn arch(self) -> Option<Arch> {
         match self {
-            Self::VmAarch64 => Some(Arch::Aarch64),
+            Self::Pi3B | Self::Pi4B | Self::Pi5 | Self::Cm4 | Self::VmAarch64 => Some(Arch::Aarch64),
             Self::VmX86_64 => Some(Arch::X86_64),
             Self::Container => None,
+        }
+    }
+
+    /// How a device of the model exists.
+    pub fn backend(self) -> Backend {
+        match self {
+            Self::Pi3B | Self::Pi4B | Self::Pi5 | Self::Cm4 => Backend::Pi,
+            Self::VmAarch64 | Self::VmX86_64 => Backend::Vm,
+            Self::Container => Backend::Container,
         }
     }
 
@@ -126,6 +147,10 @@ impl Model {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Pi3B => "pi3b",
+            Self::Pi4B => "pi4b",
+            Self::Pi5 => "pi5",
+            Self::Cm4 => "cm4",
             Self::VmAarch64 => "vm-aarch64",
             Self::VmX86_64 => "vm-x86_64",
             Self::Container => "container",
@@ -137,6 +162,9 @@ impl fmt::Display for Model {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
+    /// It boots what a run offers it, and the agent in that answers. A scenario takes it for each device of which it
+    /// asks more than power and console.
+    Boot,
     /// Its power can be switched.
     Power,
     /// Its console is captured from before power-on.
@@ -154,6 +182,7 @@ pub enum Capability {
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Boot => "boot",
             Self::Power => "power",
             Self::Console => "console",
             Self::Ssh => "ssh",

@@ -31,6 +31,12 @@ pub enum Event {
         /// Why.
         cause: String,
     },
+    /// Power was about to be switched when the coordinator ended, and the switch cannot be read back: nobody
+    /// knows whether it was.
+    PowerUnsettled {
+        /// Wanted.
+        state: PowerState,
+    },
     /// A boot attempt begins; what follows belongs to it.
     BootOffered {
         /// The attempt.
@@ -46,6 +52,9 @@ pub enum Event {
         line: String,
         /// The absolute console offset at which it was recognised.
         offset: u64,
+        /// In which boot of the attempt, from 1: more than one when the device began anew by itself.
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        boot: u32,
     },
     /// The device exchanged its boot ticket.
     TicketRedeemed {
@@ -75,6 +84,11 @@ pub enum Event {
         /// How many bytes.
         bytes: u64,
     },
+    /// Somebody sent a BREAK on the console's line.
+    ConsoleBreak {
+        /// Under which lease.
+        token: FencingToken,
+    },
     /// The agent answered for the first time in this attempt.
     AgentAnswered {
         /// Its version.
@@ -98,4 +112,14 @@ pub enum Event {
         /// The verdict's name.
         verdict: String,
     },
+}
+
+/// The first of several; what a writer means that names none.
+pub(super) fn first() -> u32 {
+    1
+}
+
+/// Whether it need not be named.
+pub(super) fn is_first(number: &u32) -> bool {
+    *number == 1
 }

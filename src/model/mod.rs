@@ -16,4 +16,5 @@ pub mod run;
 pub mod scenario;
 pub mod state_note;
 pub mod time;
+pub mod wiring;
 pub mod workload;

@@ -43,3 +43,9 @@ impl From<PowerState> for PowerReading {
         }
     }
 }
+
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        PowerReading::from(*self).fmt(f)
+    }
+}

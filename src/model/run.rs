@@ -161,6 +161,9 @@ pub enum RunFact {
         stage: BootStage,
         /// Seconds since power-on.
         after: f64,
+        /// In which boot of the attempt, from 1.
+        #[serde(default = "super::event::first", skip_serializing_if = "super::event::is_first")]
+        boot: u32,
     },
     /// A step begins.
     StepStarted {

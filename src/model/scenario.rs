@@ -288,6 +288,15 @@ impl Action {
         }
     }
 
+    /// Whether it asks no more of a device than its power and its console, whatever that has booted.
+    pub fn is_outside(&self) -> bool {
+        match self {
+            Self::Console { stage, .. } => !stage.is_some_and(BootStage::is_ours),
+            Self::PowerCycle { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What the device must be able to do for it, beyond what every device can.
     pub fn capability(&self) -> Option<Capability> {
         match self {

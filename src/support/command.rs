@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A child process that did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,14 @@ pub enum CommandError {
         /// The bound.
         timeout: Duration,
     },
+    /// It said more than is taken.
+    #[error("{line} wrote more than {limit} bytes")]
+    TooMuch {
+        /// The command line.
+        line: String,
+        /// The most bytes of each stream.
+        limit: u64,
+    },
 }
 
 /// A command to run.
@@ -51,6 +60,7 @@ pub struct Command {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     timeout: Duration,
+    limit: u64,
     own_group: bool,
 }
 
@@ -60,8 +70,14 @@ const STDERR_TAIL: usize = 2000;
 impl Command {
     /// A command that may take a minute.
     pub fn new(program: impl Into<String>) -> Self {
-        let timeout = Duration::from_secs(60);
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), timeout, own_group: false }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            timeout: Duration::from_secs(60),
+            limit: u64::MAX,
+            own_group: false,
+        }
     }
 
     /// Adds an argument.
@@ -99,6 +115,14 @@ impl Command {
         self
     }
 
+    /// Sets the most bytes that are taken of each of standard output and standard error; one that writes more
+    /// is killed, and has failed.
+    #[must_use]
+    pub fn limit(mut self, bytes: u64) -> Self {
+        self.limit = bytes;
+        self
+    }
+
     /// The command line, for people.
     pub fn line(&self) -> String {
         let args = self.args.iter().map(|a| a.to_string_lossy().into_owned());
@@ -127,16 +151,37 @@ impl Command {
 
     /// Runs it to the end and answers its standard output.
     pub async fn output(&self) -> Result<Vec<u8>, CommandError> {
-        let child = self.build().output();
-        let output = tokio::time::timeout(self.timeout, child)
-            .await
-            .map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })?
-            .map_err(|source| self.start_error(source))?;
-        if output.status.success() {
-            return Ok(output.stdout);
+        let ended = tokio::time::timeout(self.timeout, self.collect()).await;
+        let (status, stdout, stderr) =
+            ended.map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })??;
+        if status.success() {
+            return Ok(stdout);
         }
-        let from = output.stderr.len().saturating_sub(STDERR_TAIL);
-        let stderr = String::from_utf8_lossy(output.stderr.get(from..).unwrap_or_default()).trim().to_owned();
-        Err(CommandError::Failed { line: self.line(), status: output.status, stderr })
+        let from = stderr.len().saturating_sub(STDERR_TAIL);
+        let stderr = String::from_utf8_lossy(stderr.get(from..).unwrap_or_default()).trim().to_owned();
+        Err(CommandError::Failed { line: self.line(), status, stderr })
+    }
+
+    /// How it ended, and all it wrote.
+    async fn collect(&self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
+        let mut child = self.build();
+        let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.map_err(|source| self.start_error(source))?;
+        let streams = tokio::try_join!(self.read(child.stdout.take()), self.read(child.stderr.take()));
+        let (stdout, stderr) = streams?;
+        let status = child.wait().await.map_err(|source| self.start_error(source))?;
+        Ok((status, stdout, stderr))
+    }
+
+    async fn read(&self, stream: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, CommandError> {
+        let mut bytes = Vec::new();
+        if let Some(stream) = stream {
+            let read = stream.take(self.limit.saturating_add(1)).read_to_end(&mut bytes).await;
+            read.map_err(|source| self.start_error(source))?;
+        }
+        if bytes.len() as u64 > self.limit {
+            return Err(CommandError::TooMuch { line: self.line(), limit: self.limit });
+        }
+        Ok(bytes)
     }
 }

@@ -170,6 +170,39 @@ async fn stages_are_journaled_before_they_are_seen_and_belong_to_their_attempt()
     journal.close().await;
 }
 
+#[tokio::test]
+async fn boots_of_one_attempt_are_counted_on_over_a_restart_of_the_coordinator() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wanted = Vec::new();
+    for said in ["Linux version 6.1.0\npilab: initramfs\n", "Linux version 6.1.0\n", "pilab: initramfs\n"] {
+        let journal = Open::at(dir.path()).await;
+        let rig = Rig::new(&journal.handle);
+        let mut line = rig.plug().await;
+        if wanted.is_empty() {
+            rig.console.begin(ONE).await.unwrap();
+            wanted.extend([(BootStage::Kernel, 1), (BootStage::Initramfs, 1)]);
+        } else {
+            let stage = if wanted.len() == 2 { BootStage::Kernel } else { BootStage::Initramfs };
+            wanted.push((stage, 2));
+        }
+        line.write_all(said.as_bytes()).await.unwrap();
+        let mut stages = rig.console.stages();
+        let come = stages.wait_for(|stages| stages.reached.len() == wanted.len());
+        let come = tokio::time::timeout(Duration::from_secs(20), come).await;
+        let reached: Vec<_> =
+            come.expect("the stages come").unwrap().reached.iter().map(|r| (r.stage, r.boot)).collect();
+        assert_eq!(reached, wanted);
+        rig.stop().await;
+        let all = records(read_all(&journal.handle, Since::Start).await);
+        let journaled = all.iter().filter_map(|record| match &record.entry {
+            Entry::Event(Event::Stage { stage, boot, .. }) => Some((*stage, *boot)),
+            _ => None,
+        });
+        assert_eq!(journaled.collect::<Vec<_>>(), wanted);
+        journal.close().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn waits_end_at_the_deadline_or_with_a_panic_and_say_how_far_it_came() {
     let dir = tempfile::tempdir().unwrap();
@@ -299,7 +332,11 @@ async fn a_device_that_takes_no_bytes_does_not_stop_the_reading() {
 async fn while_the_journal_fails_the_line_is_read_and_the_hole_is_a_gap() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, away) = (parent.path().join("journal"), parent.path().join("away"));
-    let journal = Open::with(&dir, pilab::journal::Options { segment_bytes: 1, total_bytes: 1 << 20 }).await;
+    let journal = Open::with(
+        &dir,
+        pilab::journal::Options { segment_bytes: 1, total_bytes: 1 << 20, ..Default::default() },
+    )
+    .await;
     let rig = Rig::new(&journal.handle);
     let mut line = rig.plug().await;
     rig.console.begin(ONE).await.unwrap();

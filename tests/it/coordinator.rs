@@ -194,11 +194,11 @@ async fn two_people_share_a_lab() {
         (&status[0]["deployment"], &status[0]["status"]["phase"]),
         (&"hello".into(), &"Running".into())
     );
-    bench.as_user(&eve, &["verify", DEVICE]).await.refused("takes a user");
+    bench.as_user(&eve, &["verify", DEVICE]).await.refused("takes the role user");
 
     // The role decides, then the holder.
     bench.as_user(&eve, &["reserve"]).await.refused("eve is a viewer");
-    bench.as_user(&ann, &["login", "x", "-o", "/dev/null"]).await.refused("takes a admin");
+    bench.as_user(&ann, &["login", "x", "-o", "/dev/null"]).await.refused("takes the role admin");
     bench.as_user(&ann, &["release", &lease]).await.refused("is local's");
     bench.as_user(&ann, &["reserve", DEVICE, "--no-wait"]).await.refused("is local's");
     bench.as_user(&ann, &["reserve", "--model", "vm-aarch64"]).await.refused("can never be met");

@@ -4,7 +4,7 @@
 //! of them; a longer hunt:
 //!
 //! ```sh
-//! PILAB_FUZZ_SECONDS=600 cargo nextest run --features vm,agent --test it -E 'test(fuzz)' --no-capture
+//! PILAB_FUZZ_SECONDS=600 cargo nextest run --features vm,agent,sim --test it -E 'test(fuzz)' --no-capture
 //! ```
 
 use pilab::agent::score;

@@ -144,9 +144,40 @@ async fn a_tail_torn_at_any_byte_is_cut_and_recorded() {
 }
 
 #[tokio::test]
+async fn what_is_too_old_goes_whatever_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::at(dir.path()).await;
+    let first = open.handle.event(BootAttempt(1), run("a")).await.unwrap();
+    open.close().await;
+    let open = Open::at(dir.path()).await;
+    open.handle.event(BootAttempt(1), run("b")).await.unwrap();
+    assert_eq!(segments(dir.path()).len(), 2, "neither is old");
+    open.close().await;
+
+    let options = Options { max_age: Duration::from_millis(40), ..Options::default() };
+    let open = Open::with(dir.path(), options).await;
+    let mut written = Vec::new();
+    let gone = timeout(Duration::from_secs(20), async {
+        // Until this process has closed a segment by its age, and removed it.
+        while written.len() < 2 || segments(dir.path())[0] <= written[0] {
+            open.handle.event(BootAttempt(2), run("c")).await.unwrap();
+            let last = segments(dir.path()).pop().unwrap();
+            if !written.contains(&last) {
+                written.push(last);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    gone.await.expect("segments go");
+    let item = next(&mut open.handle.cursor(Since::Sequence(first.sequence))).await;
+    assert!(matches!(item, Item::Missing { cause: Missing::Expired, .. }), "{item:?}");
+    open.close().await;
+}
+
+#[tokio::test]
 async fn segments_rotate_and_expire_and_a_late_reader_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: 1000, total_bytes: 4000 };
+    let options = Options { segment_bytes: 1000, total_bytes: 4000, ..Options::default() };
     let open = Open::with(dir.path(), options.clone()).await;
     open.handle.event(BootAttempt(1), run("first")).await.unwrap();
     let mut late = open.handle.cursor(Since::Start);
@@ -208,7 +239,7 @@ async fn a_cursor_begins_where_it_is_told() {
 #[tokio::test]
 async fn damage_in_an_old_segment_is_told_and_read_over() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: 600, total_bytes: 1 << 20 };
+    let options = Options { segment_bytes: 600, total_bytes: 1 << 20, ..Options::default() };
     let open = Open::with(dir.path(), options.clone()).await;
     for index in 0..12 {
         open.handle.console(BootAttempt(1), 100 * index, Bytes::from(vec![b'x'; 100])).await.unwrap();
@@ -251,7 +282,8 @@ async fn a_failed_write_is_told_and_the_next_try_succeeds() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, away) = (parent.path().join("journal"), parent.path().join("away"));
     // Each record needs a new segment, which cannot be made while the directory is away.
-    let open = Open::with(&dir, Options { segment_bytes: 1, total_bytes: 1 << 20 }).await;
+    let open =
+        Open::with(&dir, Options { segment_bytes: 1, total_bytes: 1 << 20, ..Options::default() }).await;
     let before = open.handle.event(BootAttempt(1), run("before")).await.unwrap();
     fs::rename(&dir, &away).unwrap();
     let failed = open.handle.event_synced(BootAttempt(1), run("lost")).await;
@@ -269,7 +301,9 @@ async fn a_failed_write_is_told_and_the_next_try_succeeds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_writers_and_readers_see_one_sequence() {
     let dir = tempfile::tempdir().unwrap();
-    let open = Open::with(dir.path(), Options { segment_bytes: 20_000, total_bytes: 1 << 30 }).await;
+    let open =
+        Open::with(dir.path(), Options { segment_bytes: 20_000, total_bytes: 1 << 30, ..Options::default() })
+            .await;
     let tracker = TaskTracker::new();
     for writer in 0..4 {
         let handle = open.handle.clone();

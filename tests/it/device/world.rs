@@ -22,6 +22,10 @@ pub(super) enum Fault {
     SwitchSticks,
     /// The switch never answers.
     SwitchHangs,
+    /// The switch shows what it did only when it is asked for the third time.
+    SwitchLags,
+    /// The switch works and cannot be read back.
+    Blind,
     /// No boot files can be offered.
     OfferFails,
 }
@@ -30,6 +34,8 @@ pub(super) enum Fault {
 pub(super) struct State {
     pub(super) power: Option<PowerState>,
     pub(super) fault: Fault,
+    /// For so many questions more it shows that it is off.
+    lag: u32,
     /// Every act, in order.
     pub(super) acts: Vec<String>,
     pub(super) cmdline: Vec<String>,
@@ -72,14 +78,24 @@ impl Power for World {
                 Fault::SwitchFails => return Err(failed("switch the relay")),
                 Fault::SwitchSticks => {}
                 Fault::SwitchHangs => std::future::pending().await,
-                Fault::None | Fault::OfferFails => self.lock().power = Some(state),
+                Fault::SwitchLags => {
+                    let mut inside = self.lock();
+                    (inside.lag, inside.power) = (2, Some(state));
+                }
+                Fault::None | Fault::Blind | Fault::OfferFails => self.lock().power = Some(state),
             }
             Ok(())
         })
     }
 
     fn get(&self) -> PortFuture<'_, PowerReading> {
-        let reading = self.lock().power.map_or(PowerReading::Unknown, PowerReading::from);
+        let mut inside = self.lock();
+        let reading = match inside.power {
+            Some(_) if inside.fault == Fault::Blind => PowerReading::Unknown,
+            Some(PowerState::On) if inside.lag > 0 => PowerReading::Off,
+            power => power.map_or(PowerReading::Unknown, PowerReading::from),
+        };
+        inside.lag = inside.lag.saturating_sub(1);
         Box::pin(async move { Ok(reading) })
     }
 }

@@ -1,0 +1,118 @@
+//! Real devices: each with its switch, its console's line, its journal and its actor, and what it cannot do yet.
+
+use super::devices::{Devices, Machine, Made, Ports};
+use super::failed;
+use super::instance::state_root;
+use crate::cli::error::CliError;
+use crate::console::port::{ByteStream, LineFuture};
+use crate::device::ports::{
+    Boot, BootOffer, PortError, PortFuture, Reach, ReachOutput, ReachTarget, TicketGrant, TicketOffice,
+};
+use crate::device::{MIN_OFF, Stagger};
+use crate::model::id::DeviceId;
+use crate::model::lease::FencingToken;
+use crate::{power, serial};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is kept of real devices, below the state directory.
+const DEVICES: &str = "devices";
+
+impl Devices<'_> {
+    /// Makes the lab's real devices; none is switched.
+    pub(super) async fn wired(&self) -> Result<Made, CliError> {
+        let (stagger, missing) = (Arc::new(Stagger::new(self.lab.stagger)), Arc::new(Missing));
+        let mut made = Made::new();
+        for wanted in &self.lab.wired {
+            let id = &wanted.device.id;
+            let power = power::open(id.clone(), wanted.power.clone());
+            let power = power.map_err(|error| {
+                let hint = error.hint();
+                failed(format!("use the power switch of {id}"), hint, error)
+            })?;
+            let console: Arc<dyn ByteStream> = match &wanted.console {
+                Some(line) => serial::line(line.clone()),
+                None => missing.clone(),
+            };
+            let ports = Ports {
+                mac: wanted.mac.clone().unwrap_or_default(),
+                power,
+                boot: missing.clone(),
+                reach: missing.clone(),
+                tickets: missing.clone(),
+                console,
+                min_off: wanted.min_off.unwrap_or(MIN_OFF),
+                stagger: Arc::clone(&stagger),
+            };
+            let handle = self.spawn(&wanted.device, ports, journal_dir(id)?).await?;
+            let machine = Machine::Wired { console: wanted.console.as_ref().map(ToString::to_string) };
+            made.insert(id.clone(), (handle, machine));
+        }
+        Ok(made)
+    }
+}
+
+/// Where the journal of a real device lies: it outlives each lab, for so does what the last one did to the device.
+/// One lab at a time has it, and with it the device.
+fn journal_dir(device: &DeviceId) -> Result<PathBuf, CliError> {
+    let made = state_root().and_then(|root| {
+        let dir = root.join(DEVICES).join(device.as_str());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(dir.join("journal"))
+    });
+    made.map_err(|e| failed(format!("prepare a place for the journal of {device}"), None, e))
+}
+
+/// What a real device has not: it is offered nothing to boot, and nobody logs in to it. A run never asks for
+/// that, since the device lacks the capability.
+struct Missing;
+
+#[derive(Debug, thiserror::Error)]
+#[error("it boots what it finds by itself: a lab offers real devices nothing yet")]
+struct NotOffered;
+
+fn missing(operation: &str) -> PortError {
+    PortError::Failed { operation: operation.to_owned(), hint: None, source: Box::new(NotOffered) }
+}
+
+impl Boot for Missing {
+    fn offer(&self, _: FencingToken, _: BootOffer) -> PortFuture<'_, ()> {
+        Box::pin(async { Err(missing("offer a real device what to boot")) })
+    }
+
+    fn withdraw(&self, _: FencingToken) -> PortFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl TicketOffice for Missing {
+    fn issue(&self, _: TicketGrant) -> PortFuture<'_, Vec<String>> {
+        Box::pin(async { Err(missing("issue a ticket to a real device")) })
+    }
+
+    fn revoke<'a>(&'a self, _: &'a DeviceId) -> PortFuture<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Reach for Missing {
+    fn run<'a>(
+        &'a self,
+        _: FencingToken,
+        _: &'a ReachTarget,
+        _: &'a [String],
+        _: Duration,
+    ) -> PortFuture<'a, ReachOutput> {
+        Box::pin(async { Err(missing("log in to a real device")) })
+    }
+}
+
+/// A console without a line: there never is one.
+impl ByteStream for Missing {
+    fn open(&self) -> LineFuture<'_> {
+        Box::pin(std::future::pending())
+    }
+}

@@ -1,0 +1,302 @@
+//! Real devices in a lab, through the program itself: a simulated switch, a pseudo terminal, a real nats-server.
+
+use crate::agent::lab::installed;
+use crate::journal::{Open, read_all, records};
+use pilab::config::{lab, scenario};
+use pilab::journal::{Entry, Since};
+use pilab::model::device::Backend;
+use pilab::model::event::Event;
+use pilab::model::power::PowerState;
+use pilab::plan::place::{Placement, place};
+use pilab::sim::{Plug, PlugFault, PlugKind, PlugOptions, PtyLine};
+use pilab::support::command::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{interval, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A file beside a password file as the documents have it.
+fn write(dir: &Path, text: &str) -> std::path::PathBuf {
+    let (path, secret) = (dir.join("lab.toml"), dir.join("plug.password"));
+    std::fs::write(&path, text).unwrap();
+    std::fs::write(&secret, "joker\n").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn what_the_document_shows_can_be_loaded() {
+    let document = std::fs::read_to_string("docs/wiring.md").unwrap();
+    let (scenarios, blocks): (Vec<_>, Vec<_>) = document
+        .split("```toml\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap())
+        .partition(|block| block.contains("[[steps]]"));
+    let dir = tempfile::tempdir().unwrap();
+    let lab = lab::load(&write(dir.path(), &blocks.concat()), None, None);
+    let lab = lab.unwrap_or_else(|error| panic!("{error}"));
+    let ids: Vec<_> = lab.wired.iter().map(|wired| wired.device.id.as_str()).collect();
+    assert_eq!(ids, ["rack-pi-1", "rack-pi-2", "rack-pi-3", "rack-pi-4"]);
+    let path = dir.path().join("shown.toml");
+    std::fs::write(&path, scenarios[0]).unwrap();
+    let shown = scenario::load(&path).unwrap();
+    let devices: Vec<_> = lab.wired.into_iter().map(|wired| wired.device).collect();
+    let placed = place(&shown.needs, &devices, |_| true);
+    assert_eq!((scenarios.len(), placed), (1, Placement::Granted(vec![devices[0].id.clone()])));
+}
+
+#[tokio::test]
+async fn a_lab_file_is_checked_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = |second: &str| {
+        let board = |id: &str, kind: &str, url: &str| {
+            format!(
+                "[[devices]]\nid = \"{id}\"\nmodel = \"pi4b\"\n\
+                 power = {{ driver = \"http\", kind = \"{kind}\", url = \"{url}\" }}\n"
+            )
+        };
+        let boards = [board("a", "tasmota", "http://10.0.0.22"), board("b", "shelly-gen1", second)];
+        write(dir.path(), &format!("name = \"rack\"\n{}", boards.concat()))
+    };
+    let check = async |lab: &Path| {
+        let command = Command::new(env!("CARGO_BIN_EXE_pilab")).args(["check", "--lab"]).arg(lab);
+        let output = timeout(PATIENCE, command.build().output()).await.expect("it ends").unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).replace(dir.path().to_str().unwrap(), ""))
+    };
+    let shown = "/lab.toml: lab rack, devices: 2\n\
+                 rack-a (pi4b): console: none, power: http://10.0.0.22 switch 1\n\
+                 rack-b (pi4b): console: none, power: http://10.0.0.23 switch 0\n";
+    assert_eq!(check(&lab("http://10.0.0.23")).await, (Some(0), shown.to_owned()));
+    let wrong = "error: /lab.toml:9: devices[1].power: rack-b has the power of rack-a (line 5): http://10.0.0.22 switch 0\n";
+    let (code, said) = check(&lab("http://10.0.0.22/")).await;
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with(wrong), "{said}");
+}
+
+#[test]
+fn no_shipped_scenario_is_run_on_what_cannot_be_booted() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "name = \"l\"\n[[devices]]\nid = \"pi\"\nmodel = \"pi4b\"\nconsole = { unix = \"/run/x\" }\n\
+                power = { driver = \"command\", on = [\"x\"], off = [\"y\"] }\n";
+    let lab = lab::load(&write(dir.path(), text), None, None).unwrap();
+    let devices: Vec<_> = lab.wired.into_iter().map(|wired| wired.device).collect();
+    for entry in std::fs::read_dir(scenario::SCENARIO_DIR).unwrap() {
+        let scenario = scenario::load(&entry.unwrap().path()).unwrap();
+        let placed = place(&scenario.needs[..1], &devices, |_| true);
+        let Placement::Never { cause, .. } = placed else { panic!("{}: {placed:?}", scenario.name) };
+        assert!(cause.starts_with("it takes what no device here can do; l-pi (a pi) lacks: boot"), "{cause}");
+    }
+}
+
+/// A lab of one board behind a simulated switch and a pseudo terminal, for the program itself.
+struct Rig {
+    dir: TempDir,
+    plug: Plug,
+    tty: PathBuf,
+    lab: PathBuf,
+    tracker: TaskTracker,
+    _stop: DropGuard,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let options = PlugOptions { kind: PlugKind::ShellyGen1, relays: 1, password: None };
+        let plug = Plug::start(options, &tracker, token.clone()).await.unwrap();
+        let tty = dir.path().join("usb-port0");
+        let text = format!(
+            "name = \"rack\"\n[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\nmin_off = \"50ms\"\n\
+             console = {{ tty = {tty:?} }}\n\
+             power = {{ driver = \"http\", kind = \"shelly-gen1\", url = \"{}\" }}\n",
+            plug.base()
+        );
+        let lab = write(dir.path(), &text);
+        assert_eq!(lab::load(&lab, None, None).unwrap().backend(None), Some(Backend::Pi));
+        Self { dir, plug, tty, lab, tracker, _stop: token.drop_guard() }
+    }
+
+    fn command(&self, scenario: &str, bundle: &str) -> Command {
+        Command::new(env!("CARGO_BIN_EXE_pilab"))
+            .env("PILAB_STATE_DIR", self.state().to_str().unwrap())
+            .args(["run", scenario, "--json", "--bundle"])
+            .arg(self.dir.path().join(bundle))
+            .arg("--lab")
+            .arg(&self.lab)
+    }
+
+    /// Runs a scenario; answers the exit code and all that was said.
+    async fn run(&self, scenario: &str, bundle: &str) -> (Option<i32>, String) {
+        let command = self.command(scenario, bundle);
+        let output = timeout(PATIENCE, command.build().output()).await.expect("it ends").unwrap();
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let left = std::fs::read_dir(self.state().join("instances")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "an instance is left: {stderr}");
+        (output.status.code(), format!("{stdout}\n{stderr}"))
+    }
+
+    /// The journal of the board, between two runs.
+    async fn journal(&self) -> Open {
+        Open::at(&self.state().join("devices/rack-pi-1/journal")).await
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Writes a scenario of these steps.
+    fn scenario(&self, steps: &str) -> String {
+        let path = self.dir.path().join("by-itself.toml");
+        let head = "summary = \"s\"\nunder_test = \"image\"\n[needs.dut]\nmodel = \"pi4b\"\n";
+        std::fs::write(&path, format!("{head}{steps}")).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// A file of the bundle of the only run there.
+    fn bundled(&self, bundle: &str, file: &str) -> String {
+        let mut runs = std::fs::read_dir(self.dir.path().join(bundle)).unwrap();
+        let run = runs.next().expect("a bundle").unwrap().path();
+        String::from_utf8_lossy(&std::fs::read(run.join(file)).unwrap()).into_owned()
+    }
+}
+
+/// What a board says at first: noise while its supply rises, and a question to the terminal.
+const NOISE: &[u8] = b"\xff\0\xff\x1b[6n\r\n";
+/// What it then says again and again, for what is said while its adapter is pulled out is lost.
+const KERNEL: &str = "[    0.000000] Linux version 6.1.0\r\r\n";
+
+/// Plays a board that boots by itself: it speaks while it has power. In every second boot the adapter of its console
+/// is pulled out for a moment.
+async fn board(plug: Plug, tty: PathBuf) {
+    let (mut contacts, mut line) = (plug.contacts(), PtyLine::plug(&tty).unwrap());
+    for boot in 1_u32.. {
+        let Ok(_) = contacts.wait_for(|closed| closed[0]).await else { return };
+        line.write_all(NOISE).await.unwrap();
+        let (mut beat, mut beats) = (interval(Duration::from_millis(20)), 0);
+        while contacts.borrow_and_update()[0] {
+            tokio::select! {
+                changed = contacts.changed() => if changed.is_err() { return },
+                _ = beat.tick() => {
+                    beats += 1;
+                    if boot % 2 == 0 && beats == 10 {
+                        drop(line);
+                        line = PtyLine::plug(&tty).unwrap();
+                    }
+                    let alive = if beats > 10 { "alive\r\n" } else { "" };
+                    let said = format!("{KERNEL}{alive}");
+                    // Nobody reads on before the console opens it again.
+                    let _ = timeout(Duration::from_millis(20), line.write_all(said.as_bytes())).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_real_device_cannot_do_is_said_and_nothing_is_switched() {
+    if !installed("nats-server", "podman") {
+        return;
+    }
+    let rig = Rig::new().await;
+    let _line = PtyLine::plug(&rig.tty).unwrap();
+    let (code, said) = rig.run("ping", "bundles").await;
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("rack-pi-1 (a pi) lacks: boot"), "{said}");
+    let requests = rig.plug.take_requests();
+    assert!(!requests.is_empty() && requests.iter().all(|request| request == "GET /relay/0"), "{requests:?}");
+}
+
+#[tokio::test]
+async fn a_board_that_boots_by_itself_is_switched_and_watched() {
+    if !installed("nats-server", "podman") {
+        return;
+    }
+    let rig = Rig::new().await;
+    rig.tracker.spawn(board(rig.plug.clone(), rig.tty.clone()));
+    let steps = "[[steps]]\nconsole = { on = \"dut\", stage = \"kernel\" }\n\
+                 [[steps]]\nconsole = { on = \"dut\", pattern = \"^alive$\" }\n\
+                 [[steps]]\npower_cycle = { on = \"dut\" }\n\
+                 [[steps]]\nconsole = { on = \"dut\", stage = \"kernel\" }\n\
+                 [[steps]]\nconsole = { on = \"dut\", pattern = \"^alive$\" }\n";
+    let scenario = rig.scenario(steps);
+    let (code, said) = rig.run(&scenario, "first").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("boot attempt 2 of what it finds by itself"), "{said}");
+    assert!(!rig.plug.relay(0), "it is off in the end");
+    let console = rig.bundled("first", "console/rack-pi-1.log");
+    assert!(console.matches("Linux version 6.1.0").count() > 1, "{console}");
+    let journal = rig.bundled("first", "journal/rack-pi-1.jsonl");
+    let count = |word: &str| journal.lines().filter(|line| line.contains(word)).count();
+    assert_eq!((count("\"power_intent\""), count("\"power_done\"")), (4, 4), "on, off, on, off: {journal}");
+    assert_eq!((count("\"stage\""), count("\"console_gap\"")), (2, 1), "{journal}");
+
+    // What was done to a real device outlives the lab that did it.
+    let (code, said) = rig.run(&scenario, "second").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("boot attempt 4 of what it finds by itself"), "{said}");
+
+    // Two labs at once would fight for it.
+    let held = rig.journal().await;
+    let (code, said) = rig.run(&scenario, "third").await;
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("hint: rack-pi-1 is in use"), "{said}");
+    held.close().await;
+}
+
+#[tokio::test]
+async fn a_switch_that_sticks_is_the_labs_fault() {
+    if !installed("nats-server", "podman") {
+        return;
+    }
+    let rig = Rig::new().await;
+    rig.tracker.spawn(board(rig.plug.clone(), rig.tty.clone()));
+    rig.plug.set_fault(PlugFault::Sticks);
+    let scenario = rig.scenario("[[steps]]\nconsole = { on = \"dut\", stage = \"kernel\" }\n");
+    let (code, said) = rig.run(&scenario, "bundles").await;
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("power was switched on but reads back as off"), "{said}");
+    let journal = rig.bundled("bundles", "journal/rack-pi-1.jsonl");
+    assert!(journal.contains("\"power_failed\""), "{journal}");
+}
+
+#[tokio::test]
+async fn what_a_killed_run_had_begun_is_settled_by_the_next() {
+    if !installed("nats-server", "podman") {
+        return;
+    }
+    let rig = Rig::new().await;
+    rig.plug.set_fault(PlugFault::LosesAnswer);
+    let scenario = rig.scenario("[[steps]]\nconsole = { on = \"dut\", stage = \"kernel\" }\n");
+    let mut run = rig.command(&scenario, "first").build().spawn().unwrap();
+    let mut contacts = rig.plug.contacts();
+    timeout(PATIENCE, contacts.wait_for(|closed| closed[0])).await.expect("it is switched on").unwrap();
+    // The switch has obeyed and not answered: nobody but its contact knows.
+    run.kill().await.unwrap();
+    let journal = rig.journal().await;
+    let begun = journal.handle.recovered().intent.clone().expect("an intent without an end");
+    assert_eq!(begun.state, PowerState::On);
+    journal.close().await;
+
+    rig.tracker.spawn(board(rig.plug.clone(), rig.tty.clone()));
+    let (code, said) = rig.run(&scenario, "second").await;
+    assert_eq!(code, Some(0), "{said}");
+    let journal = rig.journal().await;
+    let told = records(read_all(&journal.handle, Since::Start).await).into_iter();
+    let told = told.filter_map(|record| match record.entry {
+        Entry::Event(Event::PowerIntent { state, .. }) => Some(("intent", state)),
+        Entry::Event(Event::PowerDone { state, .. }) => Some(("done", state)),
+        _ => None,
+    });
+    let (on, off) = (PowerState::On, PowerState::Off);
+    let each = [on, off, on, off].into_iter().flat_map(|state| [("intent", state), ("done", state)]);
+    assert_eq!(told.collect::<Vec<_>>(), each.collect::<Vec<_>>(), "the first by asking the switch");
+    journal.close().await;
+}
