@@ -11,8 +11,8 @@ use super::inspect::Inspected;
 use super::monitor::Monitors;
 use super::{access, images, init};
 use crate::agent::ports::{
-    Completed, ContainerRuntime, Executed, InitSpec, LogPage, ManagedService, RuntimeError, RuntimeFacts,
-    ServiceSpec, ServiceState, Started,
+    Completed, ContainerRuntime, Executed, InitSpec, LeftOver, LogPage, ManagedService, RuntimeError,
+    RuntimeFacts, ServiceSpec, ServiceState, Started,
 };
 use crate::model::id::{ContainerName, DeploymentName, DeviceId};
 use crate::model::workload::{ContainerEnd, PullPolicy, label};
@@ -203,11 +203,8 @@ impl ContainerRuntime for PodmanTopology {
         init::run(self, spec, timeout).await
     }
 
-    async fn clear_init_containers(
-        &self,
-        deployment: &DeploymentName,
-    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
-        init::clear(self, deployment).await
+    async fn list_init_containers(&self, deployment: &DeploymentName) -> Result<Vec<LeftOver>, RuntimeError> {
+        init::list(self, deployment).await
     }
 
     async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {

@@ -20,6 +20,7 @@ mod operator;
 mod podman;
 mod podman_host;
 mod podman_inits;
+mod podman_killed;
 mod podman_verbs;
 mod ssh;
 mod support;

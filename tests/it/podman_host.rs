@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
-use crate::agent::lab::installed;
+use crate::agent::lab::{Lab, installed};
 use pilab::model::id::DeviceId;
 use pilab::podman::topology::{PodmanOptions, PodmanTopology};
 use pilab::support::command::Command;
+use serde_json::json;
+use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,6 +82,27 @@ impl Podman {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("podman.sock")
+    }
+
+    /// What happens to containers from about now on, on standard output: a word, a blank and the name.
+    pub(crate) fn events(&self) -> tokio::process::Child {
+        let format = "{{.Status}} {{.Name}}";
+        let args = ["events", "--filter", "type=container", "--format", format];
+        podman(self.dir.path(), &args).build().stdout(std::process::Stdio::piped()).spawn().unwrap()
+    }
+
+    /// The arguments of an agent's program that is the device of this lab, on this podman. Its state outlives it.
+    pub(crate) fn agent_args(&self, lab: &Lab) -> Vec<OsString> {
+        let path = |name: &str| self.dir.path().join(name);
+        std::fs::create_dir_all(path("identity")).unwrap();
+        let (nats_url, creds) = lab.identity();
+        let identity = json!({ "version": 1, "device": lab.device, "attempt": 1, "nats_url": nats_url });
+        std::fs::write(path("identity/identity.json"), identity.to_string()).unwrap();
+        std::fs::write(path("identity/nats.creds"), creds).unwrap();
+        let (dir, socket, state) = (path("identity"), self.socket(), path("state"));
+        let args = [("--identity-dir", dir), ("--podman-socket", socket), ("--state-dir", state)];
+        let args = args.into_iter().flat_map(|(name, path)| [name.into(), path.into_os_string()]);
+        args.chain(["--oci-runtime".into(), "runc".into()]).collect()
     }
 
     pub(crate) fn topology(&self, device: &str) -> PodmanTopology {
