@@ -190,8 +190,10 @@ impl ContainerRuntime for PodmanTopology {
         let Created { id, warnings } = self.make(&body).await?;
         for warning in warnings.unwrap_or_default() {
             tracing::warn!(container = body.name, warning, "podman warns");
-            // "Your kernel does not support … Limitation discarded."
-            if !spec.limits.is_none() && warning.to_lowercase().contains("discarded") {
+            // "Your kernel does not support … Limitation discarded."; rootless with cgroups v1: "Resource limits
+            // are not supported and ignored on …".
+            let dropped = ["discarded", "ignored"].iter().any(|word| warning.to_lowercase().contains(word));
+            if !spec.limits.is_none() && dropped {
                 limits_not_enforced.push(warning.chars().take(MAX_PROBLEM).collect());
             }
         }

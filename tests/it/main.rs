@@ -18,6 +18,7 @@ mod nats;
 mod nats_attacks;
 mod operator;
 mod podman;
+mod podman_canned;
 mod podman_host;
 mod podman_inits;
 mod podman_killed;
