@@ -16,7 +16,7 @@ use super::ports::{Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, 
 use super::score::{Reason, Refusal};
 use super::store::Store;
 use crate::model::id::{ContainerName, DeploymentName};
-use crate::model::workload::{ContainerEnd, DEFAULT_STOP_TIMEOUT, PullPolicy};
+use crate::model::workload::{ContainerEnd, PullPolicy};
 use crate::plan::reconcile::Step;
 use crate::support::chain::Chain;
 use std::collections::BTreeMap;
@@ -246,7 +246,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
     async fn step(&self, work: &mut Work, step: &Step) -> Result<(), InterpretError> {
         match step {
             Step::Remove { id } => {
-                let ended = self.end(id, DEFAULT_STOP_TIMEOUT).await;
+                let ended = self.end(id).await;
                 ended.map_err(|error| failure(work.deployment.as_str(), &error))
             }
             Step::Discard { id } => {
@@ -277,7 +277,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
     /// Answers the limits that are not enforced.
     async fn replace(&self, spec: &ServiceSpec, replaces: &[String]) -> Result<Vec<String>, RuntimeError> {
         for id in replaces {
-            self.end(id, spec.stop_timeout).await?;
+            self.end(id).await?;
         }
         let started = self.runtime.create(spec).await?;
         let (image, id) = (&spec.image, started.id);
@@ -285,8 +285,8 @@ impl<R: ContainerRuntime> Act<'_, R> {
         Ok(started.limits_not_enforced)
     }
 
-    async fn end(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        if let Err(error) = self.runtime.stop(id, grace).await {
+    async fn end(&self, id: &str) -> Result<(), RuntimeError> {
+        if let Err(error) = self.runtime.stop(id).await {
             tracing::warn!(id, error = %Chain(&error), "cannot be stopped; removing it all the same");
         }
         self.runtime.remove(id).await?;

@@ -316,8 +316,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Starts a container that was made. One that runs already is fine.
     fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// Asks a container to end, and ends it after `grace`. One that is gone or ended is fine.
-    fn stop(&self, id: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Asks a container to end, and ends it after the time that its own specification gave it. One that is gone or
+    /// ended is fine.
+    fn stop(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// Removes a container, killing it if it runs. One that is gone is fine.
     fn remove(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;

@@ -226,11 +226,13 @@ impl ContainerRuntime for PodmanTopology {
         succeeded(&answer, &operation)
     }
 
-    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+    async fn stop(&self, id: &str) -> Result<(), RuntimeError> {
         if self.monitors.ended(id) && self.running(id).await == ServiceState::Lost {
             // Nobody would tell podman of its end: only removal ends it.
             return Ok(());
         }
+        // podman knows it too; here it bounds the call.
+        let Some(grace) = self.inspect(id).await?.map(|seen| seen.stop_timeout()) else { return Ok(()) };
         let operation = format!("stop container {id}");
         let call = Call {
             operation: operation.clone(),

@@ -22,6 +22,7 @@ mod podman_canned;
 mod podman_host;
 mod podman_inits;
 mod podman_killed;
+mod podman_services;
 mod podman_verbs;
 mod ssh;
 mod support;

@@ -94,7 +94,7 @@ async fn a_container_lives_and_dies_as_the_port_says() {
         "removal does not wait for a process that ignores TERM"
     );
     topology.remove(&again).await.unwrap();
-    topology.stop(&again, Duration::ZERO).await.unwrap();
+    topology.stop(&again).await.unwrap();
 }
 
 #[tokio::test]

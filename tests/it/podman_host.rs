@@ -42,7 +42,7 @@ impl Podman {
         std::fs::write(path("containers.conf"), CONTAINERS_CONF).unwrap();
         std::fs::create_dir_all(path("image/bin")).unwrap();
         std::fs::copy("/bin/busybox", path("image/bin/busybox")).unwrap();
-        for applet in ["sh", "sleep", "cat", "httpd", "env", "head", "tail", "seq", "tr", "yes"] {
+        for applet in ["sh", "sleep", "cat", "httpd", "env", "grep", "head", "tail", "seq", "tr", "yes"] {
             symlink("busybox", path("image/bin").join(applet)).unwrap();
         }
         let tar = Command::new("tar").arg("-C").arg(path("image")).arg("-cf").arg(path("image.tar")).arg(".");

@@ -181,7 +181,7 @@ async fn a_services_dead_monitor_wakes_the_watch_and_is_listed_as_lost() {
     }
     // A new agent, which never saw the monitor, says the same.
     assert_eq!(podman.topology("lab-1").list_managed_services().await.unwrap()[0].state, ServiceState::Lost);
-    topology.stop(&id, MINUTE).await.unwrap();
+    topology.stop(&id).await.unwrap();
     topology.remove(&id).await.unwrap();
     assert_eq!(podman.names().await, Vec::<String>::new());
 }

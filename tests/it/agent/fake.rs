@@ -265,7 +265,7 @@ impl ContainerRuntime for Fake {
         Ok(())
     }
 
-    async fn stop(&self, id: &str, _grace: Duration) -> Result<(), RuntimeError> {
+    async fn stop(&self, id: &str) -> Result<(), RuntimeError> {
         self.enter().await;
         self.change(|state| state.journal.push(format!("stop {id}")));
         Ok(())
