@@ -40,6 +40,7 @@ impl Podman {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("containers.conf"), CONTAINERS_CONF).unwrap();
+        std::fs::write(path("registries.conf"), "").unwrap();
         std::fs::create_dir_all(path("image/bin")).unwrap();
         std::fs::copy("/bin/busybox", path("image/bin/busybox")).unwrap();
         for applet in ["sh", "sleep", "cat", "httpd", "env", "grep", "head", "tail", "seq", "tr", "yes"] {
@@ -57,6 +58,23 @@ impl Podman {
         let podman = Self { dir, service };
         podman.listens().await;
         Some(podman)
+    }
+
+    /// Writes registries.conf(5), and lets podman's service read it.
+    pub(crate) async fn set_registries(&mut self, config: &str) {
+        std::fs::write(self.dir.path().join("registries.conf"), config).unwrap();
+        self.restart_service().await;
+    }
+
+    /// Makes an image as a directory in the OCI layout; answers that and the image's id.
+    pub(crate) async fn layout(&self, version: &str) -> (PathBuf, String) {
+        let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
+        let (label, image) = (format!("LABEL version={version}"), format!("localhost/layout:{version}"));
+        self.run(&["import", "-q", "--change", &label, &path("image.tar"), &image]).await;
+        let id = self.run(&["image", "inspect", "--format", "{{.Id}}", &image]).await;
+        self.run(&["save", "-q", "--format", "oci-dir", "-o", &path(version), &image]).await;
+        self.run(&["rmi", &image]).await;
+        (path(version).into(), id)
     }
 
     /// Kills podman's service and starts it again.
@@ -141,6 +159,7 @@ fn podman(dir: &std::path::Path, args: &[&str]) -> Command {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     Command::new("podman")
         .env("CONTAINERS_CONF", path("containers.conf"))
+        .env("CONTAINERS_REGISTRIES_CONF", path("registries.conf"))
         .args(["--storage-driver", "vfs", "--root", &path("root"), "--runroot", &path("runroot")])
         .args(["--tmpdir", &path("tmp")])
         .args(args.iter().copied())

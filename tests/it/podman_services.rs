@@ -4,7 +4,9 @@
 
 use crate::agent::lab::{Lab, service};
 use crate::podman_host::{Podman, V1, podman_or_return};
-use pilab::model::workload::{Phase, Status};
+use crate::support::registry::Registry;
+use pilab::agent::ports::{ContainerRuntime, RuntimeError};
+use pilab::model::workload::{Phase, PullPolicy, Status};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -113,4 +115,40 @@ async fn an_image_that_is_loaded_onto_the_device_is_used_and_never_fetched() {
     let status = lab.phase("shop", Phase::Running).await;
     assert_eq!(status.services[0].image, image);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_comes_from_its_registry_as_its_policy_says() {
+    let mut podman = podman_or_return!();
+    let registry = Registry::start().await;
+    podman.set_registries(&registry.config()).await;
+    let ((old, old_id), (new, new_id)) = (podman.layout("old").await, podman.layout("new").await);
+    assert_ne!(old_id, new_id);
+    let (topology, image) = (podman.topology("lab-1"), registry.image());
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress = |line: &str| told.lock().unwrap().push(line.to_owned());
+    let id = async || podman.run(&["image", "inspect", "--format", "{{.Id}}", &image]).await;
+
+    registry.offer(&old);
+    let never = topology.ensure_image(&image, PullPolicy::Never, &progress).await.unwrap_err();
+    assert!(matches!(never, RuntimeError::ImageMissing { .. }), "{never}");
+    assert_eq!((registry.asked(), told.lock().unwrap().len()), (0, 0));
+    topology.ensure_image(&image, PullPolicy::IfMissing, &progress).await.unwrap();
+    assert_eq!(id().await, old_id);
+    let lines = std::mem::take(&mut *told.lock().unwrap());
+    assert!(lines.iter().any(|line| line.contains("Copying blob")), "{lines:?}");
+
+    let asked = registry.asked();
+    registry.offer(&new);
+    topology.ensure_image(&image, PullPolicy::IfMissing, &progress).await.unwrap();
+    topology.ensure_image(&image, PullPolicy::Never, &progress).await.unwrap();
+    assert_eq!((id().await, registry.asked()), (old_id, asked), "what is there is enough");
+    topology.ensure_image(&image, PullPolicy::Always, &progress).await.unwrap();
+    assert_eq!(id().await, new_id);
+
+    registry.offer(std::path::Path::new("/none"));
+    topology.ensure_image(&image, PullPolicy::Always, &progress).await.unwrap();
+    let last = told.into_inner().unwrap().pop().unwrap();
+    assert!(last.contains("what is on the device is used"), "{last}");
+    assert_eq!(id().await, new_id);
 }
