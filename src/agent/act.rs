@@ -1,19 +1,22 @@
 //! Carries out the steps of one deployment: images, then init containers, then services.
 //!
 //! ```text
-//!  images of what is to be made ──► left-over of a broken-off init container removed
+//!  images of what is to be made ──► left-over of a broken-off init container looked at and removed
 //!    ──► each init container that has not succeeded in this set and boot, in order ──► services
 //! ```
 //!
 //! Until the last init container has succeeded, nothing that runs is touched. The first failure ends the
 //! act; the next plan starts from what is then seen, and from the ledger.
+//!
+//! An init container goes only after its end is in the ledger. So an agent that is killed at any point finds the
+//! end in the one or the other, and what has succeeded is not run again.
 
 use super::ledger::Ledger;
-use super::ports::{Completed, ContainerRuntime, InitSpec, RunOutcome, RuntimeError, ServiceSpec};
+use super::ports::{Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, RuntimeError, ServiceSpec};
 use super::score::{Reason, Refusal};
 use super::store::Store;
 use crate::model::id::{ContainerName, DeploymentName};
-use crate::model::workload::{ContainerEnd, DEFAULT_STOP_TIMEOUT, PullPolicy};
+use crate::model::workload::{ContainerEnd, PullPolicy};
 use crate::plan::reconcile::Step;
 use crate::support::chain::Chain;
 use std::collections::BTreeMap;
@@ -137,6 +140,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
             work.steps.iter().any(|step| matches!(step, Step::Create { service, .. } if service == name))
         };
         let starts = work.steps.iter().any(|step| matches!(step, Step::Create { .. } | Step::Start { .. }));
+        let goes_on = work.ledger.inits.is_of(&work.set, &work.boot_id);
         if starts {
             work.ledger.inits.enter(&work.set, &work.boot_id);
             let inits = work.inits.iter().filter(|init| !work.ledger.inits.has_done(&init.name));
@@ -149,7 +153,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
                 self.image(work, &image, policy).await?;
             }
         }
-        self.clear(work).await?;
+        self.clear(work, goes_on).await?;
         if starts {
             for at in 0..work.inits.len() {
                 self.init(work, at).await?;
@@ -176,12 +180,23 @@ impl<R: ContainerRuntime> Act<'_, R> {
         there.map_err(|error| failure(work.deployment.as_str(), &error))
     }
 
-    /// Removes what an act that was broken off left of an init container: it runs again from its start.
-    async fn clear(&self, work: &mut Work) -> Result<(), InterpretError> {
+    /// Removes what an act that was broken off left of an init container. If that one has succeeded meanwhile
+    /// and this act goes on where the other was, it counts; else it runs again from its start.
+    async fn clear(&self, work: &mut Work, goes_on: bool) -> Result<(), InterpretError> {
         let Some(broken_off) = work.ledger.inits.running.clone() else { return Ok(()) };
-        let cleared = self.runtime.clear_init_containers(&work.deployment).await;
-        for (name, end) in cleared.map_err(|error| failure(broken_off.as_str(), &error))? {
-            work.ledger.ends.insert(name, end);
+        let failed = |error| failure(broken_off.as_str(), &error);
+        let left_over = self.runtime.list_init_containers(&work.deployment).await.map_err(failed)?;
+        for LeftOver { name, end, .. } in &left_over {
+            let Some(end) = end.clone() else { continue };
+            let succeeded = end.exit_code == 0 && !end.timed_out;
+            if goes_on && succeeded && *name == broken_off && !work.ledger.inits.has_done(name) {
+                work.ledger.inits.done.push(name.clone());
+            }
+            work.ledger.ends.insert(name.clone(), end);
+        }
+        self.keep(work)?;
+        for LeftOver { id, .. } in &left_over {
+            self.runtime.remove(id).await.map_err(failed)?;
         }
         work.ledger.inits.running = None;
         self.keep(work)
@@ -197,10 +212,9 @@ impl<R: ContainerRuntime> Act<'_, R> {
         let (number, count) = (at + 1, work.inits.len());
         self.tell(work, format!("init container {number} of {count}: {}", spec.name)).await;
         let ran = self.runtime.run_to_completion(&spec, spec.timeout).await;
-        let Completed { outcome, end } = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
+        let Completed { id, outcome, end } = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
         let last_words = last_words(&end);
         work.ledger.ends.insert(spec.name.clone(), end);
-        work.ledger.inits.running = None;
         let failed = match outcome {
             RunOutcome::Exited { exit_code: 0 } => None,
             RunOutcome::Exited { exit_code } => Some(InterpretError::InitContainerFailed {
@@ -219,13 +233,20 @@ impl<R: ContainerRuntime> Act<'_, R> {
             tracing::info!(deployment = %work.deployment, container = %spec.name, "init container completed");
         }
         self.keep(work)?;
+        let removed = self.runtime.remove(&id).await;
+        removed.map_err(|error| failure(spec.name.as_str(), &error))?;
+        work.ledger.inits.running = None;
+        // The next one's beginning is kept anyway.
+        if failed.is_some() || number == count {
+            self.keep(work)?;
+        }
         failed.map_or(Ok(()), Err)
     }
 
     async fn step(&self, work: &mut Work, step: &Step) -> Result<(), InterpretError> {
         match step {
             Step::Remove { id } => {
-                let ended = self.end(id, DEFAULT_STOP_TIMEOUT).await;
+                let ended = self.end(id).await;
                 ended.map_err(|error| failure(work.deployment.as_str(), &error))
             }
             Step::Discard { id } => {
@@ -256,7 +277,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
     /// Answers the limits that are not enforced.
     async fn replace(&self, spec: &ServiceSpec, replaces: &[String]) -> Result<Vec<String>, RuntimeError> {
         for id in replaces {
-            self.end(id, spec.stop_timeout).await?;
+            self.end(id).await?;
         }
         let started = self.runtime.create(spec).await?;
         let (image, id) = (&spec.image, started.id);
@@ -264,8 +285,8 @@ impl<R: ContainerRuntime> Act<'_, R> {
         Ok(started.limits_not_enforced)
     }
 
-    async fn end(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        if let Err(error) = self.runtime.stop(id, grace).await {
+    async fn end(&self, id: &str) -> Result<(), RuntimeError> {
+        if let Err(error) = self.runtime.stop(id).await {
             tracing::warn!(id, error = %Chain(&error), "cannot be stopped; removing it all the same");
         }
         self.runtime.remove(id).await?;

@@ -39,7 +39,7 @@ pub(super) struct Inits {
     pub(super) boot_id: String,
     /// Those that have succeeded.
     pub(super) done: Vec<ContainerName>,
-    /// The one that was being run when this was written.
+    /// The one of which a container may be there.
     pub(super) running: Option<ContainerName>,
 }
 
@@ -55,9 +55,14 @@ pub(super) struct Bad {
 }
 
 impl Inits {
+    /// Whether this is of `set` in this boot.
+    pub(super) fn is_of(&self, set: &str, boot_id: &str) -> bool {
+        self.set == set && self.boot_id == boot_id
+    }
+
     /// Goes on with `set` in this boot; what was done for another set or in another boot does not count.
     pub(super) fn enter(&mut self, set: &str, boot_id: &str) {
-        if self.set != set || self.boot_id != boot_id {
+        if !self.is_of(set, boot_id) {
             let running = self.running.take();
             *self = Self { set: set.to_owned(), boot_id: boot_id.to_owned(), done: Vec::new(), running };
         }

@@ -79,13 +79,27 @@ pub enum RunOutcome {
     },
 }
 
-/// An init container that ran and is gone again.
+/// An init container that ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completed {
+    /// The runtime's id. One that ended by itself is still there: whoever asked for it removes it once it is
+    /// on record, so that one who dies in between finds it again.
+    pub id: String,
     /// What came of it.
     pub outcome: RunOutcome,
-    /// The evidence, read before the container went.
+    /// The evidence.
     pub end: ContainerEnd,
+}
+
+/// An init container that an act which was broken off left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOver {
+    /// The runtime's id.
+    pub id: String,
+    /// Its name in the deployment.
+    pub name: ContainerName,
+    /// How it ended, if it ran and did.
+    pub end: Option<ContainerEnd>,
 }
 
 /// A container that this device's agent made.
@@ -274,20 +288,20 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     fn create(&self, spec: &ServiceSpec) -> impl Future<Output = Result<Started, RuntimeError>> + Send;
 
     /// Runs an init container from start to end: frees its name of an earlier try's left-over, makes it
-    /// without restart policy, starts it, waits for its end or until `timeout` is over, reads the evidence
-    /// and removes it. Of two deadlines the runtime's own, a little later, holds when the agent is dead.
+    /// without restart policy, starts it, waits for its end or until `timeout` is over and reads the evidence.
+    /// Only one that ended by itself is left there, for the caller to remove. Of two deadlines the runtime's
+    /// own, a little later, holds when the agent is dead.
     fn run_to_completion(
         &self,
         spec: &InitSpec,
         timeout: Duration,
     ) -> impl Future<Output = Result<Completed, RuntimeError>> + Send;
 
-    /// Removes what earlier tries left of a deployment's init containers, running or not; answers how each
-    /// that had ended did, oldest first.
-    fn clear_init_containers(
+    /// What is there of a deployment's init containers, running or not, oldest first.
+    fn list_init_containers(
         &self,
         deployment: &DeploymentName,
-    ) -> impl Future<Output = Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError>> + Send;
+    ) -> impl Future<Output = Result<Vec<LeftOver>, RuntimeError>> + Send;
 
     /// How a container that ended did. One that is gone is `None`.
     fn end_of(&self, id: &str) -> impl Future<Output = Result<Option<ContainerEnd>, RuntimeError>> + Send;
@@ -302,8 +316,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Starts a container that was made. One that runs already is fine.
     fn start(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// Asks a container to end, and ends it after `grace`. One that is gone or ended is fine.
-    fn stop(&self, id: &str, grace: Duration) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+    /// Asks a container to end, and ends it after the time that its own specification gave it. One that is gone or
+    /// ended is fine.
+    fn stop(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
     /// Removes a container, killing it if it runs. One that is gone is fine.
     fn remove(&self, id: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;

@@ -19,6 +19,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The images of containers, below the instance's directory.
@@ -111,6 +112,14 @@ impl Ground {
         match self {
             Self::Vm(host) => host.gateway().into(),
             Self::Container { .. } | Self::Wired => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// Changes when what all devices share breaks, to what broke. libvirt's end ends no machine.
+    pub(super) fn broke(&self) -> watch::Receiver<String> {
+        match self {
+            Self::Vm(_) => watch::channel(String::new()).1,
+            Self::Container { host, .. } => host.broke(),
         }
     }
 

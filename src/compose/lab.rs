@@ -188,6 +188,7 @@ async fn begin(
         },
         bundles: instance.dir().join("bundles"),
         keep_lines: Box::new(keep),
+        broke: ground.broke(),
     };
     let coordinator =
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;

@@ -25,6 +25,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -62,6 +63,8 @@ pub struct ContainerDevice {
     /// The agent's output, until the console takes it.
     line: Mutex<Option<UnixStream>>,
     lines: Notify,
+    /// The console had the agent's output, and has not been told yet how the agent ended.
+    watched: AtomicBool,
 }
 
 impl ContainerDevice {
@@ -72,6 +75,7 @@ impl ContainerDevice {
             acts: tokio::sync::Mutex::default(),
             line: Mutex::default(),
             lines: Notify::new(),
+            watched: AtomicBool::new(false),
         }
     }
 
@@ -209,6 +213,16 @@ impl ContainerDevice {
         Ok(if running.is_empty() { PowerReading::Off } else { PowerReading::On })
     }
 
+    /// How the agent ended, if it did so by itself: one that is switched off leaves no container.
+    async fn end(&self) -> Option<String> {
+        let name = format!("name=^{}$", self.agent_name());
+        let ended = ["--filter", "status=exited", "--filter", "status=stopped", "--format", "{{.ExitCode}}"];
+        let args: Vec<&str> = ["ps", "--all", "--filter", &name].into_iter().chain(ended).collect();
+        let code = String::from_utf8(self.parts.podman.run(&args).await.ok()?).ok()?;
+        let code = code.trim();
+        (!code.is_empty()).then(|| format!("the agent's container ended with exit code {code}"))
+    }
+
     fn label_filter(&self) -> String {
         format!("label={}={}", label::DEVICE, self.parts.id)
     }
@@ -315,8 +329,16 @@ impl ByteStream for ContainerDevice {
             loop {
                 let line = lock(&self.line).take();
                 if let Some(line) = line {
+                    self.watched.store(true, Ordering::Relaxed);
                     let line: Box<dyn Line> = Box::new(line);
                     return Ok(line);
+                }
+                if self.watched.load(Ordering::Relaxed) {
+                    let end = self.end().await;
+                    self.watched.store(false, Ordering::Relaxed);
+                    if let Some(end) = end {
+                        return Err(io::Error::other(end));
+                    }
                 }
                 self.lines.notified().await;
             }

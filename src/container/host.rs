@@ -3,19 +3,14 @@
 use super::device::{ContainerDevice, Parts};
 use super::error::{ContainerError, prepare};
 use super::podman::Podman;
-use super::root;
+use super::service::Service;
+use super::{root, service};
 use crate::model::id::DeviceId;
 use crate::support::lock::lock;
-use rustix::process::{Pid, PidfdFlags, Signal};
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tokio::net::UnixStream;
-use tokio::process::Child;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
 /// Below the lab's directory: configuration, containers and logs of its podman.
 pub const DIR: &str = "podman";
@@ -25,12 +20,6 @@ const SOCKET: &str = "podman.sock";
 const LOG: &str = "service.log";
 /// There when a person wants the containers to stay.
 const KEPT: &str = "kept";
-/// How long podman's service may take to listen: a tenth of a second on a quiet host.
-const SERVICE_PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is asked.
-const SERVICE_POLL: Duration = Duration::from_millis(10);
-/// How long it may take to end when it is killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to use podman.
 #[derive(Debug, Clone)]
@@ -60,7 +49,7 @@ pub struct Host {
     options: HostOptions,
     /// The host's directories that agents need.
     mounts: Vec<PathBuf>,
-    service: Mutex<Option<Child>>,
+    service: Service,
     devices: Mutex<Vec<Arc<ContainerDevice>>>,
 }
 
@@ -70,9 +59,9 @@ impl Host {
         let dir = options.dir.join(DIR);
         let podman = Podman::create(&dir, &options.run_dir.join(DIR), &options.images)?;
         let mounts = root::make(&dir.join("root"), Path::new("/"))?;
-        let service = start_service(&podman, &dir.join(LOG), &options.run_dir.join(SOCKET)).await?;
-        let (service, devices) = (Mutex::new(Some(service)), Mutex::default());
-        Ok(Self { podman, options, mounts, service, devices })
+        let (log, socket) = (dir.join(LOG), options.run_dir.join(SOCKET));
+        let service = Service::start(podman.clone(), log, socket).await?;
+        Ok(Self { podman, options, mounts, service, devices: Mutex::default() })
     }
 
     /// A device of this host; nothing of it exists before it is switched on.
@@ -90,6 +79,11 @@ impl Host {
         device
     }
 
+    /// Changes when what all devices stand on breaks, to what broke.
+    pub fn broke(&self) -> watch::Receiver<String> {
+        self.service.broke()
+    }
+
     /// Leaves the lab's devices to a person: neither [`Self::close`] nor a sweep removes those that are on.
     pub fn keep(&self) -> Result<(), ContainerError> {
         let path = self.options.dir.join(DIR).join(KEPT);
@@ -101,41 +95,9 @@ impl Host {
     pub async fn close(&self) -> Result<(), ContainerError> {
         let kept = self.options.dir.join(DIR).join(KEPT).exists();
         let removed = if kept { Ok(()) } else { self.podman.remove_all().await };
-        let service = lock(&self.service).take();
-        if let Some(mut service) = service
-            && let Err(error) = service.kill().await
-        {
-            tracing::debug!(%error, "podman's service had ended by itself");
-        }
+        self.service.end().await;
         removed
     }
-}
-
-async fn start_service(podman: &Podman, log: &Path, socket: &Path) -> Result<Child, ContainerError> {
-    let file = File::create(log).map_err(prepare(log))?;
-    let again = file.try_clone().map_err(prepare(log))?;
-    // It ends with the lab, not after a time without requests.
-    let command = podman.command(["system", "service", "--time=0", &format!("unix://{}", socket.display())]);
-    let child = command.build().stdout(Stdio::from(file)).stderr(Stdio::from(again)).spawn();
-    let mut child = child.map_err(|source| ContainerError::Podman {
-        doing: "start podman's service",
-        source: command.start_error(source),
-    })?;
-    let deadline = Instant::now() + SERVICE_PATIENCE;
-    while UnixStream::connect(socket).await.is_err() {
-        let ended = child.try_wait().ok().flatten().is_some();
-        if ended || Instant::now() >= deadline {
-            let log = fs::read(log).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log).trim().to_owned();
-            return Err(ContainerError::NoService {
-                socket: socket.to_owned(),
-                timeout: SERVICE_PATIENCE,
-                log,
-            });
-        }
-        tokio::time::sleep(SERVICE_POLL).await;
-    }
-    Ok(child)
 }
 
 /// Whether a person wants the containers of the lab in `dir` to stay, and some are there. Where that cannot
@@ -161,31 +123,6 @@ pub async fn sweep(dir: &Path, run_dir: &Path) -> Result<(), ContainerError> {
         return Ok(());
     }
     // First what would make containers anew: the service, and with it the agents' way to podman.
-    end_service(&run_dir.join(SOCKET)).await?;
+    service::end_left_over(&run_dir.join(SOCKET)).await?;
     podman.remove_all().await
-}
-
-/// Kills whoever listens on the socket: the kernel knows who that is, so no other process can be hit.
-async fn end_service(socket: &Path) -> Result<(), ContainerError> {
-    let Ok(stream) = UnixStream::connect(socket).await else { return Ok(()) };
-    let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) else { return Ok(()) };
-    let Some(process) = Pid::from_raw(pid) else { return Ok(()) };
-    let kill = || -> io::Result<()> {
-        let process = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
-        rustix::process::pidfd_send_signal(&process, Signal::KILL)?;
-        Ok(())
-    };
-    if let Err(source) = kill() {
-        return Err(ContainerError::Orphan { pid, source });
-    }
-    drop(stream);
-    let deadline = Instant::now() + KILL_PATIENCE;
-    while UnixStream::connect(socket).await.is_ok() {
-        if Instant::now() >= deadline {
-            let source = io::Error::new(io::ErrorKind::TimedOut, "it still listens after SIGKILL");
-            return Err(ContainerError::Orphan { pid, source });
-        }
-        tokio::time::sleep(SERVICE_POLL).await;
-    }
-    Ok(())
 }

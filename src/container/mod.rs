@@ -20,6 +20,7 @@ mod error;
 mod host;
 mod podman;
 mod root;
+mod service;
 
 pub use device::ContainerDevice;
 pub use error::ContainerError;

@@ -10,6 +10,7 @@ use crate::plan::lease::Policy;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Everything a coordinator needs from outside.
 pub struct Parts {
@@ -37,6 +38,8 @@ pub struct Parts {
     pub bundles: PathBuf,
     /// How to enter and how to remove a device that is kept, as lines for people.
     pub keep_lines: KeepLines,
+    /// Changes when what all its devices stand on breaks, to what broke.
+    pub broke: watch::Receiver<String>,
 }
 
 /// A device that a coordinator owns.

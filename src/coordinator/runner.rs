@@ -153,20 +153,16 @@ impl Runner {
         };
         // The work is dropped at any of its awaits: what it holds is the devices' and NATS', and handing
         // back undoes that.
-        let fault = tokio::select! {
+        let (fault, lost) = tokio::select! {
             biased;
-            () = self.log.cancel().cancelled() => Some(cancelled()),
-            fault = session.lost() => Some(fault),
-            done = work => done.err(),
+            () = self.log.cancel().cancelled() => (Some(cancelled()), true),
+            fault = session.lost() => (Some(fault), true),
+            done = work => (done.err(), false),
         };
         let step = *lock(&current);
-        let gone = fault.as_ref().is_some_and(|fault| {
-            matches!(
-                fault.kind,
-                FaultKind::Panic | FaultKind::Gone | FaultKind::BootTimeout | FaultKind::Cancelled
-            )
-        });
-        if gone || self.keep {
+        // Cleanup needs an agent that can act.
+        let lost = lost || fault.as_ref().is_some_and(|fault| fault.kind == FaultKind::BootTimeout);
+        if lost || self.keep {
             return (fault, step);
         }
         match self.clean_up(session).await {

@@ -17,6 +17,7 @@ use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long a console's line may be closed before its device counts as gone: it is opened again within
@@ -99,6 +100,8 @@ pub(super) struct Session {
     /// The lease's token.
     pub(super) token: FencingToken,
     puts: Mutex<BTreeMap<(DeviceId, DeploymentName), Put>>,
+    /// What broke since the run began, of all that its devices stand on.
+    broke: watch::Receiver<String>,
 }
 
 impl Session {
@@ -109,7 +112,10 @@ impl Session {
         operator: Operator,
         token: FencingToken,
     ) -> Self {
-        Self { parts, seats, boot_timeout, operator, token, puts: Mutex::default() }
+        let mut broke = parts.broke.clone();
+        // What broke before was mended, or is seen again.
+        broke.mark_unchanged();
+        Self { parts, seats, boot_timeout, operator, token, puts: Mutex::default(), broke }
     }
 
     pub(super) fn seat(&self, role: &str) -> Result<&Seat, Fault> {
@@ -131,7 +137,8 @@ impl Session {
         puts.get(&(seat.id().clone(), deployment.clone())).copied().unwrap_or_default()
     }
 
-    /// Ends with a fault when a device's kernel panics or the device goes away; otherwise never.
+    /// Ends with a fault when a device's kernel panics, the device goes away, or what all devices stand on breaks;
+    /// otherwise never.
     pub(super) async fn lost(&self) -> Fault {
         let mut watches = FuturesUnordered::new();
         for seat in &self.seats {
@@ -144,10 +151,26 @@ impl Session {
                 }
             });
         }
-        match watches.next().await {
-            Some(fault) => fault,
-            None => std::future::pending().await,
+        let lost = async {
+            match watches.next().await {
+                Some(fault) => fault,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            fault = self.broken() => fault,
+            fault = lost => fault,
         }
+    }
+
+    async fn broken(&self) -> Fault {
+        let mut broke = self.broke.clone();
+        if broke.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let cause = broke.borrow().clone();
+        Fault { kind: FaultKind::Lab, cause, device: None }
     }
 
     /// A fault for an agent that does not answer: the lab's own, when the coordinator has no connection to
@@ -200,7 +223,9 @@ async fn gone(seat: &Seat) -> Fault {
                 let stage = stages.borrow().last().map_or("no boot stage".to_owned(), |last| {
                     format!("stage {} ({:?})", last.stage, last.line)
                 });
-                let cause = format!("boot attempt {attempt}: the device went away (console closed) at {stage}");
+                // A console that can say more than that it is closed does.
+                let why = status.borrow().fault.clone().unwrap_or_default();
+                let cause = format!("boot attempt {attempt}: the device went away (console closed: {why}) at {stage}");
                 return seat.fault(FaultKind::Gone, cause);
             }
         }

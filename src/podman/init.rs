@@ -10,7 +10,9 @@ use super::http::Call;
 use super::inspect::Inspected;
 use super::monitor::Conmon;
 use super::topology::{PodmanTopology, decode, query, succeeded};
-use crate::agent::ports::{Completed, ContainerRuntime, InitSpec, RunOutcome, RuntimeError, ServiceState};
+use crate::agent::ports::{
+    Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, RuntimeError, ServiceState,
+};
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::{ContainerEnd, label};
 use crate::support::chain::Chain;
@@ -55,7 +57,7 @@ pub(super) async fn run(
     let completed = match ended {
         Some(ended) => {
             let end = podman.evidence(&ended).await;
-            Completed { outcome: RunOutcome::Exited { exit_code: end.exit_code }, end }
+            Completed { id, outcome: RunOutcome::Exited { exit_code: end.exit_code }, end }
         }
         None => {
             let waited = began.elapsed();
@@ -65,10 +67,10 @@ pub(super) async fn run(
             };
             end.timed_out = true;
             end.ran_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-            Completed { outcome: RunOutcome::TimedOut { waited }, end }
+            podman.remove(&id).await?;
+            Completed { id, outcome: RunOutcome::TimedOut { waited }, end }
         }
     };
-    podman.remove(&id).await?;
     Ok(completed)
 }
 
@@ -139,11 +141,11 @@ async fn wait(podman: &PodmanTopology, id: &str, timeout: Duration) {
     }
 }
 
-/// Removes what is left of a deployment's init containers; see the port.
-pub(super) async fn clear(
+/// What is there of a deployment's init containers; see the port.
+pub(super) async fn list(
     podman: &PodmanTopology,
     deployment: &DeploymentName,
-) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
+) -> Result<Vec<LeftOver>, RuntimeError> {
     let labels = [
         format!("{}={}", label::MANAGED_BY, label::AGENT),
         format!("{}={}", label::DEVICE, podman.device),
@@ -158,14 +160,13 @@ pub(super) async fn clear(
     let listed: Option<Vec<Listed>> = decode(&answer, &operation)?;
     let mut listed = listed.unwrap_or_default();
     listed.sort_by_key(|listed| listed.started_at);
-    let mut ends = Vec::new();
+    let mut there = Vec::new();
     for Listed { id, .. } in listed {
         let Some(seen) = podman.inspect(&id).await? else { continue };
         let name = seen.label(label::INIT_CONTAINER_LABEL).and_then(|name| ContainerName::new(name).ok());
-        if let (true, Some(name)) = (seen.has_ended(), name) {
-            ends.push((name, podman.evidence(&seen).await));
-        }
-        podman.remove(&id).await?;
+        let Some(name) = name else { continue };
+        let end = if seen.has_ended() { Some(podman.evidence(&seen).await) } else { None };
+        there.push(LeftOver { id, name, end });
     }
-    Ok(ends)
+    Ok(there)
 }

@@ -3,9 +3,10 @@
 use super::api;
 use crate::agent::ports::ServiceState;
 use crate::model::id::DeviceId;
-use crate::model::workload::{ContainerEnd, label};
+use crate::model::workload::{ContainerEnd, DEFAULT_STOP_TIMEOUT, label};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// How much sooner than its deadline, counted from the container's start, conmon may end it: it counts
 /// from its own start, which comes first by as long as the OCI runtime takes.
@@ -61,6 +62,8 @@ struct Config {
     /// After how many seconds conmon ends it.
     #[serde(default)]
     timeout: u64,
+    /// How many seconds it has to end after it was asked to.
+    stop_timeout: Option<u64>,
 }
 
 impl Inspected {
@@ -73,6 +76,11 @@ impl Inspected {
     pub(super) fn is_of(&self, device: &DeviceId) -> bool {
         self.label(label::MANAGED_BY) == Some(label::AGENT)
             && self.label(label::DEVICE) == Some(device.as_str())
+    }
+
+    /// How long it may take to end after it was asked to.
+    pub(super) fn stop_timeout(&self) -> Duration {
+        self.config.stop_timeout.map_or(DEFAULT_STOP_TIMEOUT, Duration::from_secs)
     }
 
     /// What podman says it does.

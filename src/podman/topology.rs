@@ -11,8 +11,8 @@ use super::inspect::Inspected;
 use super::monitor::Monitors;
 use super::{access, images, init};
 use crate::agent::ports::{
-    Completed, ContainerRuntime, Executed, InitSpec, LogPage, ManagedService, RuntimeError, RuntimeFacts,
-    ServiceSpec, ServiceState, Started,
+    Completed, ContainerRuntime, Executed, InitSpec, LeftOver, LogPage, ManagedService, RuntimeError,
+    RuntimeFacts, ServiceSpec, ServiceState, Started,
 };
 use crate::model::id::{ContainerName, DeploymentName, DeviceId};
 use crate::model::workload::{ContainerEnd, PullPolicy, label};
@@ -190,8 +190,10 @@ impl ContainerRuntime for PodmanTopology {
         let Created { id, warnings } = self.make(&body).await?;
         for warning in warnings.unwrap_or_default() {
             tracing::warn!(container = body.name, warning, "podman warns");
-            // "Your kernel does not support … Limitation discarded."
-            if !spec.limits.is_none() && warning.to_lowercase().contains("discarded") {
+            // "Your kernel does not support … Limitation discarded."; rootless with cgroups v1: "Resource limits
+            // are not supported and ignored on …".
+            let dropped = ["discarded", "ignored"].iter().any(|word| warning.to_lowercase().contains(word));
+            if !spec.limits.is_none() && dropped {
                 limits_not_enforced.push(warning.chars().take(MAX_PROBLEM).collect());
             }
         }
@@ -203,11 +205,8 @@ impl ContainerRuntime for PodmanTopology {
         init::run(self, spec, timeout).await
     }
 
-    async fn clear_init_containers(
-        &self,
-        deployment: &DeploymentName,
-    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
-        init::clear(self, deployment).await
+    async fn list_init_containers(&self, deployment: &DeploymentName) -> Result<Vec<LeftOver>, RuntimeError> {
+        init::list(self, deployment).await
     }
 
     async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
@@ -227,11 +226,13 @@ impl ContainerRuntime for PodmanTopology {
         succeeded(&answer, &operation)
     }
 
-    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+    async fn stop(&self, id: &str) -> Result<(), RuntimeError> {
         if self.monitors.ended(id) && self.running(id).await == ServiceState::Lost {
             // Nobody would tell podman of its end: only removal ends it.
             return Ok(());
         }
+        // podman knows it too; here it bounds the call.
+        let Some(grace) = self.inspect(id).await?.map(|seen| seen.stop_timeout()) else { return Ok(()) };
         let operation = format!("stop container {id}");
         let call = Call {
             operation: operation.clone(),

@@ -11,6 +11,7 @@ use pilab::podman::topology::{PodmanOptions, PodmanTopology};
 use pilab::support::command::Command;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -93,7 +94,7 @@ async fn a_container_lives_and_dies_as_the_port_says() {
         "removal does not wait for a process that ignores TERM"
     );
     topology.remove(&again).await.unwrap();
-    topology.stop(&again, Duration::ZERO).await.unwrap();
+    topology.stop(&again).await.unwrap();
 }
 
 #[tokio::test]
@@ -202,26 +203,12 @@ async fn the_agent_deploys_upgrades_and_deletes_on_podman() {
 async fn the_program_joins_by_its_identity_and_leaves_containers_at_a_signal() {
     let podman = podman_or_return!();
     let Some(lab) = Lab::start().await else { return };
-    let dir = podman.dir.path().join("identity");
-    std::fs::create_dir_all(&dir).unwrap();
-    let program = || {
-        Command::new(env!("CARGO_BIN_EXE_pilab-agent"))
-            .arg("--identity-dir")
-            .arg(&dir)
-            .arg("--podman-socket")
-            .arg(podman.socket())
-            .arg("--state-dir")
-            .arg(podman.dir.path().join("state"))
-            .args(["--oci-runtime", "runc"])
-    };
-    let refused = program().output().await.unwrap_err().to_string();
+    let program = |args: Vec<OsString>| Command::new(env!("CARGO_BIN_EXE_pilab-agent")).args(args);
+    let nowhere = program(vec!["--identity-dir".into(), podman.dir.path().join("none").into_os_string()]);
+    let refused = nowhere.output().await.unwrap_err().to_string();
     assert!(refused.contains("identity.json: No such file"), "{refused}");
-    let (nats_url, creds) = lab.identity();
-    let identity = json!({ "version": 1, "device": lab.device, "attempt": 1, "nats_url": nats_url });
-    std::fs::write(dir.join("identity.json"), identity.to_string()).unwrap();
-    std::fs::write(dir.join("nats.creds"), creds).unwrap();
 
-    let mut agent = program().build().spawn().unwrap();
+    let mut agent = program(podman.agent_args(&lab)).build().spawn().unwrap();
     lab.ping().await;
     lab.deploy("shop", 1, &[sleeper("web", V1)]).await;
     lab.phase("shop", Phase::Running).await;

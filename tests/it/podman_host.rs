@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
-use crate::agent::lab::installed;
+use crate::agent::lab::{Lab, installed};
 use pilab::model::id::DeviceId;
 use pilab::podman::topology::{PodmanOptions, PodmanTopology};
 use pilab::support::command::Command;
+use serde_json::json;
+use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,9 +40,10 @@ impl Podman {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("containers.conf"), CONTAINERS_CONF).unwrap();
+        std::fs::write(path("registries.conf"), "").unwrap();
         std::fs::create_dir_all(path("image/bin")).unwrap();
         std::fs::copy("/bin/busybox", path("image/bin/busybox")).unwrap();
-        for applet in ["sh", "sleep", "cat", "httpd", "env", "head", "tail", "seq", "tr", "yes"] {
+        for applet in ["sh", "sleep", "cat", "httpd", "env", "grep", "head", "tail", "seq", "tr", "yes"] {
             symlink("busybox", path("image/bin").join(applet)).unwrap();
         }
         let tar = Command::new("tar").arg("-C").arg(path("image")).arg("-cf").arg(path("image.tar")).arg(".");
@@ -55,6 +58,23 @@ impl Podman {
         let podman = Self { dir, service };
         podman.listens().await;
         Some(podman)
+    }
+
+    /// Writes registries.conf(5), and lets podman's service read it.
+    pub(crate) async fn set_registries(&mut self, config: &str) {
+        std::fs::write(self.dir.path().join("registries.conf"), config).unwrap();
+        self.restart_service().await;
+    }
+
+    /// Makes an image as a directory in the OCI layout; answers that and the image's id.
+    pub(crate) async fn layout(&self, version: &str) -> (PathBuf, String) {
+        let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
+        let (label, image) = (format!("LABEL version={version}"), format!("localhost/layout:{version}"));
+        self.run(&["import", "-q", "--change", &label, &path("image.tar"), &image]).await;
+        let id = self.run(&["image", "inspect", "--format", "{{.Id}}", &image]).await;
+        self.run(&["save", "-q", "--format", "oci-dir", "-o", &path(version), &image]).await;
+        self.run(&["rmi", &image]).await;
+        (path(version).into(), id)
     }
 
     /// Kills podman's service and starts it again.
@@ -80,6 +100,27 @@ impl Podman {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("podman.sock")
+    }
+
+    /// What happens to containers from about now on, on standard output: a word, a blank and the name.
+    pub(crate) fn events(&self) -> tokio::process::Child {
+        let format = "{{.Status}} {{.Name}}";
+        let args = ["events", "--filter", "type=container", "--format", format];
+        podman(self.dir.path(), &args).build().stdout(std::process::Stdio::piped()).spawn().unwrap()
+    }
+
+    /// The arguments of an agent's program that is the device of this lab, on this podman. Its state outlives it.
+    pub(crate) fn agent_args(&self, lab: &Lab) -> Vec<OsString> {
+        let path = |name: &str| self.dir.path().join(name);
+        std::fs::create_dir_all(path("identity")).unwrap();
+        let (nats_url, creds) = lab.identity();
+        let identity = json!({ "version": 1, "device": lab.device, "attempt": 1, "nats_url": nats_url });
+        std::fs::write(path("identity/identity.json"), identity.to_string()).unwrap();
+        std::fs::write(path("identity/nats.creds"), creds).unwrap();
+        let (dir, socket, state) = (path("identity"), self.socket(), path("state"));
+        let args = [("--identity-dir", dir), ("--podman-socket", socket), ("--state-dir", state)];
+        let args = args.into_iter().flat_map(|(name, path)| [name.into(), path.into_os_string()]);
+        args.chain(["--oci-runtime".into(), "runc".into()]).collect()
     }
 
     pub(crate) fn topology(&self, device: &str) -> PodmanTopology {
@@ -118,6 +159,7 @@ fn podman(dir: &std::path::Path, args: &[&str]) -> Command {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     Command::new("podman")
         .env("CONTAINERS_CONF", path("containers.conf"))
+        .env("CONTAINERS_REGISTRIES_CONF", path("registries.conf"))
         .args(["--storage-driver", "vfs", "--root", &path("root"), "--runroot", &path("runroot")])
         .args(["--tmpdir", &path("tmp")])
         .args(args.iter().copied())

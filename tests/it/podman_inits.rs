@@ -4,7 +4,9 @@
 
 use crate::podman::{spec, until};
 use crate::podman_host::{Podman, V1, podman_or_return};
-use pilab::agent::ports::{Completed, ContainerRuntime, InitSpec, RunOutcome, RuntimeError, ServiceState};
+use pilab::agent::ports::{
+    Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, RuntimeError, ServiceState,
+};
 use pilab::model::id::{ContainerName, DeploymentName};
 use pilab::model::workload::LOG_TAIL_BYTES;
 use pilab::podman::topology::PodmanTopology;
@@ -32,8 +34,11 @@ fn init(script: &str) -> InitSpec {
     }
 }
 
+/// Runs one and removes what is left of it.
 async fn run(topology: &PodmanTopology, script: &str) -> Completed {
-    topology.run_to_completion(&init(script), MINUTE).await.unwrap()
+    let done = topology.run_to_completion(&init(script), MINUTE).await.unwrap();
+    topology.remove(&done.id).await.unwrap();
+    done
 }
 
 /// What podman says of a container, once it says `wanted`.
@@ -176,7 +181,7 @@ async fn a_services_dead_monitor_wakes_the_watch_and_is_listed_as_lost() {
     }
     // A new agent, which never saw the monitor, says the same.
     assert_eq!(podman.topology("lab-1").list_managed_services().await.unwrap()[0].state, ServiceState::Lost);
-    topology.stop(&id, MINUTE).await.unwrap();
+    topology.stop(&id).await.unwrap();
     topology.remove(&id).await.unwrap();
     assert_eq!(podman.names().await, Vec::<String>::new());
 }
@@ -212,16 +217,17 @@ async fn with_a_dead_agent_conmon_ends_it_and_the_next_start_tells() {
     }
     inspected(&podman, "{{.State.Status}} {{.State.ExitCode}}", |said| said == "exited -1").await;
     let deployment = DeploymentName::new("shop").unwrap();
-    let ends = topology.clear_init_containers(&deployment).await.unwrap();
-    let [(name, end)] = ends.as_slice() else { panic!("{ends:?}") };
+    let there = topology.list_init_containers(&deployment).await.unwrap();
+    let [LeftOver { id, name, end: Some(end) }] = there.as_slice() else { panic!("{there:?}") };
     assert_eq!((name.as_str(), end.exit_code, end.timed_out), ("migrate", -1, true), "{end:?}");
     assert_eq!(end.log_tail, "begun\n");
+    topology.remove(id).await.unwrap();
     assert_eq!(podman.names().await, Vec::<String>::new());
-    assert_eq!(topology.clear_init_containers(&deployment).await.unwrap(), []);
+    assert_eq!(topology.list_init_containers(&deployment).await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn clearing_ends_what_runs_and_touches_no_service() {
+async fn those_of_a_deployment_are_listed_without_its_services() {
     let podman = podman_or_return!();
     let topology = podman.topology("lab-1");
     let id = topology.create(&spec("web", &["sh", "-c", "echo hello; exit 4"])).await.unwrap().id;
@@ -231,7 +237,9 @@ async fn clearing_ends_what_runs_and_touches_no_service() {
         _ = inspected(&podman, "{{.State.Running}}", |said| said == "true") => {}
     }
     let deployment = DeploymentName::new("shop").unwrap();
-    assert_eq!(topology.clear_init_containers(&deployment).await.unwrap(), [], "it had not ended");
+    let there = topology.list_init_containers(&deployment).await.unwrap();
+    let [LeftOver { id: running, end: None, .. }] = there.as_slice() else { panic!("{there:?}") };
+    topology.remove(running).await.unwrap();
     assert_eq!(podman.names().await, ["lab-1.shop.web"]);
     until(&topology, |seen| seen.state == ServiceState::Exited { code: 4 }).await;
     let end = topology.end_of(&id).await.unwrap().unwrap();

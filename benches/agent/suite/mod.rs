@@ -119,20 +119,7 @@ pub(crate) async fn run(plan: &Plan) -> Option<Figures> {
 }
 
 fn start(plan: &Plan, lab: &Lab, podman: &Podman) -> tokio::process::Child {
-    let dir = podman.dir.path().join("identity");
-    std::fs::create_dir_all(&dir).unwrap();
-    let (nats_url, creds) = lab.identity();
-    let identity = json!({ "version": 1, "device": lab.device, "attempt": 1, "nats_url": nats_url });
-    std::fs::write(dir.join("identity.json"), identity.to_string()).unwrap();
-    std::fs::write(dir.join("nats.creds"), creds).unwrap();
-    let program = Command::new(plan.program.to_str().unwrap())
-        .arg("--identity-dir")
-        .arg(&dir)
-        .arg("--podman-socket")
-        .arg(podman.socket())
-        .arg("--state-dir")
-        .arg(podman.dir.path().join("state"))
-        .args(["--oci-runtime", "runc"]);
+    let program = Command::new(plan.program.to_str().unwrap()).args(podman.agent_args(lab));
     let log = std::fs::File::create(podman.dir.path().join("agent.log")).unwrap();
     program.build().stderr(log).spawn().unwrap()
 }

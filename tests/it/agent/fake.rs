@@ -1,7 +1,7 @@
 //! A container runtime with state, and faults on request.
 
 use pilab::agent::ports::{
-    Completed, ContainerRuntime, InitSpec, ManagedService, RunOutcome, RuntimeError, ServiceSpec,
+    Completed, ContainerRuntime, InitSpec, LeftOver, ManagedService, RunOutcome, RuntimeError, ServiceSpec,
     ServiceState, Started,
 };
 use pilab::model::id::{ContainerName, DeploymentName};
@@ -27,8 +27,8 @@ struct State {
     journal: Vec<String>,
     /// Outcomes of init containers by name; those that are not here exit with 0.
     outcomes: BTreeMap<String, RunOutcome>,
-    /// Init containers that an act which was broken off left behind.
-    left_over: Vec<(DeploymentName, ContainerName)>,
+    /// The init containers that are there, and of which deployment.
+    inits: Vec<(DeploymentName, LeftOver)>,
     /// How many more calls that change something are answered before all of them hang.
     calls_left: Option<usize>,
 }
@@ -92,9 +92,9 @@ impl Fake {
         self.state().calls_left == Some(0)
     }
 
-    /// How many init containers of broken-off acts are there.
+    /// How many init containers are there.
     pub(crate) fn left_over(&self) -> usize {
-        self.state().left_over.len()
+        self.state().inits.len()
     }
 
     /// Takes one of the calls that are left, or hangs.
@@ -209,13 +209,16 @@ impl ContainerRuntime for Fake {
 
     async fn run_to_completion(&self, spec: &InitSpec, timeout: Duration) -> Result<Completed, RuntimeError> {
         assert_eq!(timeout, spec.timeout);
-        self.change(|state| {
+        let id = self.change(|state| {
             state.journal.push(format!("init {}", spec.name));
-            state.left_over.push((spec.deployment.clone(), spec.name.clone()));
+            state.made += 1;
+            let id = format!("i{}", state.made);
+            let init = LeftOver { id: id.clone(), name: spec.name.clone(), end: None };
+            state.inits.push((spec.deployment.clone(), init));
+            id
         });
         self.enter().await;
         Ok(self.change(|state| {
-            state.left_over.clear();
             let outcome = state.outcomes.get(spec.name.as_str()).copied();
             let outcome = outcome.unwrap_or(RunOutcome::Exited { exit_code: 0 });
             let (exit_code, timed_out) = match outcome {
@@ -224,20 +227,17 @@ impl ContainerRuntime for Fake {
             };
             state.journal.push(format!("init {} ended {exit_code}", spec.name));
             let end = ContainerEnd { exit_code, timed_out, log_tail: LOG.into(), ..ContainerEnd::default() };
-            Completed { outcome, end }
+            for (_, init) in state.inits.iter_mut().filter(|(_, init)| init.id == id) {
+                init.end = Some(end.clone());
+            }
+            Completed { id, outcome, end }
         }))
     }
 
-    async fn clear_init_containers(
-        &self,
-        deployment: &DeploymentName,
-    ) -> Result<Vec<(ContainerName, ContainerEnd)>, RuntimeError> {
-        self.enter().await;
-        self.change(|state| {
-            state.journal.push("clear".to_owned());
-            state.left_over.retain(|(of, _)| of != deployment);
-        });
-        Ok(Vec::new())
+    async fn list_init_containers(&self, deployment: &DeploymentName) -> Result<Vec<LeftOver>, RuntimeError> {
+        let state = self.state();
+        let of = state.inits.iter().filter(|(of, _)| of == deployment);
+        Ok(of.map(|(_, init)| init.clone()).collect())
     }
 
     async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
@@ -265,7 +265,7 @@ impl ContainerRuntime for Fake {
         Ok(())
     }
 
-    async fn stop(&self, id: &str, _grace: Duration) -> Result<(), RuntimeError> {
+    async fn stop(&self, id: &str) -> Result<(), RuntimeError> {
         self.enter().await;
         self.change(|state| state.journal.push(format!("stop {id}")));
         Ok(())
@@ -276,6 +276,7 @@ impl ContainerRuntime for Fake {
         self.change(|state| {
             state.journal.push(format!("remove {id}"));
             state.containers.remove(id);
+            state.inits.retain(|(_, init)| init.id != id);
         });
         Ok(())
     }

@@ -91,14 +91,14 @@ async fn one_that_takes_too_long_is_told_as_such() {
 /// The agent is killed while the runtime does the n-th thing, for every n.
 #[tokio::test]
 async fn an_agent_that_is_killed_at_any_step_ends_where_it_would_have() {
-    for step in 0..8 {
+    // Three init containers, each run and removed, and two services are eight calls: later ones never come.
+    for step in 0..10 {
         let Some((lab, fake)) = lab().await else { return };
         fake.freeze_after(step);
         let agent = lab.agent(fake.clone());
         deploy(&lab).await;
-        // Three init containers and two services are five calls: later ones never come.
-        if step < 5 {
-            fake.wait(|| fake.is_frozen() && fake.journal().len() >= step).await;
+        if step < 8 {
+            fake.wait(|| fake.is_frozen()).await;
         } else {
             lab.phase("shop", Phase::Running).await;
         }
@@ -117,7 +117,7 @@ async fn an_agent_that_is_killed_at_any_step_ends_where_it_would_have() {
 #[tokio::test]
 async fn a_deployment_deleted_in_mid_init_leaves_nothing() {
     let Some((lab, fake)) = lab().await else { return };
-    fake.freeze_after(1);
+    fake.freeze_after(2);
     let agent = lab.agent(fake.clone());
     deploy(&lab).await;
     fake.wait(|| fake.journal().iter().any(|line| line == "init migrate")).await;
@@ -126,7 +126,6 @@ async fn a_deployment_deleted_in_mid_init_leaves_nothing() {
     lab.delete("shop").await;
     let agent = lab.agent(fake.clone());
     lab.gone("shop").await;
-    assert!(fake.journal().contains(&"clear".to_owned()), "{:?}", fake.journal());
     assert_eq!((fake.left_over(), fake.ids().len()), (0, 0));
     agent.stop().await;
 }

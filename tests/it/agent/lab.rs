@@ -306,6 +306,15 @@ impl Lab {
         }
     }
 
+    /// Waits for what is told in no key.
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !wanted() {
+            assert!(Instant::now() < deadline, "not in {DEADLINE:?}: {what}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Waits until a status has been deleted.
     pub(crate) async fn gone(&self, deployment: &str) {
         let key = format!("{}.{deployment}", self.device);

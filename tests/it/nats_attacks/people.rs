@@ -50,6 +50,7 @@ async fn coordinator(scene: &Scene) -> Coordinator {
         keys: |_| Ok(KeyPair { private: String::new(), public: String::new() }),
         bundles: scene.lab.dir.path().join("bundles"),
         keep_lines: Box::new(|_, _| Vec::new()),
+        broke: tokio::sync::watch::channel(String::new()).1,
     };
     Coordinator::start(parts).await.unwrap()
 }

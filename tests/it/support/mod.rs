@@ -1,5 +1,7 @@
-//! What several integration tests need: a lab whose coordinator follows a script.
+//! What several integration tests need: a lab whose coordinator follows a script, a podman that does, a registry.
 
 #![expect(unreachable_pub, reason = "shared by the modules of one test binary")]
 
+pub mod libpod;
+pub mod registry;
 pub mod scripted;

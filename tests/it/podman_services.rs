@@ -1,0 +1,154 @@
+//! What a score says of its services, from the payload to what podman does, by the agent on real podman.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use crate::agent::lab::{Lab, service};
+use crate::podman_host::{Podman, V1, podman_or_return};
+use crate::support::registry::Registry;
+use pilab::agent::ports::{ContainerRuntime, RuntimeError};
+use pilab::model::workload::{Phase, PullPolicy, Status};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// A service of a shell script, with a directory of the host's at `/shared`.
+fn shell(podman: &Podman, name: &str, script: &str) -> Value {
+    let mut service = service(name, V1);
+    std::fs::create_dir_all(shared(podman)).unwrap();
+    service["args"] = json!(["sh", "-c", script]);
+    service["volumes"] = json!([format!("{}:/shared", shared(podman).display())]);
+    service
+}
+
+fn shared(podman: &Podman) -> PathBuf {
+    podman.dir.path().join("shared")
+}
+
+#[tokio::test]
+async fn each_service_gets_the_time_to_end_that_it_asked_for_however_it_goes() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    // Both need four seconds to end in good order; one of them has but one.
+    let score = |generation: u64| {
+        ["patient", "hasty"].map(|name| {
+            let end = format!("sleep 4; echo {name} {generation} >> /shared/ended; exit 0");
+            let script =
+                format!("trap '{end}' TERM; echo >> /shared/begun; while :; do sleep 1000 & wait; done");
+            let mut service = shell(&podman, name, &script);
+            service["stop_timeout"] = json!(if name == "patient" { 60 } else { 1 });
+            service
+        })
+    };
+    let begun = || std::fs::read_to_string(shared(&podman).join("begun")).unwrap_or_default().lines().count();
+    let ended = || std::fs::read_to_string(shared(&podman).join("ended")).unwrap_or_default();
+    lab.deploy("shop", 1, &score(1)).await;
+    lab.phase("shop", Phase::Running).await;
+    // Their traps are set.
+    lab.until("both have begun", || begun() == 2).await;
+    lab.deploy("shop", 2, &score(2)).await;
+    lab.status("shop", |status| status.generation == 2 && status.phase == Phase::Running).await;
+    assert_eq!(ended(), "patient 1\n", "replaced");
+    lab.until("both have begun again", || begun() == 4).await;
+    lab.delete("shop").await;
+    lab.gone("shop").await;
+    assert_eq!(ended(), "patient 1\npatient 2\n", "removed");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_health_check_is_run_and_what_it_finds_is_told_and_acted_on() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    let checked = |word: &str| {
+        let mut service = shell(&podman, "web", &format!("echo {word} > /word; exec sleep 1000"));
+        let command = ["sh", "-c", "cat /word /shared/sick; [ ! -e /shared/sick ] && grep -q good /word"];
+        service["stop_timeout"] = json!(0);
+        service["health"] = json!({ "command": command, "interval": 1, "timeout": 20, "retries": 2 });
+        service
+    };
+    let score = |word: &str, probation: u64| json!({ "services": [checked(word)], "probation": probation });
+    lab.deploy_score("shop", 1, score("good", 1)).await;
+    let first = lab.phase("shop", Phase::Running).await;
+    lab.ledger("shop", |ledger| !ledger["good"].is_null()).await;
+
+    // One that never passes is undone within its probation.
+    lab.deploy_score("shop", 2, score("bad", 60)).await;
+    let undone = lab.phase("shop", Phase::RolledBack).await;
+    let rollback = undone.rollback.unwrap();
+    assert_eq!((rollback.from, rollback.to), (2, 1));
+    assert!(rollback.cause.contains("web became unhealthy"), "{}", rollback.cause);
+
+    // One that falls sick later is told with what its check printed, and made anew.
+    let before = undone.services[0].id.clone();
+    std::fs::write(shared(&podman).join("sick"), "fever\n").unwrap();
+    let sick = lab.status("shop", |status| status.reason == "Unhealthy").await;
+    assert!(sick.message.contains("web is unhealthy") && sick.message.contains("fever"), "{}", sick.message);
+    std::fs::remove_file(shared(&podman).join("sick")).unwrap();
+    let well = |status: &Status| {
+        status.phase == Phase::RolledBack && status.services[0].id != before && status.reason.is_empty()
+    };
+    let last = lab.status("shop", well).await;
+    assert_ne!(last.services[0].id, first.services[0].id);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_loaded_onto_the_device_is_used_and_never_fetched() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    // A registry that nobody can reach; the image is on the device only as an archive.
+    let image = "127.0.0.1:1/loaded:1";
+    let archive = podman.dir.path().join("loaded.tar");
+    podman.run(&["tag", V1, image]).await;
+    podman.run(&["save", "-q", "-o", archive.to_str().unwrap(), image]).await;
+    podman.run(&["untag", V1, image]).await;
+    let mut loaded = service("web", image);
+    loaded["args"] = json!(["sleep", "1000"]);
+    loaded["pull"] = json!("never");
+    lab.deploy("shop", 1, &[loaded]).await;
+    let missing = lab.status("shop", |status| status.reason == "ImageMissing").await;
+    assert!(missing.message.contains("must not be fetched"), "{}", missing.message);
+    assert_eq!(missing.phase, Phase::Pending, "it may yet be loaded");
+    podman.run(&["load", "-q", "-i", archive.to_str().unwrap()]).await;
+    let status = lab.phase("shop", Phase::Running).await;
+    assert_eq!(status.services[0].image, image);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_comes_from_its_registry_as_its_policy_says() {
+    let mut podman = podman_or_return!();
+    let registry = Registry::start().await;
+    podman.set_registries(&registry.config()).await;
+    let ((old, old_id), (new, new_id)) = (podman.layout("old").await, podman.layout("new").await);
+    assert_ne!(old_id, new_id);
+    let (topology, image) = (podman.topology("lab-1"), registry.image());
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress = |line: &str| told.lock().unwrap().push(line.to_owned());
+    let id = async || podman.run(&["image", "inspect", "--format", "{{.Id}}", &image]).await;
+
+    registry.offer(&old);
+    let never = topology.ensure_image(&image, PullPolicy::Never, &progress).await.unwrap_err();
+    assert!(matches!(never, RuntimeError::ImageMissing { .. }), "{never}");
+    assert_eq!((registry.asked(), told.lock().unwrap().len()), (0, 0));
+    topology.ensure_image(&image, PullPolicy::IfMissing, &progress).await.unwrap();
+    assert_eq!(id().await, old_id);
+    let lines = std::mem::take(&mut *told.lock().unwrap());
+    assert!(lines.iter().any(|line| line.contains("Copying blob")), "{lines:?}");
+
+    let asked = registry.asked();
+    registry.offer(&new);
+    topology.ensure_image(&image, PullPolicy::IfMissing, &progress).await.unwrap();
+    topology.ensure_image(&image, PullPolicy::Never, &progress).await.unwrap();
+    assert_eq!((id().await, registry.asked()), (old_id, asked), "what is there is enough");
+    topology.ensure_image(&image, PullPolicy::Always, &progress).await.unwrap();
+    assert_eq!(id().await, new_id);
+
+    registry.offer(std::path::Path::new("/none"));
+    topology.ensure_image(&image, PullPolicy::Always, &progress).await.unwrap();
+    let last = told.into_inner().unwrap().pop().unwrap();
+    assert!(last.contains("what is on the device is used"), "{last}");
+    assert_eq!(id().await, new_id);
+}
