@@ -12,6 +12,7 @@ mod faults;
 mod fuzz;
 mod image;
 mod journal;
+mod leases;
 mod missing;
 mod nats;
 mod nats_attacks;

@@ -179,10 +179,15 @@ impl Book {
     }
 
     /// What the queue's own clock shows, in nanoseconds. It runs with the coordinator's host, goes on over its
-    /// reboots when their length can be known, and is never set back: the order of the queue is kept.
+    /// reboots when their length can be known, and is never set back: the order of the queue is kept. Over a
+    /// reboot of unknown length it is at least as late as the last place: nobody who comes after it gets ahead
+    /// of those who waited before, however long they had.
     pub(super) fn clock_ns(&self, now: &Moment) -> u64 {
-        let since = |at: &Moment| at.elapsed(now).map_or(0, nanos);
-        self.clock.as_ref().map_or(0, |(at, shown)| shown.saturating_add(since(at)))
+        let Some((at, shown)) = &self.clock else { return 0 };
+        match at.elapsed(now) {
+            Some(elapsed) => shown.saturating_add(nanos(elapsed)),
+            None => self.line.last_key_value().map_or(*shown, |(last, _)| last.time_ns.max(*shown)),
+        }
     }
 
     /// Whether it can be lent now, its health apart.

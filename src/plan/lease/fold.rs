@@ -1,7 +1,9 @@
 //! How a record changes the book and its indices.
 
 use super::book::{Book, Held, Place, Waiting, nanos};
+use super::shelf::ClassId;
 use super::{Change, Usage};
+use crate::model::device::Device;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::Lease;
 use crate::model::ledger::{DeviceRecord, Key, Queued, Record, Renewal};
@@ -43,19 +45,29 @@ impl Book {
         if let Some(before) = self.devices.remove(id) {
             self.shelf.take(before.class, id);
         }
-        let (class, is_new) = self.shelf.class(&record.device);
+        let class = self.shelf.class(&record.device).unwrap_or_else(|| self.add_class(&record.device));
         self.devices.insert(id.clone(), Place { record: record.clone(), class });
         self.shelve(id);
         // A device is lent and in handover only between two writes of its lease's end.
         if let Some(lease) = self.lent.get(id).filter(|_| record.handover.is_some()) {
             self.ending.insert(lease.clone());
         }
-        if is_new {
-            let waiting: Vec<Queued> = self.queue.values().map(|waiting| waiting.queued.clone()).collect();
-            for queued in &waiting {
-                self.put_queued(queued);
-            }
+    }
+
+    /// A class for a device of a new kind: it may be what some requests wait for, and it moves other classes.
+    fn add_class(&mut self, device: &Device) -> ClassId {
+        let waiting: Vec<Queued> = self.queue.values().map(|waiting| waiting.queued.clone()).collect();
+        for queued in &waiting {
+            self.remove_queued(&queued.request.id);
         }
+        let new = self.shelf.add(device);
+        for place in self.devices.values_mut().filter(|place| place.class >= new) {
+            place.class += 1;
+        }
+        for queued in &waiting {
+            self.put_queued(queued);
+        }
+        new
     }
 
     /// Puts the device where it belongs on the shelf.
