@@ -17,7 +17,7 @@ use draw::Habits;
 use pilab::model::id::{DeviceId, LeaseId};
 use pilab::model::ledger::Key;
 use pilab::model::time::{Deadline, Moment};
-use pilab::plan::lease::{Blocker, Input};
+use pilab::plan::lease::Input;
 pub(crate) use random::Random;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -301,7 +301,7 @@ impl Lab {
             .book
             .queue(&now)
             .into_iter()
-            .filter(|row| !matches!(row.blocker, Blocker::Never { .. } | Blocker::Health { .. }))
+            .filter(|row| oracle::is_satisfiable(&self.world, row.request))
             .map(|row| (row.request.id.clone(), row.estimate))
             .collect();
         let last = self.world.book.leases().map(|(_, deadline): (_, Deadline)| deadline.left(&now)).max();

@@ -152,6 +152,21 @@ impl Book {
         self.leases.values().map(|held| (&held.lease, held.deadline()))
     }
 
+    /// A lease, if it is there.
+    pub fn lease(&self, id: &LeaseId) -> Option<&Lease> {
+        self.leases.get(id).map(|held| &held.lease)
+    }
+
+    /// When a lease ends, if it is there.
+    pub fn deadline(&self, id: &LeaseId) -> Option<Deadline> {
+        self.leases.get(id).map(Held::deadline)
+    }
+
+    /// Whether a request waits, or is booked.
+    pub fn is_queued(&self, id: &LeaseId) -> bool {
+        self.queue.contains_key(id)
+    }
+
     /// The devices, each with its lease if it has one.
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceRecord, Option<&LeaseId>)> {
         self.devices.iter().map(|(id, place)| (&place.record, self.lent.get(id)))

@@ -6,6 +6,7 @@ use crate::model::device::Device;
 use crate::model::health::{Checkup, Health};
 use crate::model::id::{DeviceId, LeaseId};
 use crate::model::ledger::{DeviceRecord, Handover, Key, Queued, Record};
+use crate::model::scenario::Need;
 use crate::model::time::{HostBoot, Moment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -113,11 +114,12 @@ impl Book {
         let end = self.span(request).map_or(0, |(_, end)| end);
         let length = Duration::from_millis(end.saturating_sub(wall_ms)).min(self.length(request));
         let devices = waiting.queued.booked.clone().unwrap_or_default();
-        let is_there = |id: &DeviceId| {
+        let is_there = |(need, id): (&Need, &DeviceId)| {
+            let any = request.any_health && need.device.is_some();
             let health = self.devices.get(id).map(|place| place.record.checkup.health);
-            self.is_free(id) && health.is_some_and(|health| health.is_lendable() || request.any_health)
+            self.is_free(id) && health.is_some_and(|health| health.is_lendable() || any)
         };
-        if !length.is_zero() && devices.iter().all(is_there) {
+        if !length.is_zero() && request.needs.iter().zip(&devices).all(is_there) {
             let grant = self.grant(request.clone(), devices, length, now)?;
             return Ok(Some(vec![grant, Change::Delete(Key::Queue(request.id.clone()))]));
         }
