@@ -16,6 +16,7 @@ mod containers;
 mod disturb;
 mod expect;
 mod follow;
+pub mod ledger;
 mod log;
 mod operate;
 pub mod operator;

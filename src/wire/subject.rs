@@ -13,6 +13,15 @@ pub fn lab_bucket(lab: &LabName) -> String {
     format!("lab-{lab}")
 }
 
+/// Bucket of a lab's leases, its queue and its devices. It is the ledger's alone, since each write to it says
+/// which sequence the whole bucket must have.
+pub fn ledger_bucket(lab: &LabName) -> String {
+    format!("ledger-{lab}")
+}
+
+/// Key of the ledger's epoch, in that bucket.
+pub const EPOCH_KEY: &str = "epoch";
+
 /// Key of the record of a deployment that a file describes, in the lab's bucket.
 pub fn record_key(deployment: &DeploymentName) -> String {
     format!("deployment.{deployment}")

@@ -13,6 +13,7 @@ mod fuzz;
 mod image;
 mod journal;
 mod leases;
+mod ledger;
 mod missing;
 mod nats;
 mod nats_attacks;
