@@ -1,5 +1,5 @@
 //! What one decision costs in labs of several sizes: nine of ten devices are lent, and one request waits for
-//! each ten of them.
+//! each ten of them, half of these for a device that they name.
 
 use crate::simulator::Random;
 use pilab::model::device::{Backend, Device, Model};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How many kinds of devices there are. Of every fourth all devices are lent, and there the queue is.
-const KINDS: u64 = 24;
+pub(crate) const KINDS: u64 = 24;
 
 pub(crate) struct Cost {
     pub(crate) devices: u64,
@@ -30,6 +30,8 @@ struct Lab {
     boot_ns: u64,
     spent: Vec<Duration>,
     requests: u64,
+    /// What the next request names.
+    named: Option<DeviceId>,
 }
 
 pub(crate) fn policy() -> Policy {
@@ -55,14 +57,32 @@ pub(crate) fn device(number: u64) -> Device {
     }
 }
 
-fn caller() -> Caller {
+pub(crate) fn caller() -> Caller {
     Caller { user: UserName::new("ann").unwrap(), admin: false }
+}
+
+/// For any device of a kind.
+pub(crate) fn request(id: &str, kind: u64) -> LeaseRequest {
+    let labels = BTreeMap::from([("kind".to_owned(), kind.to_string())]);
+    let need =
+        Need { role: "dut".to_owned(), device: None, model: None, labels, capabilities: BTreeSet::new() };
+    LeaseRequest {
+        id: LeaseId::new(id).unwrap(),
+        holder: caller().user,
+        purpose: Purpose::default(),
+        needs: vec![need],
+        duration: None,
+        priority: Priority::Normal,
+        hold_by_process: None,
+        start: None,
+        any_health: false,
+    }
 }
 
 impl Lab {
     fn new(devices: u64) -> Self {
         let book = Book::load(policy(), []);
-        let mut lab = Self { book, sequence: 1, boot_ns: 0, spent: Vec::new(), requests: 0 };
+        let mut lab = Self { book, sequence: 1, boot_ns: 0, spent: Vec::new(), requests: 0, named: None };
         let all = (0..devices).map(device).collect();
         lab.put(Input::Inventory { devices: all, newcomers: Health::Good });
         for number in 0..devices {
@@ -76,7 +96,9 @@ impl Lab {
             }
         }
         for number in 0..devices / 10 {
-            lab.reserve(number % (KINDS / 4) * 4);
+            let kind = number % (KINDS / 4) * 4;
+            lab.named = number.is_multiple_of(2).then(|| device(number / 6 * KINDS + kind).id);
+            lab.reserve(kind);
         }
         lab
     }
@@ -104,20 +126,8 @@ impl Lab {
 
     fn reserve(&mut self, kind: u64) {
         self.requests += 1;
-        let labels = BTreeMap::from([("kind".to_owned(), kind.to_string())]);
-        let need =
-            Need { role: "dut".to_owned(), device: None, model: None, labels, capabilities: BTreeSet::new() };
-        let request = LeaseRequest {
-            id: LeaseId::new(format!("l{}", self.requests)).unwrap(),
-            holder: caller().user,
-            purpose: Purpose::default(),
-            needs: vec![need],
-            duration: None,
-            priority: Priority::Normal,
-            hold_by_process: None,
-            start: None,
-            any_health: false,
-        };
+        let mut request = request(&format!("l{}", self.requests), kind);
+        request.needs[0].device = self.named.take();
         self.put(Input::Reserve { by: caller(), request });
     }
 

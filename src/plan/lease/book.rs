@@ -30,6 +30,8 @@ pub struct Book {
     pub(super) waiters: BTreeMap<ClassId, BTreeSet<Rank>>,
     /// Those of them that name a device.
     pub(super) callers: BTreeMap<DeviceId, BTreeSet<Rank>>,
+    /// The devices that are free and named by one of them.
+    pub(super) called: BTreeSet<DeviceId>,
     /// The bookings by their start, in milliseconds since 1970-01-01 UTC.
     pub(super) bookings: BTreeSet<(u64, LeaseId)>,
     /// The bookings of each device: start and end, in milliseconds since 1970-01-01 UTC.
@@ -118,6 +120,7 @@ impl Book {
             line: BTreeMap::new(),
             waiters: BTreeMap::new(),
             callers: BTreeMap::new(),
+            called: BTreeSet::new(),
             bookings: BTreeSet::new(),
             booked: BTreeMap::new(),
             ends: BTreeMap::new(),

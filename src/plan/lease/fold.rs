@@ -31,6 +31,7 @@ impl Book {
                         if let Some(place) = self.devices.remove(id) {
                             self.shelf.take(place.class, id);
                         }
+                        self.count_called(id);
                     }
                     Key::Lease(id) => self.remove_lease(id),
                     Key::Renewal(id) => self.renew(id, None),
@@ -72,12 +73,21 @@ impl Book {
 
     /// Puts the device where it belongs on the shelf.
     fn shelve(&mut self, id: &DeviceId) {
+        self.count_called(id);
         let free = self.is_free(id);
         let Some(Place { record, class }) = self.devices.get(id) else { return };
         if record.removed {
             self.shelf.take(*class, id);
         } else {
             self.shelf.put(*class, id, record.checkup.health, free);
+        }
+    }
+
+    fn count_called(&mut self, id: &DeviceId) {
+        if self.is_free(id) && self.callers.contains_key(id) {
+            self.called.insert(id.clone());
+        } else {
+            self.called.remove(id);
         }
     }
 
@@ -191,6 +201,7 @@ impl Book {
                 }
                 for device in queued.request.needs.iter().filter_map(|need| need.device.as_ref()) {
                     self.callers.entry(device.clone()).or_default().insert(rank);
+                    self.count_called(device);
                 }
             }
         }
@@ -218,6 +229,7 @@ impl Book {
         }
         for device in queued.request.needs.iter().filter_map(|need| need.device.as_ref()) {
             drop_from(&mut self.callers, device, &queued.rank);
+            self.count_called(device);
         }
         self.usage_of(&queued.request.holder, |usage| {
             usage.devices -= queued.request.needs.len();
