@@ -210,38 +210,28 @@ impl Lab {
         self.stepped = false;
     }
 
-    /// The coordinator dies between two writes of a decision, or before the first, and starts anew.
+    /// The coordinator dies between two writes of what follows from an input, or before the first, and starts anew.
     fn crash(&mut self, tally: &mut Tally) {
         tally.crashes += 1;
         self.world.clocks.hear();
         let Some(input) = self.draw() else { return };
-        let Ok(changes) = self.world.decide(input.clone()) else { return };
         let disturbs = matches!(input, Input::DeviceHealth { .. } | Input::Inventory { .. });
         let mut whole = self.world.fork();
-        for change in &changes {
-            whole.write(change);
+        if whole.put(input.clone()).is_err() {
+            return;
         }
-        let writes = self.random.index(changes.len() + 1);
-        for change in &changes[..writes] {
-            self.world.write(change);
-        }
+        let writes = self.random.below(whole.writes() - self.world.writes() + 1);
+        let done = self.world.put_first(input.clone(), writes).unwrap();
         self.world.restart();
         self.world.tick();
-        if writes < changes.len() {
+        if !done {
             // Whoever got no answer asks again.
-            let _ = self.world.put(input);
+            let _ = self.world.put(input.clone());
         }
-        let now = self.world.now().moment;
         let (broken, whole) = (self.world.fork().settled(), whole.settled());
-        assert!(
-            broken == whole,
-            "after {writes} of {changes:?} at {now:?}: {:?}",
-            broken
-                .keys()
-                .filter(|key| broken.get(key) != whole.get(key))
-                .map(Key::to_string)
-                .collect::<Vec<_>>()
-        );
+        let differ = broken.keys().filter(|key| broken.get(key) != whole.get(key));
+        let differ: Vec<String> = differ.map(Key::to_string).collect();
+        assert!(broken == whole, "after {writes} writes of {input:?}: {differ:?}");
         self.check_loaded();
         self.follow(disturbs);
     }

@@ -108,14 +108,30 @@ impl World {
 
     /// Does what follows from `input`, and all that follows from that.
     pub(crate) fn put(&mut self, input: Input) -> Result<(), Refusal> {
+        self.put_first(input, u64::MAX).map(drop)
+    }
+
+    /// The same, broken off after so many writes; answers whether what was decided first is written.
+    pub(crate) fn put_first(&mut self, input: Input, writes: u64) -> Result<bool, Refusal> {
         let mut changes = self.decide(input)?;
+        let (mut left, mut first) = (writes, false);
         while !changes.is_empty() {
             for change in &changes {
+                if left == 0 {
+                    return Ok(first);
+                }
                 self.write(change);
+                left -= 1;
             }
+            first = true;
             changes = self.decide(Input::Tick)?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// How many writes there have been.
+    pub(crate) fn writes(&self) -> u64 {
+        self.next.sequence
     }
 
     pub(crate) fn tick(&mut self) {
