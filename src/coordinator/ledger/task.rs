@@ -183,6 +183,11 @@ impl Task {
         shutdown: &CancellationToken,
     ) -> Ended {
         let mut wake = Duration::ZERO;
+        // A connection that was lost and is back has lost answers that were on their way.
+        // It tells that it is up a moment after it is.
+        let up = shutdown.run_until_cancelled(connection.wait_for(|now| now.up));
+        let Some(Ok(epoch)) = up.await.map(|up| up.map(|now| now.epoch)) else { return Ended::Shutdown };
+        let is_same = |now: &Connection| now.up && now.epoch == epoch;
         loop {
             if wake.is_zero() {
                 if let Err(trouble) = self.settle().await {
@@ -197,7 +202,7 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => return Ended::Shutdown,
                 changed = connection.changed() => {
-                    if changed.is_err() || !connection.borrow_and_update().up {
+                    if changed.is_err() || !is_same(&connection.borrow_and_update()) {
                         return Ended::Trouble(Trouble::Disconnected);
                     }
                 }
