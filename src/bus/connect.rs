@@ -132,6 +132,11 @@ impl Bus {
         self.connection.borrow().denials.clone()
     }
 
+    #[cfg(feature = "coordinator")]
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Publishes; done when the connection has taken it.
     pub async fn publish(
         &self,

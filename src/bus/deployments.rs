@@ -17,7 +17,7 @@ pub type Kept = (Record, u64);
 
 /// All records. One that is not understood is passed over, and told.
 pub async fn records(bus: &Bus, lab: &LabName) -> Result<Vec<Kept>, ProvisionError> {
-    let bucket = subject::records_bucket(lab);
+    let bucket = subject::lab_bucket(lab);
     let mut kept = Vec::new();
     for key in bus.kv_keys(&bucket, subject::RECORD_KEYS).await? {
         let Some(entry) = bus.kv_get(&bucket, &key).await?.filter(|entry| !entry.deleted) else { continue };
@@ -35,14 +35,14 @@ pub async fn record(
     lab: &LabName,
     name: &DeploymentName,
 ) -> Result<(Option<Record>, u64), ProvisionError> {
-    let Some(entry) = bus.kv_get(&subject::records_bucket(lab), &subject::record_key(name)).await? else {
+    let Some(entry) = bus.kv_get(&subject::lab_bucket(lab), &subject::record_key(name)).await? else {
         return Ok((None, 0));
     };
     if entry.deleted {
         return Ok((None, entry.revision));
     }
     let record = serde_json::from_slice(&entry.value).map_err(|source| ProvisionError::Malformed {
-        bucket: "records",
+        bucket: "lab",
         key: subject::record_key(name),
         revision: entry.revision,
         source,
@@ -54,7 +54,7 @@ pub async fn record(
 pub async fn write(bus: &Bus, lab: &LabName, record: &Record, expected: u64) -> Result<u64, ProvisionError> {
     let key = subject::record_key(&record.spec.name);
     let value = provision::encode(&key, record)?;
-    Ok(bus.kv_put_if(&subject::records_bucket(lab), &key, value, expected).await?)
+    Ok(bus.kv_put_if(&subject::lab_bucket(lab), &key, value, expected).await?)
 }
 
 /// Removes a record if its key stands at `expected`; [`BusError::Conflict`] otherwise.
@@ -64,7 +64,7 @@ pub async fn remove(
     name: &DeploymentName,
     expected: u64,
 ) -> Result<(), ProvisionError> {
-    bus.kv_delete_if(&subject::records_bucket(lab), &subject::record_key(name), expected).await?;
+    bus.kv_delete_if(&subject::lab_bucket(lab), &subject::record_key(name), expected).await?;
     Ok(())
 }
 

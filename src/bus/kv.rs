@@ -8,7 +8,7 @@ use super::connect::Bus;
 use super::error::BusError;
 use crate::wire::subject;
 use async_nats::StatusCode;
-use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
+use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
@@ -116,46 +116,6 @@ impl Bus {
             }
             other => other,
         }
-    }
-
-    /// Writes a key, or deletes it when there is no value, if the last write to the whole bucket is `expected`; answers
-    /// its own number. [`BusError::Conflict`] when somebody else has written anything in between.
-    ///
-    /// Calls whose futures are first polled one after the other are taken in that order, so several may be under way.
-    pub async fn kv_write_after(
-        &self,
-        bucket: &str,
-        key: &str,
-        value: Option<Vec<u8>>,
-        expected: u64,
-    ) -> Result<u64, BusError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_EXPECTED_LAST_SEQUENCE, expected.to_string().as_str());
-        if value.is_none() {
-            headers.insert(KV_OPERATION, "DEL");
-        }
-        let value = value.unwrap_or_default();
-        match self.store(subject::key(bucket, key), headers, value.into()).await {
-            Err(BusError::Refused { err_code: WRONG_LAST_SEQUENCE, .. }) => {
-                Err(BusError::Conflict { bucket: bucket.to_owned(), key: key.to_owned(), expected })
-            }
-            other => other,
-        }
-    }
-
-    /// The number of the last write to a bucket; 0 before the first.
-    pub async fn kv_last(&self, bucket: &str) -> Result<u64, BusError> {
-        #[derive(Deserialize)]
-        struct Info {
-            state: State,
-        }
-        #[derive(Deserialize)]
-        struct State {
-            last_seq: u64,
-        }
-        let call = format!("STREAM.INFO.{}", subject::stream(bucket));
-        let info: Info = self.api(&call, &serde_json::Value::Null).await?;
-        Ok(info.state.last_seq)
     }
 
     /// The keys that match `filter` (`>` for all) and are not deleted, sorted. Needs the right to ask for

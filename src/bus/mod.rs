@@ -18,3 +18,5 @@ pub mod observe;
 pub mod provision;
 #[cfg(feature = "coordinator")]
 pub mod server;
+#[cfg(feature = "coordinator")]
+pub mod sole_writer;

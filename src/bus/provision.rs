@@ -77,12 +77,20 @@ pub async fn buckets(bus: &Bus, lab: &LabName) -> Result<(), ProvisionError> {
     bucket(bus, subject::DESIRED, 0).await?;
     bucket(bus, subject::STATUS, 0).await?;
     bucket(bus, subject::PRESENCE, presence).await?;
-    bucket(bus, &subject::lab_bucket(lab), 0).await?;
-    bucket(bus, &subject::records_bucket(lab), 0).await
+    bucket(bus, &subject::lab_bucket(lab), 0).await
+}
+
+/// Makes the bucket of a lab's ledger, if it is not there. Its deletion marks can be removed: each lease leaves some.
+pub async fn ledger_bucket(bus: &Bus, lab: &LabName) -> Result<(), ProvisionError> {
+    make(bus, &subject::ledger_bucket(lab), 0, false).await
+}
+
+async fn bucket(bus: &Bus, name: &str, max_age: u64) -> Result<(), ProvisionError> {
+    make(bus, name, max_age, true).await
 }
 
 /// `max_age` in nanoseconds, 0 for ever. Creating a stream again with the same configuration is no error.
-async fn bucket(bus: &Bus, name: &str, max_age: u64) -> Result<(), ProvisionError> {
+async fn make(bus: &Bus, name: &str, max_age: u64, deny_delete: bool) -> Result<(), ProvisionError> {
     let stream = subject::stream(name);
     let config = json!({
         "name": stream,
@@ -97,7 +105,7 @@ async fn bucket(bus: &Bus, name: &str, max_age: u64) -> Result<(), ProvisionErro
         "max_msgs_per_subject": 1,
         "max_consumers": -1,
         "allow_rollup_hdrs": false,
-        "deny_delete": true,
+        "deny_delete": deny_delete,
         "allow_direct": true,
     });
     bus.api::<Value>(&format!("STREAM.CREATE.{stream}"), &config).await?;

@@ -118,7 +118,7 @@ impl Ground {
     /// Changes when what all devices share breaks, to what broke. libvirt's end ends no machine.
     pub(super) fn broke(&self) -> watch::Receiver<String> {
         match self {
-            Self::Vm(_) => watch::channel(String::new()).1,
+            Self::Vm(_) | Self::Wired => watch::channel(String::new()).1,
             Self::Container { host, .. } => host.broke(),
         }
     }

@@ -14,14 +14,17 @@ use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
 use crate::config::leases::Leases;
+use crate::coordinator::ledger;
 use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::device::Backend;
 use crate::model::id::{LabName, UserName};
+use crate::model::time::{HostBoot, Moment};
 use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
+use crate::support::clock::{boot_id, is_synchronised, stamp};
 use crate::vm;
 use crate::wire::subject;
 use std::collections::BTreeMap;
@@ -92,6 +95,13 @@ fn place(lab: &Lab, lasting: bool) -> Result<Instance, CliError> {
         let cause = format!("lab {} has a coordinator on this machine", lab.name);
         failed("start the coordinator", Some(hint), cause)
     })
+}
+
+/// The clocks of this host, in this boot of it.
+fn host_clock() -> Result<ledger::Clock, CliError> {
+    let boot: HostBoot =
+        boot_id().parse().map_err(|e| failed("tell this boot of the host from others", None, e))?;
+    Ok(Arc::new(move || Moment { boot, at: stamp(), synchronised: is_synchronised() }))
 }
 
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
@@ -178,6 +188,7 @@ async fn begin(
         issuer: Arc::clone(&issuer),
         nats_url: server.url(),
         owner: user.clone(),
+        clock: host_clock()?,
         policy: policy(&lab.leases, instance.is_lasting()),
         dir: instance.dir().to_owned(),
         devices: owned,

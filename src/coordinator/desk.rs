@@ -9,7 +9,7 @@ use crate::console::WriteError;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Lease, LeaseRequest};
 use crate::model::power::PowerReading;
-use crate::plan::lease::{Blocker, Book, Caller, Input, Now, QueueRow};
+use crate::plan::lease::{Blocker, Book, Caller, Now, QueueRow};
 use crate::support::chain::Chain;
 use crate::wire::console::{ConsolePage, ConsoleRead, ConsoleWrite};
 use crate::wire::lending::{
@@ -34,7 +34,7 @@ impl Lending {
     pub(super) async fn list(&self) -> Result<Devices, Refusal> {
         let told = self.ledger.read(|book, _| {
             let rows = book.devices().map(|(record, lease)| {
-                let usage = match lease.and_then(|id| book.lease(id)) {
+                let usage = match lease.and_then(|id| Some((book.lease(id)?, book.deadline(id)?))) {
                     Some((lease, deadline)) => Usage::Leased {
                         lease: lease.request.id.clone(),
                         holder: lease.request.holder.clone(),
@@ -88,11 +88,12 @@ impl Lending {
             start: asked.start_ms,
             any_health: false,
         };
-        self.ledger.decide(Input::Reserve { by: by.clone(), request }).await?;
+        // Dropping the wait leaves the request in the queue.
+        drop(self.ledger.reserve(by.clone(), request).await?);
         let state = self.stands(&asked.id).await?;
         match &state {
             LeaseState::Waiting(row) if asked.no_wait && row.position.is_some() => {
-                self.ledger.decide(Input::Release { by, lease: asked.id }).await?;
+                self.ledger.release(by, asked.id).await?;
                 Err(Refusal::new(format!("not now: {}", row.blocker)))
             }
             _ => Ok(state),
@@ -101,28 +102,28 @@ impl Lending {
 
     pub(super) async fn extend(&self, by: Caller, asked: Extend) -> Result<LeaseState, Refusal> {
         let Extend { lease, longer } = asked;
-        self.ledger.decide(Input::Extend { by, lease: lease.clone(), longer }).await?;
+        self.ledger.extend(by, lease.clone(), longer).await?;
         self.stands(&lease).await
     }
 
     pub(super) async fn transfer(&self, by: Caller, asked: Transfer) -> Result<LeaseState, Refusal> {
         let Transfer { lease, to } = asked;
-        self.ledger.decide(Input::Transfer { by, lease: lease.clone(), to }).await?;
+        self.ledger.transfer(by, lease.clone(), to).await?;
         self.stands(&lease).await
     }
 
     pub(super) async fn release_by(&self, by: Caller, lease: LeaseId) -> Result<(), Refusal> {
-        Ok(self.ledger.decide(Input::Release { by, lease }).await?)
+        Ok(self.ledger.release(by, lease).await?)
     }
 
     pub(super) async fn heartbeat(&self, by: Caller, lease: LeaseId) -> Result<(), Refusal> {
-        Ok(self.ledger.decide(Input::Heartbeat { by, lease }).await?)
+        Ok(self.ledger.heartbeat(by, lease).await?)
     }
 
     /// How a lease stands, once that has changed or the time is up.
     pub(super) async fn watch(&self, asked: LeaseAsked) -> Result<LeaseState, Refusal> {
         let deadline = Instant::now() + asked.wait.min(MAX_WAIT);
-        let mut version = self.ledger.version();
+        let mut version = self.ledger.changes();
         let first = self.stands(&asked.lease).await?;
         let mut now = first.clone();
         while is_same(&first, &now) {
@@ -139,7 +140,7 @@ impl Lending {
     async fn stands(&self, id: &LeaseId) -> Result<LeaseState, Refusal> {
         let id = id.clone();
         let read = move |book: &Book, now: &Now| match book.lease(&id) {
-            Some((lease, _)) => LeaseState::Granted(lease_row(book, lease, now)),
+            Some(lease) => LeaseState::Granted(lease_row(book, lease, now)),
             None => {
                 let queue = book.queue(&now.moment);
                 let row = queue.iter().find(|row| row.request.id == id);
@@ -255,7 +256,7 @@ fn is_same(before: &LeaseState, now: &LeaseState) -> bool {
 }
 
 fn lease_row(book: &Book, lease: &Lease, now: &Now) -> LeaseRow {
-    let deadline = book.lease(&lease.request.id).map_or(lease.deadline, |(_, deadline)| deadline);
+    let deadline = book.deadline(&lease.request.id).unwrap_or(lease.deadline);
     LeaseRow {
         lease: lease.request.id.clone(),
         holder: lease.request.holder.clone(),

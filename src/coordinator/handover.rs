@@ -4,6 +4,7 @@
 //! durable made anew. The token of all this is greater than the last holder's, so whatever of his is still under way
 //! is refused from then on. A device of which a part fails is `suspect`, with the reason.
 
+use super::ledger::LedgerError;
 use super::lending::Lending;
 use crate::bus::provision;
 use crate::model::device::Capability;
@@ -11,7 +12,6 @@ use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::FencingToken;
 use crate::model::power::PowerReading;
-use crate::plan::lease::Input;
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ type Due = (DeviceId, Option<LeaseId>, FencingToken);
 
 /// Makes devices ready as they come back, each by itself, until `stop`.
 pub(super) async fn run(lending: Arc<Lending>, stop: CancellationToken) {
-    let mut version = lending.ledger.version();
+    let mut version = lending.ledger.changes();
     let mut under_way: BTreeMap<Id, DeviceId> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
@@ -84,14 +84,13 @@ async fn hand_over(lending: &Lending, (id, after, token): Due) {
     };
     if let Err(cause) = done {
         tracing::warn!(device = %id, cause, "a device did not come back clean");
-        let health = Input::DeviceHealth { device: id.clone(), health: Health::Suspect, reason: cause };
-        note(lending, health).await;
+        note(lending.ledger.device_health(id.clone(), Health::Suspect, cause).await);
     }
-    note(lending, Input::DeviceReady { device: id }).await;
+    note(lending.ledger.device_ready(id).await);
 }
 
-async fn note(lending: &Lending, input: Input) {
-    if let Err(error) = lending.ledger.decide(input).await {
+fn note(told: Result<(), LedgerError>) {
+    if let Err(error) = told {
         tracing::warn!(error = %Chain(&error), "the ledger was not told of a handover; it is done again");
     }
 }

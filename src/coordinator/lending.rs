@@ -5,7 +5,7 @@
 //!  person ──► desk ──► ledger; session made when the holder first acts ──────► handover
 //! ```
 
-use super::ledger::{Ledger, LedgerError};
+use super::ledger::{LedgerError, LedgerHandle, Reserved};
 use super::operator::Operator;
 use super::parts::{LabDevice, Parts};
 use super::session::{Seat, Session};
@@ -14,7 +14,7 @@ use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{FencingToken, Lease, LeaseRequest, Purpose};
 use crate::model::scenario::Need;
-use crate::plan::lease::{Caller, Input, Refusal};
+use crate::plan::lease::{Caller, Refusal};
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// How often a run's lease is held on to. A coordinator that dies ends its runs, and after three beats in a
 /// row that are missing their leases end too.
 const RUN_BEAT: Duration = Duration::from_secs(20);
+/// Pause before a run asks again for its devices.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a device that a person boots may take until its ticket is void.
 const BOOT_WINDOW: Duration = Duration::from_secs(180);
 
@@ -46,7 +48,7 @@ type Sessions = BTreeMap<LeaseId, Vec<Arc<Session>>>;
 
 /// The devices that can be lent, and who has them.
 pub(super) struct Lending {
-    pub(super) ledger: Ledger,
+    pub(super) ledger: LedgerHandle,
     pub(super) parts: Arc<Parts>,
     pub(super) operator: Operator,
     devices: BTreeMap<DeviceId, LabDevice>,
@@ -68,14 +70,14 @@ pub(super) struct Grant {
 impl Lending {
     /// Lends the devices of `parts` from now on.
     pub(super) async fn start(
-        ledger: Ledger,
+        ledger: LedgerHandle,
         parts: Arc<Parts>,
         operator: Operator,
     ) -> Result<Arc<Self>, LedgerError> {
         let devices: BTreeMap<_, _> =
             parts.devices.iter().map(|device| (device.handle.id().clone(), device.clone())).collect();
         let inventory: Vec<Device> = devices.values().map(|device| device.handle.device().clone()).collect();
-        ledger.decide(Input::Inventory { devices: inventory, newcomers: Health::Good }).await?;
+        ledger.inventory(inventory, Health::Good).await?;
         Ok(Arc::new(Self { ledger, parts, operator, devices, sessions: Mutex::default() }))
     }
 
@@ -105,10 +107,9 @@ impl Lending {
             start: None,
             any_health: false,
         };
-        self.ledger.decide(Input::Reserve { by: by.clone(), request }).await.map_err(refused)?;
         let beats = self.beat(&by, &lease);
         let granted = tokio::select! {
-            granted = self.granted(&lease) => granted,
+            granted = self.granted(&by, request) => granted,
             () = cancel.cancelled() => Err(Denied::Cancelled),
         };
         match granted {
@@ -124,14 +125,28 @@ impl Lending {
         }
     }
 
+    /// While NATS is away it is asked for again: under one id it is one request.
+    async fn granted(&self, by: &Caller, request: LeaseRequest) -> Result<Lease, Denied> {
+        loop {
+            let answer = match self.ledger.reserve(by.clone(), request.clone()).await {
+                Ok(Reserved::Granted(lease)) => Ok(*lease),
+                Ok(Reserved::Waiting(_, mut wait)) => wait.granted().await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(LedgerError::Away | LedgerError::Busy) => tokio::time::sleep(ASK_AGAIN).await,
+                answered => return answered.map_err(refused),
+            }
+        }
+    }
+
     /// Gives a run's devices back.
     pub(super) async fn release(&self, grant: Grant) {
         self.end(&grant.by, &grant.lease).await;
     }
 
     async fn end(&self, by: &Caller, lease: &LeaseId) {
-        if let Err(error) = self.ledger.decide(Input::Release { by: by.clone(), lease: lease.clone() }).await
-        {
+        if let Err(error) = self.ledger.release(by.clone(), lease.clone()).await {
             tracing::warn!(%lease, error = %Chain(&error), "a lease is not given back, and ends by itself");
         }
     }
@@ -142,33 +157,12 @@ impl Lending {
         beats.spawn(async move {
             loop {
                 tokio::time::sleep(RUN_BEAT).await;
-                let beat = Input::Heartbeat { by: by.clone(), lease: lease.clone() };
-                if let Err(error) = ledger.decide(beat).await {
+                if let Err(error) = ledger.heartbeat(by.clone(), lease.clone()).await {
                     tracing::debug!(%lease, error = %Chain(&error), "a beat was not heard");
                 }
             }
         });
         beats
-    }
-
-    async fn granted(&self, id: &LeaseId) -> Result<Lease, Denied> {
-        let mut version = self.ledger.version();
-        loop {
-            version.borrow_and_update();
-            let wanted = id.clone();
-            let stands = self.ledger.read(move |book, _| {
-                let lease = book.lease(&wanted);
-                (lease.map(|(lease, _)| lease.clone()), book.waits(&wanted))
-            });
-            match stands.await.map_err(refused)? {
-                (Some(lease), _) => return Ok(lease),
-                (None, true) => {}
-                (None, false) => return Err(Denied::Refused("the request was withdrawn".to_owned())),
-            }
-            if version.changed().await.is_err() {
-                return Err(refused(LedgerError::Gone));
-            }
-        }
     }
 
     /// The session by which the holder of a lease acts.

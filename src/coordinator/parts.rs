@@ -1,5 +1,6 @@
 //! What a coordinator is made of; `compose` puts it together.
 
+use super::ledger::Clock;
 use crate::bus::connect::Bus;
 use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
@@ -26,6 +27,8 @@ pub struct Parts {
     pub owner: UserName,
     /// The rules by which it lends its devices.
     pub policy: Policy,
+    /// The host's clocks.
+    pub clock: Clock,
     /// Its own directory, where it remembers how far its ledger has come.
     pub dir: PathBuf,
     /// The devices it owns.

@@ -1,4 +1,4 @@
-//! Who may do what: roles, kept in the lab's records. Who has none may look.
+//! Who may do what: roles, kept in the lab's bucket. Who has none may look.
 
 use crate::bus::connect::Bus;
 use crate::bus::error::BusError;
@@ -32,7 +32,7 @@ pub(super) struct People {
 impl People {
     /// Reads what is recorded. What is not understood gives no rights.
     pub(super) async fn load(bus: Bus, lab: &LabName, owner: UserName) -> Result<Self, BusError> {
-        let bucket = subject::records_bucket(lab);
+        let bucket = subject::lab_bucket(lab);
         let mut roles = BTreeMap::new();
         for key in bus.kv_keys(&bucket, subject::USER_KEYS).await? {
             let Some(user) = subject::parse_user_key(&key) else { continue };

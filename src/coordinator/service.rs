@@ -3,7 +3,7 @@
 use super::bundle;
 use super::console;
 use super::handover;
-use super::ledger::{Ledger, LedgerError, LedgerParts};
+use super::ledger::{self, LedgerError, LedgerOptions, TakeError};
 use super::lending::Lending;
 use super::log::RunLog;
 use super::operator::Operator;
@@ -42,6 +42,8 @@ use tokio_util::task::TaskTracker;
 const MAX_RUNS: usize = 1000;
 /// The most requests that are being answered; more wait.
 const MAX_REQUESTS: usize = 256;
+/// Where the ledger's epoch is kept, below the coordinator's directory.
+const EPOCH_FILE: &str = "ledger.json";
 /// The longest that a login is good.
 const MAX_LOGIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -73,7 +75,10 @@ pub enum StartError {
     /// NATS refused or did not answer.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The ledger of the lab's leases cannot be used.
+    /// The ledger of the lab's leases cannot be taken.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// The ledger did not take the lab's devices.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -97,13 +102,15 @@ impl Coordinator {
         parts.bus.flush().await?;
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let people = People::load(parts.bus.clone(), &parts.lab, parts.owner.clone()).await?;
-        let ledger = LedgerParts {
+        let ledger = LedgerOptions {
             bus: parts.bus.clone(),
             lab: parts.lab.clone(),
             policy: parts.policy.clone(),
-            dir: parts.dir.clone(),
+            epoch_file: parts.dir.join(EPOCH_FILE),
+            clock: Arc::clone(&parts.clock),
+            hook: None,
         };
-        let ledger = Ledger::start(ledger, &tracker, token.clone()).await?;
+        let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
         let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());

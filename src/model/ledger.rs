@@ -70,6 +70,29 @@ pub enum Record {
     Queue(Box<Queued>),
 }
 
+/// The version of what the ledger's keys hold.
+pub const LEDGER_VERSION: u32 = 1;
+
+/// The value of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// [`LEDGER_VERSION`].
+    pub version: u32,
+    /// What it holds.
+    pub record: Record,
+}
+
+/// Whose ledger it is now: written by each coordinator that takes it, before anything else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// [`LEDGER_VERSION`].
+    pub version: u32,
+    /// Grows each time that the ledger is taken.
+    pub epoch: u64,
+    /// Who took it: a number that each coordinator draws at its start.
+    pub by: u64,
+}
+
 impl Record {
     /// Where it is kept.
     pub fn key(&self) -> Key {

@@ -8,23 +8,26 @@ pub const DESIRED: &str = "desired";
 pub const STATUS: &str = "status";
 /// Bucket of agents' heartbeats.
 pub const PRESENCE: &str = "presence";
-/// Bucket of a lab's ledger: devices, leases, requests. Its coordinator alone writes to it, each time only if nobody has
-/// written to any of its keys since, so nothing else can be kept in it.
+/// Bucket of what else a lab's coordinator keeps: deployments of files, users' roles.
 pub fn lab_bucket(lab: &LabName) -> String {
     format!("lab-{lab}")
 }
 
-/// Bucket of what else a lab's coordinator keeps.
-pub fn records_bucket(lab: &LabName) -> String {
-    format!("records-{lab}")
+/// Bucket of a lab's leases, its queue and its devices. It is the ledger's alone, since each write to it says
+/// which sequence the whole bucket must have.
+pub fn ledger_bucket(lab: &LabName) -> String {
+    format!("ledger-{lab}")
 }
 
-/// Key of the record of a deployment that a file describes, in the lab's records.
+/// Key of the ledger's epoch, in that bucket.
+pub const EPOCH_KEY: &str = "epoch";
+
+/// Key of the record of a deployment that a file describes, in the lab's bucket.
 pub fn record_key(deployment: &DeploymentName) -> String {
     format!("deployment.{deployment}")
 }
 
-/// Key of a user's role, in the lab's records.
+/// Key of a user's role, in the lab's bucket.
 pub fn user_key(user: &UserName) -> String {
     format!("user.{user}")
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Child;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// A bound for what takes tenths of a second on a quiet host.
@@ -82,7 +83,9 @@ impl Bench {
         let up = timeout(PATIENCE, up).await;
         assert!(matches!(up, Ok(true)), "the coordinator is not up:\n{told}");
         // Its further words are nobody's concern, but must not fill the pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let mut rest = JoinSet::new();
+        rest.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        rest.detach_all();
         child
     }
 

@@ -13,6 +13,8 @@ mod faults;
 mod fuzz;
 mod image;
 mod journal;
+mod leases;
+mod ledger;
 mod missing;
 mod nats;
 mod nats_attacks;

@@ -30,6 +30,8 @@ pub struct Book {
     pub(super) waiters: BTreeMap<ClassId, BTreeSet<Rank>>,
     /// Those of them that name a device.
     pub(super) callers: BTreeMap<DeviceId, BTreeSet<Rank>>,
+    /// The devices that are free and named by one of them.
+    pub(super) called: BTreeSet<DeviceId>,
     /// The bookings by their start, in milliseconds since 1970-01-01 UTC.
     pub(super) bookings: BTreeSet<(u64, LeaseId)>,
     /// The bookings of each device: start and end, in milliseconds since 1970-01-01 UTC.
@@ -118,6 +120,7 @@ impl Book {
             line: BTreeMap::new(),
             waiters: BTreeMap::new(),
             callers: BTreeMap::new(),
+            called: BTreeSet::new(),
             bookings: BTreeSet::new(),
             booked: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -152,18 +155,23 @@ impl Book {
         self.leases.values().map(|held| (&held.lease, held.deadline()))
     }
 
-    /// A lease, and when it ends.
-    pub fn lease(&self, id: &LeaseId) -> Option<(&Lease, Deadline)> {
-        self.leases.get(id).map(|held| (&held.lease, held.deadline()))
-    }
-
-    /// The lease of a device.
+    /// The lease of a device, and when it ends.
     pub fn lease_of(&self, device: &DeviceId) -> Option<(&Lease, Deadline)> {
-        self.lease(self.lent.get(device)?)
+        self.leases.get(self.lent.get(device)?).map(|held| (&held.lease, held.deadline()))
     }
 
-    /// Whether the request waits.
-    pub fn waits(&self, id: &LeaseId) -> bool {
+    /// A lease, if it is there.
+    pub fn lease(&self, id: &LeaseId) -> Option<&Lease> {
+        self.leases.get(id).map(|held| &held.lease)
+    }
+
+    /// When a lease ends, if it is there.
+    pub fn deadline(&self, id: &LeaseId) -> Option<Deadline> {
+        self.leases.get(id).map(Held::deadline)
+    }
+
+    /// Whether a request waits, or is booked.
+    pub fn is_queued(&self, id: &LeaseId) -> bool {
         self.queue.contains_key(id)
     }
 
@@ -194,10 +202,15 @@ impl Book {
     }
 
     /// What the queue's own clock shows, in nanoseconds. It runs with the coordinator's host, goes on over its
-    /// reboots when their length can be known, and is never set back: the order of the queue is kept.
+    /// reboots when their length can be known, and is never set back: the order of the queue is kept. Over a
+    /// reboot of unknown length it is at least as late as the last place: nobody who comes after it gets ahead
+    /// of those who waited before, however long they had.
     pub(super) fn clock_ns(&self, now: &Moment) -> u64 {
-        let since = |at: &Moment| at.elapsed(now).map_or(0, nanos);
-        self.clock.as_ref().map_or(0, |(at, shown)| shown.saturating_add(since(at)))
+        let Some((at, shown)) = &self.clock else { return 0 };
+        match at.elapsed(now) {
+            Some(elapsed) => shown.saturating_add(nanos(elapsed)),
+            None => self.line.last_key_value().map_or(*shown, |(last, _)| last.time_ns.max(*shown)),
+        }
     }
 
     /// Whether it can be lent now, its health apart.

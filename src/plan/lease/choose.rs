@@ -215,8 +215,8 @@ impl Book {
         let open = |class: &ClassId| self.shelf.free(*class) > claims.get(class).copied().unwrap_or(0);
         let by_class =
             self.waiters.iter().filter(|(class, _)| open(class)).filter_map(|(_, ranks)| next(ranks));
-        let free = |id: &DeviceId| self.is_free(id) && !claimed.contains(id);
-        let by_name = self.callers.iter().filter(|(id, _)| free(id)).filter_map(|(_, ranks)| next(ranks));
+        let unclaimed = self.called.iter().filter(|id| !claimed.contains(*id));
+        let by_name = unclaimed.filter_map(|id| next(self.callers.get(id)?));
         by_class.chain(by_name).min()
     }
 

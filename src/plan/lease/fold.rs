@@ -1,7 +1,9 @@
 //! How a record changes the book and its indices.
 
 use super::book::{Book, Held, Place, Waiting, nanos};
+use super::shelf::ClassId;
 use super::{Change, Usage};
+use crate::model::device::Device;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::Lease;
 use crate::model::ledger::{DeviceRecord, Key, Queued, Record, Renewal};
@@ -29,6 +31,7 @@ impl Book {
                         if let Some(place) = self.devices.remove(id) {
                             self.shelf.take(place.class, id);
                         }
+                        self.count_called(id);
                     }
                     Key::Lease(id) => self.remove_lease(id),
                     Key::Renewal(id) => self.renew(id, None),
@@ -43,29 +46,48 @@ impl Book {
         if let Some(before) = self.devices.remove(id) {
             self.shelf.take(before.class, id);
         }
-        let (class, is_new) = self.shelf.class(&record.device);
+        let class = self.shelf.class(&record.device).unwrap_or_else(|| self.add_class(&record.device));
         self.devices.insert(id.clone(), Place { record: record.clone(), class });
         self.shelve(id);
         // A device is lent and in handover only between two writes of its lease's end.
         if let Some(lease) = self.lent.get(id).filter(|_| record.handover.is_some()) {
             self.ending.insert(lease.clone());
         }
-        if is_new {
-            let waiting: Vec<Queued> = self.queue.values().map(|waiting| waiting.queued.clone()).collect();
-            for queued in &waiting {
-                self.put_queued(queued);
-            }
+    }
+
+    /// A class for a device of a new kind: it may be what some requests wait for, and it moves other classes.
+    fn add_class(&mut self, device: &Device) -> ClassId {
+        let waiting: Vec<Queued> = self.queue.values().map(|waiting| waiting.queued.clone()).collect();
+        for queued in &waiting {
+            self.remove_queued(&queued.request.id);
         }
+        let new = self.shelf.add(device);
+        for place in self.devices.values_mut().filter(|place| place.class >= new) {
+            place.class += 1;
+        }
+        for queued in &waiting {
+            self.put_queued(queued);
+        }
+        new
     }
 
     /// Puts the device where it belongs on the shelf.
     fn shelve(&mut self, id: &DeviceId) {
+        self.count_called(id);
         let free = self.is_free(id);
         let Some(Place { record, class }) = self.devices.get(id) else { return };
         if record.removed {
             self.shelf.take(*class, id);
         } else {
             self.shelf.put(*class, id, record.checkup.health, free);
+        }
+    }
+
+    fn count_called(&mut self, id: &DeviceId) {
+        if self.is_free(id) && self.callers.contains_key(id) {
+            self.called.insert(id.clone());
+        } else {
+            self.called.remove(id);
         }
     }
 
@@ -179,6 +201,7 @@ impl Book {
                 }
                 for device in queued.request.needs.iter().filter_map(|need| need.device.as_ref()) {
                     self.callers.entry(device.clone()).or_default().insert(rank);
+                    self.count_called(device);
                 }
             }
         }
@@ -206,6 +229,7 @@ impl Book {
         }
         for device in queued.request.needs.iter().filter_map(|need| need.device.as_ref()) {
             drop_from(&mut self.callers, device, &queued.rank);
+            self.count_called(device);
         }
         self.usage_of(&queued.request.holder, |usage| {
             usage.devices -= queued.request.needs.len();

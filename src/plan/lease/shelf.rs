@@ -8,7 +8,8 @@ use crate::model::scenario::Need;
 use crate::plan::place;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The index of a class.
+/// The place of a class in the order of the kinds. So which devices are chosen follows from the records
+/// alone, and not from the order in which they came.
 pub(super) type ClassId = usize;
 
 /// How far the devices of a set can be trusted: good ones, suspect ones, those that are not lent.
@@ -24,7 +25,10 @@ fn grade(health: Health) -> usize {
     }
 }
 
-type Kind = (Backend, Model, BTreeMap<String, String>, BTreeSet<Capability>);
+/// What a request can tell of a device beside its id.
+fn kind(device: &Device) -> (Backend, Model, &BTreeMap<String, String>, &BTreeSet<Capability>) {
+    (device.backend, device.model, &device.labels, &device.capabilities)
+}
 
 #[derive(Debug)]
 struct Class {
@@ -38,20 +42,23 @@ struct Class {
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     classes: Vec<Class>,
-    by_kind: BTreeMap<Kind, ClassId>,
 }
 
 impl Shelf {
-    /// The class of such a device, and whether it is a new one.
-    pub(super) fn class(&mut self, device: &Device) -> (ClassId, bool) {
-        let kind = (device.backend, device.model, device.labels.clone(), device.capabilities.clone());
-        let next = self.classes.len();
-        let class = *self.by_kind.entry(kind).or_insert(next);
-        if class == next {
+    /// The class of such a device, if there is one.
+    pub(super) fn class(&self, device: &Device) -> Option<ClassId> {
+        self.classes.binary_search_by(|class| kind(&class.sample).cmp(&kind(device))).ok()
+    }
+
+    /// Makes the class of such a device, if there is none, and answers it: those from there on are one further.
+    pub(super) fn add(&mut self, device: &Device) -> ClassId {
+        let found = self.classes.binary_search_by(|class| kind(&class.sample).cmp(&kind(device)));
+        found.unwrap_or_else(|class| {
             let empty = || std::array::from_fn(|_| BTreeSet::new());
-            self.classes.push(Class { sample: device.clone(), members: empty(), free: empty() });
-        }
-        (class, class == next)
+            let new = Class { sample: device.clone(), members: empty(), free: empty() };
+            self.classes.insert(class, new);
+            class
+        })
     }
 
     pub(super) fn put(&mut self, class: ClassId, id: &DeviceId, health: Health, free: bool) {

@@ -6,8 +6,10 @@ use crate::model::device::Device;
 use crate::model::health::{Checkup, Health};
 use crate::model::id::{DeviceId, LeaseId};
 use crate::model::ledger::{DeviceRecord, Handover, Key, Queued, Record};
+use crate::model::scenario::Need;
 use crate::model::time::{HostBoot, Moment};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 type Times = BTreeMap<(HostBoot, u64), BTreeSet<LeaseId>>;
@@ -19,7 +21,7 @@ fn past<'a>(times: &'a Times, now: &Moment) -> impl Iterator<Item = &'a LeaseId>
 
 /// Those whose time is told on the clock of another boot.
 fn foreign<'a>(times: &'a Times, now: &Moment) -> impl Iterator<Item = &'a LeaseId> {
-    let after = (std::ops::Bound::Excluded((now.boot, u64::MAX)), std::ops::Bound::Unbounded);
+    let after = (Bound::Excluded((now.boot, u64::MAX)), Bound::Unbounded);
     times.range(..(now.boot, 0)).chain(times.range(after)).flat_map(|(_, ids)| ids)
 }
 
@@ -62,7 +64,8 @@ impl Book {
         let silent = past(&self.silences, moment).chain(foreign(&self.silences, moment));
         let patience = silent.filter_map(|id| self.leases.get(id)?.patience());
         let heard = patience.map(|patience| now.hearing_ns.saturating_add(nanos(patience))).min();
-        let after = self.silences.range((moment.boot, moment.at.boot_ns)..).next();
+        let later = (Bound::Excluded((moment.boot, moment.at.boot_ns)), Bound::Unbounded);
+        let after = self.silences.range(later).next();
         let silence = after.filter(|((boot, _), _)| *boot == moment.boot).map(|((_, at), _)| *at);
         let on_boot_clock = [next(&self.ends), heard, silence].into_iter().flatten().min();
         let booking = self.bookings.first().filter(|_| moment.synchronised).map(|(start, _)| *start);
@@ -111,11 +114,12 @@ impl Book {
         let end = self.span(request).map_or(0, |(_, end)| end);
         let length = Duration::from_millis(end.saturating_sub(wall_ms)).min(self.length(request));
         let devices = waiting.queued.booked.clone().unwrap_or_default();
-        let is_there = |id: &DeviceId| {
+        let is_there = |(need, id): (&Need, &DeviceId)| {
+            let any = request.any_health && need.device.is_some();
             let health = self.devices.get(id).map(|place| place.record.checkup.health);
-            self.is_free(id) && health.is_some_and(|health| health.is_lendable() || request.any_health)
+            self.is_free(id) && health.is_some_and(|health| health.is_lendable() || any)
         };
-        if !length.is_zero() && devices.iter().all(is_there) {
+        if !length.is_zero() && request.needs.iter().zip(&devices).all(is_there) {
             let grant = self.grant(request.clone(), devices, length, now)?;
             return Ok(Some(vec![grant, Change::Delete(Key::Queue(request.id.clone()))]));
         }

@@ -20,8 +20,8 @@ pub struct QueueRow<'a> {
     pub position: Option<usize>,
     /// What it waits for last.
     pub blocker: Blocker,
-    /// After how long it is served at the latest, if no request gets ahead of it and nothing changes; none when
-    /// nobody knows.
+    /// After how long it is served if nobody comes, nothing changes and everybody keeps what he has to the end;
+    /// none when nobody knows. Not a bound: requests before it may take other devices than is foreseen here.
     pub estimate: Option<Duration>,
 }
 
@@ -158,9 +158,8 @@ impl Book {
         if let Some((role, cause)) = self.never(request, wish) {
             return (Blocker::Never { role, cause }, None);
         }
-        let lendable = self.choose(request, wish, Among::Lendable, |_| true);
-        if let Some(unmet) = lendable.unmet() {
-            return (self.unhealthy(request, unmet), None);
+        if !self.can_be_met(request, wish) {
+            return (self.unhealthy(request, wish), None);
         }
         // Those that can be had first, as many of each class as it could use; the last of them is what it waits for.
         let length = self.length(request);
@@ -209,12 +208,16 @@ impl Book {
         (Blocker::Nothing, None)
     }
 
-    fn unhealthy(&self, request: &LeaseRequest, unmet: usize) -> Blocker {
-        let need = &request.needs[unmet];
-        let records = self.devices.values().map(|place| &place.record);
-        let mut unfit = records.filter(|record| !record.checkup.health.is_lendable() && !record.removed);
-        let first = unfit.find(|record| fits(need, &record.device));
-        first.map_or(Blocker::Nothing, |record| Blocker::Health {
+    /// The first device that is not lent of those with which the request could be served.
+    fn unhealthy(&self, request: &LeaseRequest, wish: &Wish) -> Blocker {
+        let devices = self.choose(request, wish, Among::All, |_| true).full().unwrap_or_default();
+        let mut served = request.needs.iter().zip(&devices);
+        let first = served.find_map(|(need, id)| {
+            let record = &self.devices.get(id)?.record;
+            let lent = record.checkup.health.is_lendable() || (request.any_health && need.device.is_some());
+            (!lent).then_some((need, record))
+        });
+        first.map_or(Blocker::Nothing, |(need, record)| Blocker::Health {
             role: need.role.clone(),
             device: record.device.id.clone(),
             health: record.checkup.health,

@@ -5,12 +5,17 @@ use crate::nats::lab_name;
 use pilab::coordinator::parts::{BootImage, KeyPair, Parts};
 use pilab::coordinator::service::Coordinator;
 use pilab::model::id::UserName;
+use pilab::model::time::{Moment, Stamp};
 use pilab::plan::lease::{Policy, Quota};
 use pilab::wire::request::{HELLO, RUN, Reply};
 use pilab::wire::subject;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Some boot of some host.
+const BOOT: &str = "0f3c2a51-9d0e-4b6a-8c11-00000000beef";
 
 fn policy() -> Policy {
     let hour = Duration::from_secs(3600);
@@ -44,6 +49,10 @@ async fn coordinator(scene: &Scene) -> Coordinator {
         nats_url: scene.lab.server.url(),
         owner: UserName::new("ann").unwrap(),
         policy: policy(),
+        clock: Arc::new(|| {
+            let at = Stamp { boot_ns: 1, wall_ms: 1 };
+            Moment { boot: BOOT.parse().unwrap(), at, synchronised: true }
+        }),
         dir: scene.lab.dir.path().to_owned(),
         devices: Vec::new(),
         image,

@@ -89,6 +89,19 @@ fn a_booking_whose_devices_are_not_there_waits_like_others() {
 }
 
 #[test]
+fn only_a_device_that_is_named_is_lent_in_any_health_at_the_start_of_a_booking() {
+    let mut lab = Lab::of(&["pi-1", "pi-2"]);
+    let request = LeaseRequest { any_health: true, ..booking("later", "root", &["pi-1", "any"]) };
+    lab.must(Input::Reserve { by: admin(), request });
+    lab.health("pi-1", Health::Maintenance);
+    lab.health("pi-2", Health::Quarantined);
+    lab.pass(2 * HOUR);
+    assert_eq!(lab.devices_of("later"), None);
+    lab.health("pi-2", Health::Good);
+    assert_eq!(lab.devices_of("later"), names(&["pi-1", "pi-2"]));
+}
+
+#[test]
 fn a_booking_that_is_withdrawn_leaves_its_devices_to_others() {
     let mut lab = Lab::of(&["pi-1"]);
     lab.ask(booking("later", "ann", &["any"]));

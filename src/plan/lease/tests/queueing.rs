@@ -156,6 +156,15 @@ fn who_waits_is_told_its_place_the_blocker_and_the_estimate() {
 }
 
 #[test]
+fn the_device_that_keeps_a_request_from_being_met_is_named_also_when_it_fits_another_need() {
+    let mut lab = Lab::of(&["pi-1", "usb-1"]);
+    lab.health("pi-1", Health::Quarantined);
+    lab.ask(request("a", "ann", &["any", "usb"]));
+    let Blocker::Health { role, device, .. } = lab.row("a").blocker else { panic!() };
+    assert_eq!((role.as_str(), device), ("any", device_id("pi-1")));
+}
+
+#[test]
 fn a_device_that_is_suspect_is_lent_where_no_good_one_will_do() {
     let mut lab = Lab::of(&["pi-1", "pi-2"]);
     lab.health("pi-1", Health::Suspect);

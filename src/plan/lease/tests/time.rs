@@ -84,6 +84,17 @@ fn the_order_of_the_queue_is_kept_over_a_reboot_and_later_requests_come_after() 
 }
 
 #[test]
+fn nobody_gets_ahead_of_those_who_waited_before_a_reboot_of_unknown_length() {
+    let mut lab = Lab::of(&["pi-1"]);
+    lab.ask(lasting(4 * HOUR, request("a", "ann", &["any"])));
+    lab.ask(with_priority(Priority::Low, request("low", "bob", &["any"])));
+    lab.pass(HOUR);
+    lab.reboot();
+    lab.ask(with_priority(Priority::High, request("high", "cid", &["any"])));
+    assert_eq!(lab.line(), ["low", "high"], "it has waited for more than two aging steps");
+}
+
+#[test]
 fn the_process_of_a_holder_is_heard_anew_after_a_reboot() {
     let mut lab = Lab::of(&["pi-1"]);
     let asked = LeaseRequest { hold_by_process: Some(10 * MINUTE), ..request("a", "ann", &["any"]) };

@@ -1,0 +1,128 @@
+//! Takes the ledger: a greater epoch on the disk, then in the bucket; then what the bucket holds.
+
+use super::disk;
+use super::error::TakeError;
+use super::points::{FailPoint, Hook};
+use crate::bus::connect::Bus;
+use crate::bus::error::BusError;
+use crate::bus::kv::Entry;
+use crate::bus::provision;
+use crate::bus::sole_writer::SoleWriter;
+use crate::model::id::LabName;
+use crate::model::ledger::{Epoch, Key, LEDGER_VERSION, Record, Stored};
+use crate::wire::subject;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// How often somebody else may write while the ledger is taken: a coordinator that still has it.
+const ATTEMPTS: u32 = 16;
+
+/// Who takes it.
+pub(super) struct Taker<'a> {
+    pub(super) bus: &'a Bus,
+    pub(super) lab: &'a LabName,
+    /// The file with the epoch.
+    pub(super) disk: &'a Path,
+    /// The number by which this coordinator knows its own epochs.
+    pub(super) me: u64,
+    pub(super) hook: Option<&'a Hook>,
+}
+
+/// The ledger as it was taken.
+pub(super) struct Taken {
+    pub(super) epoch: u64,
+    pub(super) writer: SoleWriter,
+    pub(super) records: Vec<Record>,
+    /// The sequences of deletion marks, sorted.
+    pub(super) marks: Vec<u64>,
+}
+
+impl Taker<'_> {
+    /// `before` is the epoch with which this coordinator had it. That somebody else has taken it since is final.
+    pub(super) async fn take(&self, before: Option<u64>) -> Result<Taken, TakeError> {
+        let bucket = subject::ledger_bucket(self.lab);
+        provision::ledger_bucket(self.bus, self.lab).await.map_err(TakeError::Provision)?;
+        let (epoch, writer) = self.mark(&bucket, before).await?;
+        self.reached(FailPoint::EpochInBucket);
+        // Whoever had it can write no more: what is read now stays so.
+        let snapshot = self.bus.kv_snapshot(&bucket).await.map_err(bus("read the ledger"))?;
+        let (mut records, mut marks) = (Vec::new(), Vec::new());
+        for (key, entry) in snapshot.entries {
+            if entry.deleted {
+                marks.push(entry.revision);
+            } else if key != subject::EPOCH_KEY {
+                records.push(record(&key, &entry)?);
+            }
+        }
+        marks.sort_unstable();
+        Ok(Taken { epoch, writer, records, marks })
+    }
+
+    /// Writes the next epoch to the disk, then to the bucket.
+    async fn mark(&self, bucket: &str, before: Option<u64>) -> Result<(u64, SoleWriter), TakeError> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            let last = self.bus.kv_last(bucket).await.map_err(bus("ask for the ledger's last write"))?;
+            let known = self.bus.kv_get(bucket, subject::EPOCH_KEY).await;
+            let known = known.map_err(bus("read the ledger's epoch"))?;
+            let known: Option<Epoch> =
+                known.filter(|entry| !entry.deleted).map(|e| read(subject::EPOCH_KEY, &e)).transpose()?;
+            let other = known.as_ref().filter(|known| known.by != self.me);
+            if let Some(other) = other.filter(|other| before.is_some_and(|before| other.epoch > before)) {
+                return Err(TakeError::Deposed { epoch: other.epoch });
+            }
+            let disk_error =
+                |what| move |source| TakeError::Disk { what, path: self.disk.to_owned(), source };
+            let floor = disk::read(self.disk).map_err(disk_error("read"))?;
+            let epoch = floor.max(known.map_or(0, |known| known.epoch)) + 1;
+            disk::write(self.disk, epoch).map_err(disk_error("write"))?;
+            self.reached(FailPoint::EpochOnDisk);
+            let mut writer = self.bus.sole_writer(bucket, last);
+            let value = Epoch { version: LEDGER_VERSION, epoch, by: self.me };
+            let value = serde_json::to_vec(&value).map_err(|error| TakeError::Malformed {
+                key: subject::EPOCH_KEY.to_owned(),
+                revision: 0,
+                problem: error.to_string(),
+            })?;
+            let written = async { writer.put(subject::EPOCH_KEY, value).await?.stored().await };
+            match written.await {
+                Ok(_) => return Ok((epoch, writer)),
+                Err(BusError::Conflict { .. }) if attempts > 1 => attempts -= 1,
+                Err(source) => return Err(TakeError::Bus { what: "write the ledger's epoch", source }),
+            }
+        }
+    }
+
+    fn reached(&self, point: FailPoint) {
+        if let Some(hook) = self.hook {
+            hook.reached(point);
+        }
+    }
+}
+
+fn bus(what: &'static str) -> impl Fn(BusError) -> TakeError {
+    move |source| TakeError::Bus { what, source }
+}
+
+fn read<T: DeserializeOwned>(key: &str, entry: &Entry) -> Result<T, TakeError> {
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let malformed = |problem| TakeError::Malformed { key: key.to_owned(), revision: entry.revision, problem };
+    let Versioned { version } =
+        serde_json::from_slice(&entry.value).map_err(|error| malformed(error.to_string()))?;
+    if version != LEDGER_VERSION {
+        return Err(malformed(format!("its version is {version}, and this program knows {LEDGER_VERSION}")));
+    }
+    serde_json::from_slice(&entry.value).map_err(|error| malformed(error.to_string()))
+}
+
+fn record(key: &str, entry: &Entry) -> Result<Record, TakeError> {
+    let Stored { record, .. } = read(key, entry)?;
+    if key.parse::<Key>().ok() == Some(record.key()) {
+        return Ok(record);
+    }
+    let problem = format!("it holds what belongs under {}", record.key());
+    Err(TakeError::Malformed { key: key.to_owned(), revision: entry.revision, problem })
+}
