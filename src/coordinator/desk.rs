@@ -161,6 +161,11 @@ impl Lending {
         let power = state.borrow().power;
         match act {
             PowerAct::On if power == PowerReading::On => {}
+            // Not off first: the switch may be one that cannot tell, and the device be at work.
+            PowerAct::On if !seat.boots_what_is_offered() => {
+                let on = seat.device.on(seat.token).await;
+                on.map_err(|e| Refusal::new(format!("{device} was not switched on: {}", Chain(&e))))?;
+            }
             PowerAct::On | PowerAct::Cycle => {
                 session.start(seat).await.map_err(|fault| Refusal::new(fault.cause))?;
             }

@@ -6,6 +6,7 @@
 
 use super::lending::Lending;
 use crate::bus::provision;
+use crate::model::device::Capability;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::FencingToken;
@@ -105,7 +106,10 @@ async fn clean(
     let Some(device) = lending.device(id) else { return Ok(()) };
     let mut first = Ok(());
     let reading = device.handle.state().borrow().power;
-    if reading != PowerReading::Off || after.is_some() {
+    // What no switch is wired to is handed on as it is: its owner wants that, or would have wired one.
+    let capabilities = &device.handle.device().capabilities;
+    let switched = capabilities.contains(&Capability::Boot) || capabilities.contains(&Capability::Power);
+    if switched && (reading != PowerReading::Off || after.is_some()) {
         first = first.and(part("it was not switched off", device.handle.off(token)).await);
     }
     device.gate.restore();
