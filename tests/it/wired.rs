@@ -342,7 +342,7 @@ async fn a_coordinator_lends_a_real_device() {
     };
     timeout(PATIENCE, up).await.expect("the coordinator comes up");
     // Its further words are nobody's concern, but must not fill the pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    rig.tracker.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
 
     let lease = rig.done(&["reserve", "rack-pi-1", "--json"]).await;
     let lease: serde_json::Value = serde_json::from_str(&lease).unwrap();
