@@ -214,7 +214,11 @@ impl Lab {
     fn crash(&mut self, tally: &mut Tally) {
         tally.crashes += 1;
         self.world.clocks.hear();
-        let Some(input) = self.draw() else { return };
+        // A device that is ready is what most grants from the queue follow from.
+        let ready: Vec<&DeviceId> = self.ready.keys().collect();
+        let ready = self.random.pick(&ready).map(|device| Input::DeviceReady { device: (*device).clone() });
+        let is_ready = self.random.percent(50);
+        let Some(input) = ready.filter(|_| is_ready).or_else(|| self.draw()) else { return };
         let disturbs = matches!(input, Input::DeviceHealth { .. } | Input::Inventory { .. });
         let mut whole = self.world.fork();
         if whole.put(input.clone()).is_err() {

@@ -116,7 +116,8 @@ impl LedgerHandle {
         self.ask(Some(Input::Reserve { by, request }), waiter, read).await?.ok_or(LedgerError::Gone)
     }
 
-    /// Makes a lease last longer; answers its new deadline.
+    /// Makes a lease last longer; answers its new deadline. After [`LedgerError::Away`] look at the deadline before
+    /// asking again: the lease may last longer already.
     pub async fn extend(
         &self,
         by: Caller,

@@ -16,7 +16,7 @@
 //! writes in a power cut; and what is read is what nobody else changes any more.
 //!
 //! **NATS away.** What was sent may be stored or not. All who wait for that are told
-//! [`LedgerError::Away`]: they ask again under the same id, and a request that comes twice is one. The task takes
+//! [`LedgerError::Away`]: they ask again, and a request that comes twice under one id is one. The task takes
 //! the ledger again, loads the book anew and goes on; requests in between are refused with the same error.
 //! Leases, queue and deadlines lie in the bucket: nothing of them is lost. A bucket that is gone with its server's
 //! disk is made anew, empty: all leases have ended then, and the tokens of the new epoch fence off their holders.
