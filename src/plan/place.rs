@@ -1,7 +1,49 @@
-//! Which devices meet which needs: all of them or none. The one matcher of the lab.
+//! Which devices meet which needs: all of them or none. The one matcher of the lab, for runs and for leases.
 
 use crate::model::device::Device;
+use crate::model::id::DeviceId;
 use crate::model::scenario::Need;
+
+/// What can be done for a run's needs now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// These devices, one for each need, in the order of the needs.
+    Granted(Vec<DeviceId>),
+    /// The lab has fit devices; too few of them are free.
+    Wait,
+    /// The lab can never meet the needs.
+    Never {
+        /// The role of a need that cannot be met.
+        role: String,
+        /// Why, one line.
+        cause: String,
+    },
+}
+
+/// Chooses devices. The first fit devices in the order of the inventory are taken, with the choices for
+/// other needs revised when one would be left without.
+pub fn place(needs: &[Need], all: &[Device], free: impl Fn(&DeviceId) -> bool) -> Placement {
+    let choose = |devices: &[&Device]| {
+        let mut matching = Matching::new(needs.len());
+        for item in 0..devices.len() {
+            if matching.is_full() {
+                break;
+            }
+            matching.offer(item, |item, need| fits(&needs[need], devices[item]));
+        }
+        matching
+    };
+    let devices: Vec<&Device> = all.iter().collect();
+    if let Some(need) = choose(&devices).unmet() {
+        let Need { role, .. } = &needs[need];
+        return Placement::Never { role: role.clone(), cause: misfit(needs, need, &devices) };
+    }
+    let devices: Vec<&Device> = all.iter().filter(|device| free(&device.id)).collect();
+    match choose(&devices).full() {
+        Some(items) => Placement::Granted(items.into_iter().map(|item| devices[item].id.clone()).collect()),
+        None => Placement::Wait,
+    }
+}
 
 /// A bipartite matching of needs and items (devices), grown item by item along augmenting paths.
 ///
@@ -107,52 +149,8 @@ fn describe(need: &Need) -> String {
 mod tests {
     use super::*;
     use crate::model::device::{Backend, Model};
-    use crate::model::id::DeviceId;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
-
-    /// What can be done for a run's needs now.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    enum Placement {
-        /// These devices, one for each need, in the order of the needs.
-        Granted(Vec<DeviceId>),
-        /// The lab has fit devices; too few of them are free.
-        Wait,
-        /// The lab can never meet the needs.
-        Never {
-            /// The role of a need that cannot be met.
-            role: String,
-            /// Why, one line.
-            cause: String,
-        },
-    }
-
-    /// Chooses devices. The first fit devices in the order of the inventory are taken, with the choices for
-    /// other needs revised when one would be left without.
-    fn place(needs: &[Need], all: &[Device], free: impl Fn(&DeviceId) -> bool) -> Placement {
-        let choose = |devices: &[&Device]| {
-            let mut matching = Matching::new(needs.len());
-            for item in 0..devices.len() {
-                if matching.is_full() {
-                    break;
-                }
-                matching.offer(item, |item, need| fits(&needs[need], devices[item]));
-            }
-            matching
-        };
-        let devices: Vec<&Device> = all.iter().collect();
-        if let Some(need) = choose(&devices).unmet() {
-            let Need { role, .. } = &needs[need];
-            return Placement::Never { role: role.clone(), cause: misfit(needs, need, &devices) };
-        }
-        let devices: Vec<&Device> = all.iter().filter(|device| free(&device.id)).collect();
-        match choose(&devices).full() {
-            Some(items) => {
-                Placement::Granted(items.into_iter().map(|item| devices[item].id.clone()).collect())
-            }
-            None => Placement::Wait,
-        }
-    }
 
     fn device(id: &str, label: Option<(&str, &str)>) -> Device {
         Device {

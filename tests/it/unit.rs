@@ -9,7 +9,7 @@ const LAB: &str =
 const COORDINATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/pilab-coordinator.service");
 /// systemd's own scale of 0 to 10; what it calls OK ends at 5.0.
 const MOST: f64 = 4.0;
-const COORDINATOR_MOST: f64 = 7.0;
+const COORDINATOR_MOST: f64 = 6.0;
 
 /// systemd's exposure level of a unit file.
 async fn exposure(unit: &Path) -> Option<f64> {
