@@ -3,9 +3,9 @@
 mod lab;
 
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, ExtendArgs, ListArgs, LoginArgs, LoginMakeArgs,
-    PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs,
-    UndeployArgs, VerifyArgs,
+    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, ListArgs, LoginArgs,
+    LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
+    TransferArgs, UndeployArgs, VerifyArgs,
 };
 
 use crate::model::device::{Arch, Backend};
@@ -132,6 +132,13 @@ pub enum Command {
   pilab login ann -o ann.json             a user for 30 days
   pilab login nightly --role user --for 12h -o ci.json")]
     Login(LoginMakeArgs),
+    /// Look at every part that the lab needs of this machine, and say what to do about what is wrong.
+    ///
+    /// Nothing is switched or changed. The exit code is 4 when something is bad.
+    #[command(after_long_help = "Examples:
+  pilab doctor
+  pilab doctor --lab my-lab.toml --json | jq 'select(.condition != \"good\")'")]
+    Doctor(DoctorArgs),
     /// Build, list, check and remove boot images
     #[command(subcommand)]
     Image(ImageCommand),

@@ -4,6 +4,7 @@ use super::args::{CheckArgs, Cli, Command, CompletionArgs};
 use super::console::console;
 use super::coordinator::coordinator;
 use super::deploying;
+use super::doctor::doctor;
 use super::error::CliError;
 use super::exit::Exit;
 use super::image::image;
@@ -62,6 +63,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Undeploy(args) => deploying::undeploy(local, args, ui).await,
         Command::Status(args) => deploying::status(local, args, ui).await,
         Command::Verify(args) => deploying::verify(local, args, ui).await,
+        Command::Doctor(args) => doctor(local, args, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),

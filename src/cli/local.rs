@@ -1,6 +1,7 @@
 //! What the command line needs of the machine it runs on. `compose` implements it; nothing here
 //! knows how.
 
+use super::doctor::Finding;
 use super::error::CliError;
 use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
@@ -27,6 +28,9 @@ pub trait Local: Send + Sync {
 
     /// The login files of the labs that have, or had, a coordinator on this machine.
     fn logins(&self) -> Result<Vec<PathBuf>, CliError>;
+
+    /// Looks at what the lab of this file needs of this machine. Nothing is switched or changed.
+    fn examine<'a>(&'a self, lab: &'a Path) -> LocalFuture<'a, Vec<Finding>>;
 
     /// Builds an image, or finds it built.
     fn image_build<'a>(

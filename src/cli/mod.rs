@@ -15,6 +15,7 @@ pub mod console;
 pub mod coordinator;
 pub mod deploying;
 pub mod dispatch;
+pub mod doctor;
 pub mod error;
 pub mod exit;
 pub mod follow;

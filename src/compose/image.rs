@@ -97,7 +97,7 @@ fn sink(progress: Progress) -> Sink {
 
 /// The agent's executable for `arch`: where `lab/agent` puts it, seen from this program or from here,
 /// or where a package does.
-fn find_agent(arch: Arch) -> Result<PathBuf, CliError> {
+pub(super) fn find_agent(arch: Arch) -> Result<PathBuf, CliError> {
     let looked = agent_places(arch);
     let found = looked.iter().find(|path| path.is_file());
     found.cloned().ok_or_else(|| no_agent(arch, &looked))

@@ -1,6 +1,7 @@
 //! The only place that joins ports to adapters.
 
 mod devices;
+mod doctor;
 mod gates;
 mod ground;
 mod image;
@@ -8,9 +9,10 @@ mod instance;
 mod lab;
 mod wired;
 
+use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 /// What this machine can do for the command line.
@@ -34,6 +36,10 @@ impl Local for ThisMachine {
         let labs =
             instance::lasting().map_err(|e| failed("look for coordinators on this machine", None, e))?;
         Ok(labs.into_iter().map(|dir| dir.join(lab::LOGIN)).filter(|path| path.is_file()).collect())
+    }
+
+    fn examine<'a>(&'a self, lab: &'a Path) -> LocalFuture<'a, Vec<Finding>> {
+        Box::pin(doctor::examine(lab))
     }
 
     fn image_build<'a>(

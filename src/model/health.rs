@@ -19,6 +19,11 @@ pub enum Health {
 }
 
 impl Health {
+    /// Whether nothing is wrong with it.
+    pub fn is_good(self) -> bool {
+        self == Self::Good
+    }
+
     /// Whether such a device is lent to whoever asks.
     pub fn is_lendable(self) -> bool {
         matches!(self, Self::Good | Self::Suspect)

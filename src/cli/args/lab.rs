@@ -261,6 +261,17 @@ pub struct VerifyArgs {
     pub json: JsonArgs,
 }
 
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The lab file
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_LAB, env = "PILAB_LAB")]
+    pub lab: PathBuf,
+    /// How to print what was found.
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
 /// Arguments of `login`.
 #[derive(Debug, Args)]
 pub struct LoginMakeArgs {

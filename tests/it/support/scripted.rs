@@ -5,6 +5,7 @@ use bytes::Bytes;
 use pilab::bus::connect::{Bus, BusOptions, Message};
 use pilab::bus::issuer::{COORDINATOR, Issuer};
 use pilab::bus::server::{EmbeddedServer, ServerOptions, ServerState};
+use pilab::cli::doctor::Finding;
 use pilab::cli::error::CliError;
 use pilab::cli::local::{
     ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Preparation, Progress, RunningLab,
@@ -108,6 +109,10 @@ impl Local for ScriptedMachine {
 
     fn logins(&self) -> Result<Vec<PathBuf>, CliError> {
         Ok(Vec::new())
+    }
+
+    fn examine<'a>(&'a self, _: &'a Path) -> LocalFuture<'a, Vec<Finding>> {
+        Box::pin(async { vec![Finding::good("script", "it is one")] })
     }
 
     fn image_build<'a>(
