@@ -12,11 +12,13 @@
 
 mod error;
 mod files;
+mod issued;
 mod keys;
 mod rights;
 
 pub use self::error::IssuerError;
 use self::files::{private_dir, read_private, write_private};
+use self::issued::{Issued, Known};
 use self::keys::Keys;
 use self::rights::{ANSWER_WITHIN, device_template, shared, user_template};
 use super::connect::{Bus, BusOptions};
@@ -40,6 +42,7 @@ pub const SYSTEM: &str = "system";
 
 const KEYS: &str = "keys.json";
 const REVOKED: &str = "revoked.json";
+const ISSUED: &str = "issued.json";
 
 /// How long the server may take to accept a new account JWT, connecting included.
 const PUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -107,6 +110,7 @@ pub struct Issuer {
     keys: Keys,
     /// How long after a request a device may answer it.
     answer_within: Duration,
+    issued: Issued,
     /// Held over a push, so that an older account JWT never overtakes a newer one.
     revoked: Mutex<Revocations>,
 }
@@ -125,8 +129,9 @@ impl Issuer {
         private_dir(&dir)?;
         let keys = Keys::open(&dir.join(KEYS))?;
         let revoked = read_private::<Revocations>(&dir.join(REVOKED))?.unwrap_or_default();
+        let issued = Issued::open(dir.join(ISSUED))?;
         let (lab, revoked) = (lab.clone(), Mutex::new(revoked));
-        Ok(Self { dir, lab, keys, answer_within: ANSWER_WITHIN, revoked })
+        Ok(Self { dir, lab, keys, answer_within: ANSWER_WITHIN, issued, revoked })
     }
 
     /// For one boot attempt of a device. Its id must begin with `<lab>-`, as all devices' do.
@@ -138,7 +143,10 @@ impl Issuer {
                 "it must begin with the lab's name and '-'",
             ));
         }
-        self.scoped(&self.keys.device, Holder::Device, device.as_str(), ttl)
+        let made = self.scoped(&self.keys.device, Holder::Device, device.as_str(), ttl)?;
+        let known = Known { public_key: made.public_key.clone(), expires: made.expires };
+        self.issued.add(device, known, seconds_now())?;
+        Ok(made)
     }
 
     /// For one login of a person or CI job. Inboxes go by name, so that a user named like a device or
@@ -190,6 +198,21 @@ impl Issuer {
         written.map_err(|panic| self.file("write", REVOKED, io::Error::other(panic)))??;
         *revoked = next;
         self.push(url, holder, &revoked, now).await
+    }
+
+    /// Voids all credentials of a device but the one to be kept, those of coordinators before this one included.
+    pub async fn revoke_device(
+        &self,
+        url: &str,
+        device: &DeviceId,
+        keep: Option<&str>,
+    ) -> Result<(), IssuerError> {
+        let known = self.issued.of(device, seconds_now());
+        for Known { public_key, expires } in known.iter().filter(|known| Some(&*known.public_key) != keep) {
+            self.revoke(url, Holder::Device, public_key, *expires).await?;
+            self.issued.remove(device, public_key, seconds_now())?;
+        }
+        Ok(())
     }
 
     /// Tells the server at `url` of all revocations of such holders on record.

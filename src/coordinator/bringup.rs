@@ -3,7 +3,6 @@
 
 use super::session::{Seat, Session};
 use super::steps::GRACE;
-use crate::bus::issuer::Holder;
 use crate::device::BootRequest;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
@@ -70,13 +69,11 @@ impl Session {
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
-        let earlier = std::mem::take(&mut *lock(&seat.credentials));
-        lock(&seat.credentials).push((credentials.public_key, credentials.expires));
         lock(&seat.creds).clone_from(&credentials.creds);
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
         lock(&seat.ssh_key).clone_from(&client_key.private);
-        let (device, nats_url, creds) = (seat.id().clone(), seat.gate.url(), credentials.creds);
+        let (device, nats_url, creds) = (seat.id().clone(), seat.gate.url(), credentials.creds.clone());
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
         let files = move |attempt| {
@@ -104,19 +101,15 @@ impl Session {
         let booted = seat.device.boot(seat.token, request).await;
         let attempt = booted.map_err(|e| seat.lab("boot the device", &e));
         // Credentials are one boot attempt's.
-        let revoked = self.revoke(seat, earlier).await;
+        let revoked = self.revoke(seat, Some(&credentials.public_key)).await;
         attempt.and_then(|attempt| revoked.map(|()| attempt))
     }
 
-    /// Revokes NATS credentials of the device: public keys and when they expire.
-    pub(super) async fn revoke(&self, seat: &Seat, credentials: Vec<(String, u64)>) -> Result<(), Fault> {
-        let mut first = Ok(());
-        for (key, expires) in credentials {
-            // Bounded by itself, a few seconds each.
-            let one = self.parts.issuer.revoke(&self.parts.nats_url, Holder::Device, &key, expires).await;
-            first = first.and(one.map_err(|e| seat.lab("revoke the device's credentials", &e)));
-        }
-        first
+    /// Revokes the device's NATS credentials, except that with the public key `keep`.
+    pub(super) async fn revoke(&self, seat: &Seat, keep: Option<&str>) -> Result<(), Fault> {
+        // Bounded by itself, a few seconds each.
+        let revoked = self.parts.issuer.revoke_device(&self.parts.nats_url, seat.id(), keep).await;
+        revoked.map_err(|e| seat.lab("revoke the device's credentials", &e))
     }
 
     async fn first_pong(&self, seat: &Seat, attempt: BootAttempt, deadline: Instant) -> Result<Pong, Fault> {

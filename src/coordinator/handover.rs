@@ -13,7 +13,6 @@ use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::FencingToken;
 use crate::model::power::PowerReading;
 use crate::support::chain::Chain;
-use crate::support::lock::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
@@ -115,12 +114,9 @@ async fn clean(
     for session in after.map(|lease| lending.sessions(lease)).unwrap_or_default() {
         let forgotten = session.operator.release(session.token);
         first = first.and(part("its deployments were not ended", forgotten).await);
-        let seats = session.seats.iter().filter(|seat| seat.id() == id);
-        for seat in seats {
-            let keys = std::mem::take(&mut *lock(&seat.credentials));
-            first = first.and(session.revoke(seat, keys).await.map_err(|fault| fault.cause));
-        }
     }
+    let revoked = Box::pin(lending.parts.issuer.revoke_device(&lending.parts.nats_url, id, None));
+    first = first.and(part("its credentials were not revoked", revoked).await);
     let wiped = provision::device(&lending.parts.bus, id);
     first.and(part("its keys were not deleted", wiped).await)
 }

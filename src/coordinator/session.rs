@@ -31,8 +31,6 @@ pub(super) struct Seat {
     pub(super) token: FencingToken,
     /// The boot attempt the device was in when the run got it.
     pub(super) before: BootAttempt,
-    /// The NATS credentials issued in this run, to be revoked at its end: public key and expiry.
-    pub(super) credentials: Mutex<Vec<(String, u64)>>,
     /// The NATS credentials of the device's current boot attempt.
     pub(super) creds: Mutex<String>,
     /// The private key that opens the device in its current boot attempt.
@@ -50,7 +48,6 @@ impl Seat {
             device: device.handle.clone(),
             token,
             before: device.handle.state().borrow().attempt,
-            credentials: Mutex::default(),
             creds: Mutex::default(),
             ssh_key: Mutex::default(),
             gate: device.gate.clone(),
