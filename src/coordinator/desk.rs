@@ -6,6 +6,7 @@ use super::lending::Lending;
 use super::service::Refusal;
 use super::session::{Seat, Session};
 use crate::console::WriteError;
+use crate::model::event::Event;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Lease, LeaseRequest};
 use crate::model::power::PowerReading;
@@ -23,6 +24,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// The longest that an answer is held back while nothing changes.
 const MAX_WAIT: Duration = Duration::from_secs(20);
+
+/// The most devices of one request.
+const MAX_NEEDS: usize = 256;
 
 impl From<LedgerError> for Refusal {
     fn from(error: LedgerError) -> Self {
@@ -77,6 +81,13 @@ impl Lending {
     }
 
     pub(super) async fn reserve(&self, by: Caller, asked: Reserve) -> Result<LeaseState, Refusal> {
+        // Matching takes time with the square of it.
+        if asked.needs.len() > MAX_NEEDS {
+            return Err(Refusal::new(format!(
+                "{} devices are asked for at once; at most {MAX_NEEDS}",
+                asked.needs.len()
+            )));
+        }
         let request = LeaseRequest {
             id: asked.id.clone(),
             holder: by.user.clone(),
@@ -154,10 +165,12 @@ impl Lending {
     pub(super) async fn power(&self, by: &Caller, asked: Power) -> Result<PowerDone, Refusal> {
         let Power { device, act, force } = asked;
         let session = self.session_on(by, &device, force.is_some()).await?;
-        if let Some(reason) = &force {
-            tracing::warn!(user = %by.user, %device, ?act, reason = reason.as_str(), "a device is switched by force");
-        }
         let seat = seat(&session, &device)?;
+        if let Some(reason) = &force {
+            let forced = Event::Forced { by: by.user.to_string(), reason: reason.as_str().to_owned() };
+            let written = seat.device.journal().event_synced(seat.attempt(), forced).await;
+            written.map_err(|e| Refusal::new(format!("the reason cannot be kept: {}", Chain(&e))))?;
+        }
         let state = seat.device.state();
         let power = state.borrow().power;
         match act {

@@ -17,6 +17,13 @@ pub enum Event {
         /// Under which lease.
         token: FencingToken,
     },
+    /// Somebody who does not hold the device is about to switch it.
+    Forced {
+        /// Who.
+        by: String,
+        /// Why, in their words.
+        reason: String,
+    },
     /// Power was switched.
     PowerDone {
         /// Wanted.

@@ -224,6 +224,16 @@ async fn two_people_share_a_lab() {
     let status = bench.pilab(&["status", DEVICE, "--json"]).await.done().json();
     assert_eq!(status, Vec::<Value>::new(), "nothing of the last holder's is left");
 
+    // An admin may all the same, and says why.
+    bench.pilab(&["power", "off", DEVICE]).await.refused("is ann's");
+    let forced = ["power", "off", DEVICE, "--force", "--reason", "it smokes"];
+    bench.as_user(&ann, &forced).await.done();
+    bench.pilab(&forced).await.done();
+    let journal = bench.dir.path().join("state/labs/team/journal").join(DEVICE);
+    let kept = std::fs::read_dir(journal).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    let kept = kept.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect::<String>();
+    assert!(kept.contains("it smokes"), "the reason is in the journal");
+
     // Given on, it is the next one's; whoever had it has lost it.
     let hers = granted["lease"].as_str().unwrap();
     bench.as_user(&ann, &["transfer", hers, "local"]).await.done();

@@ -9,8 +9,12 @@
 
 use pilab::agent::score;
 use pilab::model::identity::Identity;
+use pilab::model::ledger::Record;
 use pilab::model::workload::{Index, Presence, Status};
+use pilab::wire::console::{ConsoleChunk, ConsoleRead, ConsoleWrite};
+use pilab::wire::deploying::Deploy;
 use pilab::wire::fleet::{ExecRequest, LogsRequest, Pong};
+use pilab::wire::lending::{Extend, LeaseAsked, Power, Reserve};
 use pilab::wire::request::{BundleRead, EventsRequest, RunRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -64,6 +68,15 @@ fn corpus() -> Vec<Vec<u8>> {
         json!({ "deployment": "web", "container": "hello", "from": 0, "wait_ms": 100 }),
         json!({ "deployment": "web", "container": "hello", "command": ["id"], "timeout": 5 }),
         json!({ "version": 1, "run": "ping-1-1", "from": 3 }),
+        json!({
+            "version": 1, "id": "l-1", "purpose": "p", "duration": { "secs": 60, "nanos": 0 }, "priority": "normal",
+            "hold_by_process": null, "start_ms": null, "no_wait": false,
+            "needs": [{ "role": "dut", "device": "lab-vm-1", "model": "vm-aarch64", "labels": { "a": "b" } }]
+        }),
+        json!({ "device": "lab-vm-1", "act": "cycle", "force": "why" }),
+        json!({ "device": "lab-vm-1", "from": { "offset": 7 } }),
+        json!({ "device": "lab-vm-1", "bytes": "AP8K" }),
+        json!({ "lease": "l-1", "longer": { "secs": 60, "nanos": 0 } }),
     ];
     values.iter().map(|value: &Value| value.to_string().into_bytes()).collect()
 }
@@ -123,6 +136,15 @@ fn decode(bytes: &[u8]) {
     reads::<RunRequest>(bytes);
     reads::<EventsRequest>(bytes);
     reads::<BundleRead>(bytes);
+    reads::<Reserve>(bytes);
+    reads::<Extend>(bytes);
+    reads::<LeaseAsked>(bytes);
+    reads::<Power>(bytes);
+    reads::<ConsoleRead>(bytes);
+    reads::<ConsoleWrite>(bytes);
+    reads::<ConsoleChunk>(bytes);
+    reads::<Deploy>(bytes);
+    reads::<Record>(bytes);
 }
 
 #[test]
