@@ -107,6 +107,43 @@ impl Bench {
         self.start(args).end().await
     }
 
+    /// Starts `pilab coordinator` and waits until it has told how to reach it.
+    pub(crate) async fn coordinator(&self) -> Call {
+        let login = self.path("state/labs/laptop/login.json");
+        let _ = std::fs::remove_file(&login);
+        let mut command = self.command("coordinator");
+        if let Ok(arch) = std::env::var("PILAB_VM_ARCH") {
+            command = command.arg("--arch").arg(arch);
+        }
+        let call = Call::start(command, &["coordinator"]);
+        let deadline = Instant::now() + PATIENCE;
+        while !login.exists() {
+            assert!(Instant::now() < deadline, "the coordinator is not up");
+            sleep(POLL).await;
+        }
+        call
+    }
+
+    /// Calls `pilab VERB ARGS`.
+    pub(crate) async fn call(&self, verb: &str, args: &[&str]) -> Ended {
+        Call::start(self.command(verb).args(args.iter().copied()), &[&[verb], args].concat()).end().await
+    }
+
+    /// Looks at a device of the coordinator until it is so.
+    pub(crate) async fn device(&self, id: &str, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let told = self.call("devices", &["--json"]).await.exits(0).stdout;
+            let rows = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let row = rows.into_iter().find(|row| row["id"] == id).unwrap();
+            if is_so(&row) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited for {what}: {row}");
+            sleep(POLL * 10).await;
+        }
+    }
+
     fn instances(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.path("state/instances")) else { return Vec::new() };
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
