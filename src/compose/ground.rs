@@ -158,6 +158,13 @@ impl Ground {
         }
     }
 
+    /// Whether a machine of this instance may still be on.
+    pub(super) async fn is_in_use(&self, instance: &Instance) -> bool {
+        let Self::Vm(host) = self else { return false };
+        let lock = instance.lock_path();
+        host.owner_locks().await.map_or(true, |locks| locks.contains(&lock))
+    }
+
     /// Removes what is left of the devices. What cannot be removed is swept at the next start.
     pub(super) async fn close(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self {

@@ -109,9 +109,14 @@ impl Instance {
         self.dir.join(LOCK)
     }
 
-    /// Removes all its files, unless it is to last.
-    pub(super) fn remove(self) -> io::Result<()> {
-        if self.lasting { Ok(()) } else { remove(&self.name, &self.dir) }
+    /// Removes all its files; of one that is to last, only its sockets, and those only when nothing is left that
+    /// has one open.
+    pub(super) fn remove(self, in_use: bool) -> io::Result<()> {
+        match (self.lasting, in_use) {
+            (false, _) => remove(&self.name, &self.dir),
+            (true, false) => remove_dir(&self.run_dir()),
+            (true, true) => Ok(()),
+        }
     }
 }
 
@@ -178,13 +183,15 @@ fn is_fresh(dir: &Path) -> bool {
 }
 
 fn remove(name: &str, dir: &Path) -> io::Result<()> {
-    for dir in [run_dir(name).as_path(), dir] {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    remove_dir(&run_dir(name))?;
+    remove_dir(dir)
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes a directory that all may enter and nobody else may list, whatever the umask and whoever made it

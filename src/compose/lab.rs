@@ -63,7 +63,8 @@ pub(super) async fn start(
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
         Err(error) => {
-            remove(instance);
+            // What holds its sockets could not be asked.
+            remove(instance, true);
             return Err(error);
         }
     };
@@ -81,7 +82,8 @@ pub(super) async fn start(
         }
         Err(error) => {
             end(&layers, &ground).await;
-            remove(instance);
+            let in_use = ground.is_in_use(&instance).await;
+            remove(instance, in_use);
             Err(error)
         }
     }
@@ -281,7 +283,8 @@ impl RunningLab for ThisLab {
             let _ = begun.bus.close().await;
             end(&layers, &begun.ground).await;
             if kept.is_empty() {
-                remove(instance);
+                let in_use = begun.ground.is_in_use(&instance).await;
+                remove(instance, in_use);
             }
             done
         })
@@ -297,8 +300,8 @@ async fn end(layers: &Layers, ground: &Ground) {
     layers.server.end("NATS server").await;
 }
 
-fn remove(instance: Instance) {
-    if let Err(error) = instance.remove() {
+fn remove(instance: Instance, in_use: bool) {
+    if let Err(error) = instance.remove(in_use) {
         tracing::warn!(%error, "the lab's files are left behind; the next start removes them");
     }
 }

@@ -148,6 +148,12 @@ async fn stop(child: Child) {
     end(child).await.done();
 }
 
+/// The sockets of labs of this name, for all test benches together.
+fn sockets() -> usize {
+    let labs = std::fs::read_dir("/run/pilab").map_or(Vec::new(), |entries| entries.flatten().collect());
+    labs.iter().filter(|entry| entry.file_name().to_string_lossy().ends_with("-lab-gone")).count()
+}
+
 /// Reads standard error until it holds `text`.
 async fn says(child: &mut Child, text: &str) {
     let stderr = child.stderr.as_mut().unwrap();
@@ -286,6 +292,20 @@ async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
     let granted = end(waits).await.done().json().remove(0);
     assert_eq!((granted["state"].as_str(), granted["holder"].as_str()), (Some("granted"), Some("ann")));
     stop(coordinator).await;
+}
+
+#[tokio::test]
+async fn a_lab_that_ends_leaves_what_it_knows_and_no_sockets() {
+    let Some(mut bench) = Bench::new() else { return };
+    let path = bench.dir.path().join("gone.toml");
+    let text = std::fs::read_to_string(&bench.lab).unwrap().replace("\"team\"", "\"gone\"");
+    std::fs::write(&path, text).unwrap();
+    bench.lab = path.to_str().unwrap().to_owned();
+    let coordinator = bench.coordinator().await;
+    assert_eq!(sockets(), 1);
+    stop(coordinator).await;
+    assert_eq!(sockets(), 0);
+    assert!(bench.dir.path().join("state/labs/gone/keys/keys.json").is_file());
 }
 
 #[tokio::test]
