@@ -2,6 +2,7 @@
 
 use super::exit::Exit;
 use crate::config::error::ConfigError;
+use crate::wire::request::{BUNDLE, BUNDLE_READ, EVENTS};
 use std::error::Error;
 use std::path::PathBuf;
 
@@ -151,8 +152,9 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Usage { .. } => Exit::Usage,
-            // A run is refused for what it asks; everything else the coordinator should have known how to do.
-            Self::Refused { verb, .. } if *verb == crate::wire::request::RUN => Exit::Usage,
+            // What a run has left the coordinator should have known; everything else is refused for what is asked.
+            Self::Refused { verb: EVENTS | BUNDLE | BUNDLE_READ, .. } => Exit::Lab,
+            Self::Refused { .. } => Exit::Usage,
             Self::Cancelled => Exit::Cancelled,
             _ => Exit::Lab,
         }

@@ -1,7 +1,8 @@
-//! The lab coordinator: runs, steps, requests, credentials.
+//! The lab coordinator: leases, handover, runs, steps, requests, credentials.
 //!
 //! ```text
-//!  requests ──► service ──► run task ──► lending ──► ledger (devices, all or none)
+//!  requests ──► service ──► desk (people) ──► lending ──► ledger (devices, all or none), handover
+//!                 ├──────► run task ──────────────┘
 //!                 │            │  ├────► bring-up (identity, boot, first ping)
 //!                 │            │  └────► steps  (KV, fleet requests, console, SSH)
 //!                 │            ▼
