@@ -215,6 +215,18 @@ impl Issuer {
         Ok(())
     }
 
+    /// Voids one credential of a device.
+    pub async fn revoke_one(
+        &self,
+        url: &str,
+        device: &DeviceId,
+        credentials: &Credentials,
+    ) -> Result<(), IssuerError> {
+        let Credentials { public_key, expires, .. } = credentials;
+        self.revoke(url, Holder::Device, public_key, *expires).await?;
+        self.issued.remove(device, public_key, seconds_now())
+    }
+
     /// Tells the server at `url` of all revocations of such holders on record.
     async fn push(
         &self,

@@ -181,7 +181,7 @@ async fn begin(
     for handle in handles {
         let gate = gate(instance, handle.id(), address, server.address(), &layers.server).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
-        owned.push(LabDevice { handle, gate });
+        owned.push(LabDevice { handle, gate, booting: Arc::default() });
     }
     let user = user_name();
     let parts = Parts {
@@ -189,6 +189,7 @@ async fn begin(
         bus: bus.clone(),
         issuer: Arc::clone(&issuer),
         nats_url: server.url(),
+        lasting: instance.is_lasting(),
         owner: user.clone(),
         clock: host_clock()?,
         policy: policy(&lab.leases, instance.is_lasting()),
@@ -231,9 +232,16 @@ async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer, ttl: Duration
     bus.map_err(|e| failed("connect to the NATS server", None, e))
 }
 
-/// Who the caller is to the lab: `USER`, where that is a name a subject may hold.
+/// Who the caller is to the lab: `USER`, else the name of the process's user (passwd(5)), where that is a name a
+/// subject may hold.
 fn user_name() -> UserName {
-    let user = std::env::var("USER").ok().and_then(|user| UserName::new(user).ok());
+    let user = std::env::var("USER").ok().or_else(|| {
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+        let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(&uid))?;
+        line.split(':').next().map(str::to_owned)
+    });
+    let user = user.and_then(|user| UserName::new(user).ok());
     user.or_else(|| UserName::new("local").ok()).unwrap_or_else(|| unreachable!("a constant that is a name"))
 }
 

@@ -65,14 +65,14 @@ impl Session {
 
     pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
+        let _booting = seat.booting.lock().await;
         let credentials = parts
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
-        lock(&seat.creds).clone_from(&credentials.creds);
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
-        lock(&seat.ssh_key).clone_from(&client_key.private);
+        let ssh_key = client_key.private.clone();
         let (device, nats_url, creds) = (seat.id().clone(), seat.gate.url(), credentials.creds.clone());
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
@@ -99,10 +99,19 @@ impl Session {
             files: Box::new(files),
         };
         let booted = seat.device.boot(seat.token, request).await;
-        let attempt = booted.map_err(|e| seat.lab("boot the device", &e));
+        let attempt = match booted {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                // What it may still run with stays good; what it never got goes.
+                let unused = parts.issuer.revoke_one(&parts.nats_url, seat.id(), &credentials).await;
+                let fault = seat.lab("boot the device", &error);
+                return Err(unused.map_or_else(|e| seat.lab("revoke unused credentials", &e), |()| fault));
+            }
+        };
+        *lock(&seat.creds) = credentials.creds;
+        *lock(&seat.ssh_key) = ssh_key;
         // Credentials are one boot attempt's.
-        let revoked = self.revoke(seat, Some(&credentials.public_key)).await;
-        attempt.and_then(|attempt| revoked.map(|()| attempt))
+        self.revoke(seat, Some(&credentials.public_key)).await.map(|()| attempt)
     }
 
     /// Revokes the device's NATS credentials, except that with the public key `keep`.

@@ -10,6 +10,9 @@ use crate::support::chain::Chain;
 use crate::wire::console::{CONSOLE_VERSION, ChunkKind, ConsoleChunk, ConsoleFrom, ConsolePage, PAGE_BYTES};
 use crate::wire::subject;
 
+/// What a chunk's JSON takes beside its bytes, with a gap's cause.
+const CHUNK_BYTES: usize = 256;
+
 /// Publishes what comes, until the journal ends. What NATS does not take is not kept for it: who misses a chunk
 /// sees the hole in the offsets and asks for it.
 pub(super) async fn publish(bus: Bus, lab: LabName, device: DeviceHandle) {
@@ -68,7 +71,8 @@ async fn fill(page: &mut ConsolePage, mut cursor: Cursor, start: Option<u64>) ->
             let cause = "the journal no longer has what was before".to_owned();
             page.chunks.push(ConsoleChunk { what: ChunkKind::Gap(cause), ..chunk.clone() });
         }
-        bytes += length;
+        // In base64, with the rest of its JSON.
+        bytes += length.div_ceil(3) * 4 + CHUNK_BYTES;
         page.next = chunk.offset + length as u64;
         expected = Some(page.next);
         page.chunks.push(chunk);

@@ -2,11 +2,15 @@
 //!
 //! Off; its way to NATS whole; what was deployed forgotten; its credentials revoked; its keys deleted and its
 //! durable made anew. The token of all this is greater than the last holder's, so whatever of his is still under way
-//! is refused from then on. A device of which a part fails is `suspect`, with the reason.
+//! is refused from then on. A device of which a part fails is `suspect`, with the reason, and tried again; an
+//! embedded lab, which ends with its runs, hands it on after the first failure, so that they end.
 
 use super::ledger::LedgerError;
 use super::lending::Lending;
-use crate::bus::provision;
+use super::parts::Parts;
+use crate::bus::deployments as kept;
+use crate::bus::provision::{self, ProvisionError};
+use crate::device::{DeviceError, DeviceHandle};
 use crate::model::device::Capability;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId};
@@ -18,11 +22,16 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long each part may take: libvirt and the NATS server answer within seconds or, when they are gone, never.
-const PART_TIMEOUT: Duration = Duration::from_secs(30);
+/// A board that is being cycled takes its least time off, and its turn in the stagger.
+const PART_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause before a device that did not come back clean is tried again.
+const AGAIN: Duration = Duration::from_secs(15);
+/// Pause while a device has too much to do.
+const BUSY: Duration = Duration::from_millis(200);
 
 /// A device to be made ready: the lease that it comes from, and the token to act under.
 type Due = (DeviceId, Option<LeaseId>, FencingToken);
@@ -70,20 +79,18 @@ async fn due(lending: &Lending) -> Vec<Due> {
         (due.collect::<Vec<Due>>(), leases)
     });
     let Ok((due, leases)) = read.await else { return Vec::new() };
-    let coming: BTreeSet<LeaseId> = due.iter().filter_map(|(_, after, _)| after.clone()).collect();
-    lending.forget(|lease| !leases.contains(lease) && !coming.contains(lease));
+    lending.forget(|lease| !leases.contains(lease));
     due
 }
 
 async fn hand_over(lending: &Lending, (id, after, token): Due) {
-    let done = match lending.device(&id) {
-        Some(_) => clean(lending, &id, after.as_ref(), token).await,
-        // It is no longer in the inventory: nothing of it is ours to switch.
-        None => Ok(()),
-    };
-    if let Err(cause) = done {
+    while let Err(cause) = clean(lending, &id, after.as_ref(), token).await {
         tracing::warn!(device = %id, cause, "a device did not come back clean");
         note(lending.ledger.device_health(id.clone(), Health::Suspect, cause).await);
+        if !lending.parts.lasting {
+            break;
+        }
+        sleep(AGAIN).await;
     }
     note(lending.ledger.device_ready(id).await);
 }
@@ -101,24 +108,46 @@ async fn clean(
     after: Option<&LeaseId>,
     token: FencingToken,
 ) -> Result<(), String> {
+    // It is no longer in the inventory: nothing of it is ours to switch.
     let Some(device) = lending.device(id) else { return Ok(()) };
-    let mut first = Ok(());
+    // Whoever had it types nothing more, whether or not it can be switched.
+    let fenced = device.handle.console().fence(token);
+    let mut first = part("its console was not taken away", fenced).await;
     let reading = device.handle.state().borrow().power;
     // What no switch is wired to is handed on as it is: its owner wants that, or would have wired one.
     let capabilities = &device.handle.device().capabilities;
     let switched = capabilities.contains(&Capability::Boot) || capabilities.contains(&Capability::Power);
     if switched && (reading != PowerReading::Off || after.is_some()) {
-        first = first.and(part("it was not switched off", device.handle.off(token)).await);
+        first = first.and(part("it was not switched off", off(&device.handle, token)).await);
     }
     device.gate.restore();
-    for session in after.map(|lease| lending.sessions(lease)).unwrap_or_default() {
-        let forgotten = session.operator.release(session.token);
-        first = first.and(part("its deployments were not ended", forgotten).await);
-    }
+    first = first.and(part("its deployments were not forgotten", forget(lending, id, token)).await);
     let revoked = Box::pin(lending.parts.issuer.revoke_device(&lending.parts.nats_url, id, None));
     first = first.and(part("its credentials were not revoked", revoked).await);
     let wiped = provision::device(&lending.parts.bus, id);
     first.and(part("its keys were not deleted", wiped).await)
+}
+
+/// Behind what its last holder has still asked for: that is done first, and undone by this.
+async fn off(device: &DeviceHandle, token: FencingToken) -> Result<(), DeviceError> {
+    loop {
+        match device.off(token).await {
+            Err(DeviceError::Busy) => sleep(BUSY).await,
+            done => return done,
+        }
+    }
+}
+
+/// Forgets the deployments of files that were applied to the device under leases before this token, so that the
+/// operator does not put them back.
+async fn forget(lending: &Lending, id: &DeviceId, token: FencingToken) -> Result<(), ProvisionError> {
+    let Parts { bus, lab, .. } = &*lending.parts;
+    for (record, revision) in kept::records(bus, lab).await? {
+        if record.token < token && record.within.contains(id) {
+            kept::remove(bus, lab, &record.spec.name, revision).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn part<E: Error + 'static>(

@@ -43,9 +43,6 @@ pub(super) enum Denied {
     Cancelled,
 }
 
-/// A lease and how its holder acts: one session for each token that it has had.
-type Sessions = BTreeMap<LeaseId, Vec<Arc<Session>>>;
-
 /// The devices that can be lent, and who has them.
 pub(super) struct Lending {
     pub(super) ledger: LedgerHandle,
@@ -53,7 +50,7 @@ pub(super) struct Lending {
     pub(super) operator: Operator,
     devices: BTreeMap<DeviceId, LabDevice>,
     /// No await happens under this lock.
-    sessions: Mutex<Sessions>,
+    sessions: Mutex<BTreeMap<LeaseId, Arc<Session>>>,
 }
 
 /// Devices that belong to one run until they are released.
@@ -63,8 +60,10 @@ pub(super) struct Grant {
     pub(super) devices: Vec<LabDevice>,
     lease: LeaseId,
     by: Caller,
-    /// Ends with the grant.
-    _beats: JoinSet<()>,
+    /// Cancelled when the lease ends, or is given to another, before the run does.
+    pub(super) lost: CancellationToken,
+    /// They end with the grant.
+    _tasks: JoinSet<()>,
 }
 
 impl Lending {
@@ -114,8 +113,10 @@ impl Lending {
         };
         match granted {
             Ok(granted) => {
-                let devices = granted.devices.iter().filter_map(|id| self.devices.get(id).cloned());
-                Ok(Grant { token: granted.token, devices: devices.collect(), lease, by, _beats: beats })
+                let devices = granted.devices.iter().filter_map(|id| self.devices.get(id).cloned()).collect();
+                let (token, lost, mut tasks) = (granted.token, CancellationToken::new(), beats);
+                tasks.spawn(watch(self.ledger.clone(), lease.clone(), token, lost.clone()));
+                Ok(Grant { token, devices, lease, by, lost, _tasks: tasks })
             }
             Err(denied) => {
                 drop(beats);
@@ -168,8 +169,9 @@ impl Lending {
     /// The session by which the holder of a lease acts.
     pub(super) fn session(&self, lease: &Lease) -> Arc<Session> {
         let mut sessions = lock(&self.sessions);
-        let known = sessions.entry(lease.request.id.clone()).or_default();
-        if let Some(session) = known.iter().find(|session| session.token == lease.token) {
+        // One from before a transfer acts under a token that has passed.
+        let known = sessions.get(&lease.request.id).filter(|session| session.token == lease.token);
+        if let Some(session) = known {
             return Arc::clone(session);
         }
         let seats = lease.request.needs.iter().zip(&lease.devices);
@@ -177,18 +179,30 @@ impl Lending {
             seats.filter_map(|(need, id)| Some(Seat::new(&need.role, self.devices.get(id)?, lease.token)));
         let (parts, operator) = (Arc::clone(&self.parts), self.operator.clone());
         let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.token));
-        known.push(Arc::clone(&session));
+        sessions.insert(lease.request.id.clone(), Arc::clone(&session));
         session
-    }
-
-    /// The sessions of a lease that has ended.
-    pub(super) fn sessions(&self, lease: &LeaseId) -> Vec<Arc<Session>> {
-        lock(&self.sessions).get(lease).cloned().unwrap_or_default()
     }
 
     /// Forgets the sessions of leases that are no more.
     pub(super) fn forget(&self, is_over: impl Fn(&LeaseId) -> bool) {
         lock(&self.sessions).retain(|lease, _| !is_over(lease));
+    }
+}
+
+/// Cancels `lost` once the lease is no longer that of `token`.
+async fn watch(ledger: LedgerHandle, lease: LeaseId, token: FencingToken, lost: CancellationToken) {
+    let mut changes = ledger.changes();
+    loop {
+        changes.borrow_and_update();
+        let id = lease.clone();
+        let stands = ledger.read(move |book, _| book.lease(&id).is_some_and(|lease| lease.token == token));
+        if stands.await == Ok(false) {
+            lost.cancel();
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

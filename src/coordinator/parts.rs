@@ -23,6 +23,8 @@ pub struct Parts {
     pub issuer: Arc<Issuer>,
     /// Where it reaches NATS itself: `nats://host:port`.
     pub nats_url: String,
+    /// It outlives its runs.
+    pub lasting: bool,
     /// Who started it: an admin.
     pub owner: UserName,
     /// The rules by which it lends its devices.
@@ -52,6 +54,9 @@ pub struct LabDevice {
     pub handle: DeviceHandle,
     /// Its way to NATS.
     pub gate: Gate,
+    /// Held from the issue of credentials for a boot to the revocation of those before: of two boots at one time the
+    /// first would revoke the second's.
+    pub booting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Makes an SSH key pair; the argument is the comment.

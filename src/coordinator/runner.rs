@@ -6,6 +6,7 @@ use super::lending::{Denied, Grant, Lending};
 use super::log::RunLog;
 use super::parts::Parts;
 use super::session::{Seat, Session};
+use crate::device::DeviceError;
 use crate::model::event::Event;
 use crate::model::id::{LeaseId, RunId, UserName};
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long the journals' readers may take to get to the run's end.
@@ -72,7 +74,7 @@ impl Runner {
                 followers.spawn(follow(seat.device.clone(), *from, Arc::clone(&self.log)));
             }
         }
-        let mut ended = self.drive(&session).await;
+        let mut ended = self.drive(&session, &grant.lost).await;
         if let Err(fault) = self.hand_back(&session).await {
             ended.0.get_or_insert(fault);
         }
@@ -141,7 +143,7 @@ impl Runner {
     }
 
     /// Boots and steps, until done, a device is lost, or somebody stops the run; then cleanup.
-    async fn drive(&self, session: &Session) -> Ended {
+    async fn drive(&self, session: &Session, lease_lost: &CancellationToken) -> Ended {
         let current = Mutex::new(None);
         let work = async {
             try_join_all(session.seats.iter().map(|seat| session.bring_up_bounded(seat))).await?;
@@ -156,6 +158,7 @@ impl Runner {
         let (fault, lost) = tokio::select! {
             biased;
             () = self.log.cancel().cancelled() => (Some(cancelled()), true),
+            () = lease_lost.cancelled() => (Some(lease_ended()), true),
             fault = session.lost() => (Some(fault), true),
             done = work => (done.err(), false),
         };
@@ -219,6 +222,8 @@ impl Runner {
             }
             let doing = "switch the device off";
             let off = match timeout(HAND_BACK_TIMEOUT, seat.device.off(seat.token)).await {
+                // It is another's already: nothing of it is ours to take away.
+                Ok(Err(DeviceError::Fenced(_))) => continue,
                 Ok(off) => off.map_err(|e| seat.lab(doing, &e)),
                 Err(late) => Err(seat.lab(doing, &late)),
             };
@@ -263,6 +268,11 @@ pub(super) fn bundle_dir(parts: &Parts, run: &RunId) -> PathBuf {
 
 fn cancelled() -> Fault {
     Fault { kind: FaultKind::Cancelled, cause: "somebody stopped the run".to_owned(), device: None }
+}
+
+fn lease_ended() -> Fault {
+    let cause = "the run's lease has ended: it was released, given to another, or at its longest".to_owned();
+    Fault { kind: FaultKind::Lab, cause, device: None }
 }
 
 fn denied_fault(denied: Denied) -> Fault {

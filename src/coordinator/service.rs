@@ -38,7 +38,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The most runs a coordinator remembers; more are refused until it is started anew.
+/// The most runs a coordinator remembers: then one that has ended is forgotten for each new one.
 const MAX_RUNS: usize = 1000;
 /// The most requests that are being answered; more wait.
 const MAX_REQUESTS: usize = 256;
@@ -271,6 +271,11 @@ impl Shared {
     fn start_run(self: &Arc<Self>, user: &UserName, request: RunRequest) -> Result<RunAccepted, Refusal> {
         same_version(request.version)?;
         let mut runs = lock(&self.runs);
+        if runs.len() >= MAX_RUNS
+            && let Some(ended) = runs.iter().find(|(_, run)| run.log.has_ended()).map(|(id, _)| id.clone())
+        {
+            runs.remove(&ended);
+        }
         if runs.len() >= MAX_RUNS {
             return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
         }

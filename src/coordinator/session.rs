@@ -37,6 +37,8 @@ pub(super) struct Seat {
     pub(super) ssh_key: Mutex<String>,
     /// The device's way to NATS.
     pub(super) gate: Gate,
+    /// Held while it is made to boot.
+    pub(super) booting: Arc<tokio::sync::Mutex<()>>,
     /// It was told to restart, so its console may go away.
     pub(super) restarting: AtomicBool,
 }
@@ -51,6 +53,7 @@ impl Seat {
             creds: Mutex::default(),
             ssh_key: Mutex::default(),
             gate: device.gate.clone(),
+            booting: Arc::clone(&device.booting),
             restarting: AtomicBool::default(),
         }
     }

@@ -12,8 +12,8 @@ pub const CONSOLE_VERSION: u32 = 1;
 pub const CONSOLE_READ: &str = "console-read";
 /// Write to a device's console. Body: [`ConsoleWrite`]. Answer: nothing.
 pub const CONSOLE_WRITE: &str = "console-write";
-/// A page ends once it has so many bytes: with base64's third more, well under a message (1 MB by default).
-pub const PAGE_BYTES: usize = 256 * 1024;
+/// A page ends once its JSON has so many bytes: half a message (1 MB by default), for the last chunk comes on top.
+pub const PAGE_BYTES: usize = 512 * 1024;
 
 /// A piece of a console, or a hole in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -61,6 +61,7 @@ impl Bench {
     fn command(&self, args: &[&str]) -> Command {
         Command::new(env!("CARGO_BIN_EXE_pilab"))
             .env("PILAB_STATE_DIR", self.dir.path().join("state").to_str().unwrap())
+            .env("USER", "local")
             .args(args.iter().copied())
     }
 
@@ -265,6 +266,28 @@ async fn runs_wait_for_devices_like_everybody() {
     let ended = end(run).await.done();
     assert!(ended.stdout.contains("2 runs: 2 passed"), "{}", ended.stdout);
     bench.device("the run's device back", |device| usage(device) == "free" && device["power"] == "off").await;
+    stop(coordinator).await;
+}
+
+/// Holds for longer than any test.
+const LONG: &str = "summary = \"s\"\nunder_test = \"agent\"\n[needs.dut]\n[[steps]]\nname = \"hold\"\ntimeout = \"10m\"\n\
+                    absent = { on = \"dut\", deployment = \"web\", hold = \"5m\" }\n";
+
+#[tokio::test]
+async fn a_run_whose_lease_is_taken_away_ends_as_the_labs() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    let (path, bundles) = (bench.dir.path().join("long.toml"), bench.dir.path().join("bundles"));
+    std::fs::write(&path, LONG).unwrap();
+    let args = ["run", path.to_str().unwrap(), "--lab", &bench.lab, "--bundle", bundles.to_str().unwrap()];
+    let mut run = bench.command(&args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    says(&mut run, "step 1/1").await;
+    let lease = bench.pilab(&["queue", "--json"]).await.done().json().remove(0);
+    bench.pilab(&["release", lease["lease"].as_str().unwrap()]).await.done();
+    let ended = end(run).await;
+    assert_eq!(ended.code, Some(4), "{}\n{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("the run's lease has ended"), "{}", ended.stdout);
+    bench.device("its return", |device| usage(device) == "free" && device["power"] == "off").await;
     stop(coordinator).await;
 }
 

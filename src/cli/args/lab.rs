@@ -75,7 +75,7 @@ pub struct ReserveArgs {
     /// Fail rather than wait
     #[arg(long)]
     pub no_wait: bool,
-    /// Stay, and give the devices back when this command ends, however it ends
+    /// Stay, and give the devices back when this command ends; when it is killed, after 15 s without a sign of it
     #[arg(long)]
     pub hold_by_process: bool,
     /// Which lab.

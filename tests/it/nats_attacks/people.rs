@@ -47,6 +47,7 @@ async fn coordinator(scene: &Scene) -> Coordinator {
         bus: scene.coordinator.clone(),
         issuer: scene.lab.issuer.clone(),
         nats_url: scene.lab.server.url(),
+        lasting: false,
         owner: UserName::new("ann").unwrap(),
         policy: policy(),
         clock: Arc::new(|| {
