@@ -20,6 +20,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 /// How often a process that holds a lease lets itself be heard. After three beats in a row that nobody heard the
 /// lease ends.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The least pause between two questions.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Pause after a question that nobody answered.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the coordinator may hold an answer back while nothing changes.
@@ -106,6 +108,8 @@ async fn wait(client: &Client, id: &LeaseId, mut state: LeaseState, ui: Ui) -> R
             }
             answered => answered?,
         };
+        // A coordinator for which too many wait answers at once.
+        sleep(PAUSE).await;
     }
 }
 

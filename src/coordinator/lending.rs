@@ -8,6 +8,7 @@
 use super::ledger::{LedgerError, LedgerHandle, Reserved};
 use super::operator::Operator;
 use super::parts::{LabDevice, Parts};
+use super::service::MAX_REQUESTS;
 use super::session::{Seat, Session};
 use crate::model::device::Device;
 use crate::model::health::Health;
@@ -20,6 +21,7 @@ use crate::support::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +51,8 @@ pub(super) struct Lending {
     pub(super) parts: Arc<Parts>,
     pub(super) operator: Operator,
     devices: BTreeMap<DeviceId, LabDevice>,
+    /// How many more may wait for a lease to change: half of the requests that are answered at one time.
+    pub(super) waits: Semaphore,
     /// No await happens under this lock.
     sessions: Mutex<BTreeMap<LeaseId, Arc<Session>>>,
 }
@@ -77,7 +81,8 @@ impl Lending {
             parts.devices.iter().map(|device| (device.handle.id().clone(), device.clone())).collect();
         let inventory: Vec<Device> = devices.values().map(|device| device.handle.device().clone()).collect();
         ledger.inventory(inventory, Health::Good).await?;
-        Ok(Arc::new(Self { ledger, parts, operator, devices, sessions: Mutex::default() }))
+        let waits = Semaphore::new(MAX_REQUESTS / 2);
+        Ok(Arc::new(Self { ledger, parts, operator, devices, waits, sessions: Mutex::default() }))
     }
 
     pub(super) fn device(&self, id: &DeviceId) -> Option<&LabDevice> {

@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 /// The most runs a coordinator remembers: then one that has ended is forgotten for each new one.
 const MAX_RUNS: usize = 1000;
 /// The most requests that are being answered; more wait.
-const MAX_REQUESTS: usize = 256;
+pub(super) const MAX_REQUESTS: usize = 256;
 /// Where the ledger's epoch is kept, below the coordinator's directory.
 const EPOCH_FILE: &str = "ledger.json";
 /// The longest that a login is good.
