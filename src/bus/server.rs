@@ -124,6 +124,11 @@ pub enum ServerError {
     },
 }
 
+/// The program that a lab starts: in `PATH` or in the system's sbin directories, which are not in everybody's.
+pub fn program() -> Result<PathBuf, ServerError> {
+    find_program(None)
+}
+
 impl ServerError {
     /// What to try, for people.
     pub fn hint(&self) -> Option<String> {

@@ -3,12 +3,12 @@
 mod lab;
 
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, ListArgs, LoginArgs,
-    LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
+    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs,
+    LoginArgs, LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
     TransferArgs, UndeployArgs, VerifyArgs,
 };
 
-use crate::model::device::{Arch, Backend};
+use crate::model::device::Arch;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -164,18 +164,9 @@ pub struct RunArgs {
     /// Scenarios: names of files in lab/scenarios without .toml, or paths
     #[arg(required = true, value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
-    /// The lab file
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_LAB, env = "PILAB_LAB")]
-    pub lab: PathBuf,
-    /// On which of the lab's devices: vm (the default where the lab has some), container, or pi, its real ones alone
-    #[arg(long, value_name = "BACKEND")]
-    pub on: Option<Backend>,
-    /// Architecture of the virtual machines, in place of the lab file's: aarch64 or x86_64
-    #[arg(long)]
-    pub arch: Option<Arch>,
-    /// Image recipe the devices boot, in place of the lab file's
-    #[arg(long, value_name = "RECIPE")]
-    pub image: Option<String>,
+    /// Which lab.
+    #[command(flatten)]
+    pub lab: LabArgs,
     /// Leave the devices up, and print how to enter and how to remove each
     #[arg(long)]
     pub keep: bool,

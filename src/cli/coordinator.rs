@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Starts the lab, tells how to reach it, and waits for a signal.
 pub async fn coordinator(local: &dyn Local, args: CoordinatorArgs, ui: Ui) -> Result<Exit, CliError> {
-    check_backend(&args.lab, args.on, args.arch, args.image.as_deref())?;
+    check_backend(&args.lab)?;
     let interrupts = Interrupts::listen();
     tokio::select! {
         done = serve(local, args, ui, &interrupts) => done,
@@ -31,8 +31,7 @@ async fn serve(
     interrupts: &Interrupts,
 ) -> Result<Exit, CliError> {
     let screen = Screen::new(ui);
-    let CoordinatorArgs { lab, on, arch, image } = args;
-    let options = LabOptions { lab, on, arch, image, lasting: true };
+    let options = LabOptions::new(args.lab, true);
     let lab = local.start_lab(options, screen.local(), interrupts.stop.clone()).await?;
     let announced = announce(lab.as_ref(), &screen);
     if announced.is_ok() {

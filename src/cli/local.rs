@@ -1,6 +1,7 @@
 //! What the command line needs of the machine it runs on. `compose` implements it; nothing here
 //! knows how.
 
+use super::args::LabArgs;
 use super::doctor::Finding;
 use super::error::CliError;
 use crate::model::device::{Arch, Backend};
@@ -90,6 +91,14 @@ pub struct LabOptions {
     pub image: Option<String>,
     /// What it knows, and what is lent, outlives this process.
     pub lasting: bool,
+}
+
+impl LabOptions {
+    /// The lab that the arguments name.
+    pub fn new(args: LabArgs, lasting: bool) -> Self {
+        let LabArgs { file: lab, on, arch, image } = args;
+        Self { lab, on, arch, image, lasting }
+    }
 }
 
 /// Which image to build.

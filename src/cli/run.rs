@@ -1,6 +1,6 @@
 //! `pilab run`: reads the files, starts the lab, watches the runs, writes what they came to, ends the lab.
 
-use super::args::{LoginArgs, RunArgs};
+use super::args::{LabArgs, LoginArgs, RunArgs};
 use super::bundle;
 use super::client::Client;
 use super::error::CliError;
@@ -15,7 +15,7 @@ use super::ui::Ui;
 use super::view::RunView;
 use super::watch::{Observer, watch};
 use crate::config;
-use crate::model::device::{Arch, Backend};
+use crate::model::device::Backend;
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::atomic_file;
@@ -33,7 +33,7 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs scenarios. Nothing is started when a file is wrong; whatever was started is ended, whatever happens.
 pub async fn run(local: &dyn Local, args: RunArgs, ui: Ui) -> Result<Exit, CliError> {
     let scenarios = load(&args.scenarios)?;
-    check_backend(&args.lab, args.on, args.arch, args.image.as_deref())?;
+    check_backend(&args.lab)?;
     let interrupts = Interrupts::listen();
     tokio::select! {
         // Dropping the work is what "leave at once" means: the next start removes what it leaves.
@@ -43,15 +43,11 @@ pub async fn run(local: &dyn Local, args: RunArgs, ui: Ui) -> Result<Exit, CliEr
 }
 
 /// The lab has devices of the backend that is asked for, and no option is of another.
-pub(super) fn check_backend(
-    path: &Path,
-    on: Option<Backend>,
-    arch: Option<Arch>,
-    image: Option<&str>,
-) -> Result<(), CliError> {
-    let lab = config::lab::load(path, arch, image)?;
+pub(super) fn check_backend(args: &LabArgs) -> Result<(), CliError> {
+    let LabArgs { file: path, on, arch, image } = args;
+    let lab = config::lab::load(path, *arch, image.as_deref())?;
     let usage = |what: String, hint: String| Err(CliError::Usage { what, hint: Some(hint) });
-    match (lab.backend(on), on) {
+    match (lab.backend(*on), on) {
         (None, Some(on)) => {
             let what = match on {
                 Backend::Pi => "one of [[devices]]".to_owned(),
@@ -114,13 +110,7 @@ async fn with_lab(
     if let Some(client) = shared(local, args, &show).await? {
         return session(&client, &[], args, scenarios, &mut show, stop).await;
     }
-    let options = LabOptions {
-        lab: args.lab.clone(),
-        on: args.on,
-        arch: args.arch,
-        image: args.image.clone(),
-        lasting: false,
-    };
+    let options = LabOptions::new(args.lab.clone(), false);
     let lab = local.start_lab(options, show.screen.local(), stop.clone()).await?;
     let session = AssertUnwindSafe(embedded(lab.as_ref(), args, scenarios, &mut show, stop));
     let done = session.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
@@ -152,10 +142,11 @@ async fn shared(local: &dyn Local, args: &RunArgs, show: &Show) -> Result<Option
     if args.login.is_some() {
         return login::connect(local, &LoginArgs { login: args.login.clone() }).await.map(Some);
     }
-    if args.on.is_some() || args.arch.is_some() || args.image.is_some() || args.keep {
+    let LabArgs { file, on, arch, image } = &args.lab;
+    if on.is_some() || arch.is_some() || image.is_some() || args.keep {
         return Ok(None);
     }
-    let lab = config::lab::load(&args.lab, None, None)?;
+    let lab = config::lab::load(file, None, None)?;
     let Some(client) = login::connect_here(local, &lab.name).await? else { return Ok(None) };
     show.screen.note(&format!("in lab {}, which has a coordinator on this machine", lab.name));
     Ok(Some(client))

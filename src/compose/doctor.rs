@@ -2,6 +2,7 @@
 
 use super::image::{find_agent, host_agent};
 use super::instance::state_root;
+use crate::bus::server;
 use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
 use crate::config::lab::Lab;
@@ -39,7 +40,7 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
             None
         }
     };
-    findings.push(tool("nats-server", &["-v"], "install the package nats-server; lab/setup does").await);
+    findings.push(nats_server().await);
     findings.push(clock());
     findings.push(room("state directory", state_root().map_err(|e| e.to_string())));
     findings.push(room("image store", Ok(Store::from_environment().root().to_owned())));
@@ -64,6 +65,16 @@ async fn tool(name: &str, args: &[&str], hint: &str) -> Finding {
             Finding::good(name, said.lines().next().unwrap_or("it is there").trim())
         }
         Err(error) => Finding::bad(name, Chain(&error).to_string(), Some(hint.to_owned())),
+    }
+}
+
+async fn nats_server() -> Finding {
+    const HINT: &str = "install the package nats-server; lab/setup does";
+    match server::program() {
+        Ok(path) => {
+            Finding { part: server::PROGRAM.to_owned(), ..tool(&path.to_string_lossy(), &["-v"], HINT).await }
+        }
+        Err(error) => Finding::bad(server::PROGRAM, error.to_string(), error.hint()),
     }
 }
 

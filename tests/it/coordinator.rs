@@ -318,6 +318,29 @@ async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
 }
 
 #[tokio::test]
+async fn a_nats_server_that_dies_under_a_coordinator_costs_no_lease() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    let lease = bench.reserve(&[DEVICE]).await;
+    let pattern = format!("nats-server.*{}", bench.dir.path().display());
+    Command::new("pkill").args(["-KILL", "-f", &pattern]).output().await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let second = loop {
+        // Not before it is back; then at once.
+        let asked = bench.pilab(&["reserve", "team-box-2", "--json"]).await;
+        if asked.code == Some(0) {
+            break asked.json().remove(0);
+        }
+        assert!(Instant::now() < deadline, "nothing is lent any more: {}", asked.stderr);
+    };
+    assert_eq!(second["state"], "granted", "{second}");
+    let device = bench.device("its holder", |_| true).await;
+    assert_eq!(device["usage"]["lease"], *lease, "{device}");
+    bench.pilab(&["power", "on", DEVICE]).await.done();
+    stop(coordinator).await;
+}
+
+#[tokio::test]
 async fn a_lab_that_ends_leaves_what_it_knows_and_no_sockets() {
     let Some(mut bench) = Bench::new() else { return };
     let path = bench.dir.path().join("gone.toml");

@@ -17,13 +17,13 @@ pub struct LoginArgs {
     pub login: Option<PathBuf>,
 }
 
-/// Arguments of `coordinator`.
-#[derive(Debug, Args)]
-pub struct CoordinatorArgs {
+/// Which lab to start, and what its file says otherwise.
+#[derive(Debug, Clone, Args)]
+pub struct LabArgs {
     /// The lab file
-    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_LAB, env = "PILAB_LAB")]
-    pub lab: PathBuf,
-    /// Which of the lab's devices: vm (the default where the lab has some) or container
+    #[arg(long = "lab", value_name = "FILE", default_value = super::DEFAULT_LAB, env = "PILAB_LAB")]
+    pub file: PathBuf,
+    /// On which of the lab's devices: vm (the default where the lab has some), container, or pi, its real ones alone
     #[arg(long, value_name = "BACKEND")]
     pub on: Option<Backend>,
     /// Architecture of the virtual machines, in place of the lab file's: aarch64 or x86_64
@@ -32,6 +32,14 @@ pub struct CoordinatorArgs {
     /// Image recipe the devices boot, in place of the lab file's
     #[arg(long, value_name = "RECIPE")]
     pub image: Option<String>,
+}
+
+/// Arguments of `coordinator`.
+#[derive(Debug, Args)]
+pub struct CoordinatorArgs {
+    /// Which lab.
+    #[command(flatten)]
+    pub lab: LabArgs,
 }
 
 /// Arguments of `devices` and `queue`.
