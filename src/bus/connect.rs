@@ -166,6 +166,17 @@ impl Bus {
         }
     }
 
+    /// Waits until the server has come to all that was sent on this connection, its subscriptions above all:
+    /// from here on they hear what others publish. [`Self::flush`] ends once the bytes are in the socket. Asks the
+    /// own inbox, where nobody listens; only the coordinator may.
+    #[cfg(feature = "coordinator")]
+    pub async fn settle(&self) -> Result<(), BusError> {
+        match self.request(self.client.new_inbox(), Bytes::new(), PUBLISH_TIMEOUT).await {
+            Ok(_) | Err(BusError::NoResponders { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits until all that was published has been written to the socket.
     pub async fn flush(&self) -> Result<(), BusError> {
         match tokio::time::timeout(PUBLISH_TIMEOUT, self.client.flush()).await {

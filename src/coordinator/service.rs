@@ -99,7 +99,7 @@ impl Coordinator {
     /// Subscribes to the lab's requests and serves them until `shutdown`.
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let requests = parts.bus.subscribe(subject::requests(&parts.lab)).await?;
-        parts.bus.flush().await?;
+        parts.bus.settle().await?;
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let people = People::load(parts.bus.clone(), &parts.lab, parts.owner.clone()).await?;
         let ledger = LedgerOptions {

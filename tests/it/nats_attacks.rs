@@ -7,7 +7,7 @@ mod people;
 mod table;
 
 use self::table::{Act, Attack, By, Refusal, attacks};
-use crate::nats::{HOUR, Lab, SOON, TOKEN, device_id, lab_name, raw_client, score, web};
+use crate::nats::{HOUR, Lab, SOON, TOKEN, device_id, device_settled, lab_name, raw_client, score, web};
 use pilab::bus::connect::{Bus, Subscription};
 use pilab::bus::error::BusError;
 use pilab::bus::provision;
@@ -127,8 +127,9 @@ impl Scene {
             // A device's inbox is in the devices' account, where the coordinator's word does not come.
             let end = if subject == "_INBOX.lab-two.witness.>" { "" } else { subject };
             witnesses.push(Witness { heard, end: end.replace('>', "end") });
-            bus.flush().await.unwrap();
         }
+        coordinator.settle().await.unwrap();
+        device_settled(&two, "lab-two").await;
         Self { lab, coordinator, two, witnesses, ack }
     }
 
@@ -137,7 +138,7 @@ impl Scene {
             By::Device => self.lab.device("lab-one").await,
             By::Person => {
                 let ann = self.lab.issuer.user(&UserName::new("ann").unwrap(), HOUR).unwrap();
-                self.lab.connect("ann", &ann).await.unwrap()
+                self.lab.connect("ann", &ann).await
             }
         }
     }

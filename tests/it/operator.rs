@@ -96,7 +96,7 @@ impl World {
             provision::device(&bus, &id).await.unwrap();
             let flag = Arc::new(AtomicBool::new(true));
             let credentials = lab.issuer.device(&id, HOUR).unwrap();
-            let own = lab.connect(id.as_str(), &credentials).await.unwrap();
+            let own = lab.connect(id.as_str(), &credentials).await;
             let script = device(own, id.clone(), Arc::clone(&flag));
             tasks.spawn(stop.clone().run_until_cancelled_owned(script));
             online.insert(id, flag);

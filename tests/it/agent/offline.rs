@@ -47,7 +47,7 @@ async fn it_runs_what_its_disk_holds_and_tells_what_happened_in_order() {
 
     let key = format!("{}.shop", lab.device);
     let mut told = lab.bus().subscribe(subject::key(subject::STATUS, &key)).await.unwrap();
-    lab.bus().flush().await.unwrap();
+    lab.bus().settle().await.unwrap();
     let _served = lab.serve(away);
     let (mut phases, mut times) = (Vec::new(), Vec::new());
     while phases.len() < kept {

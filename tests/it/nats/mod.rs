@@ -31,6 +31,8 @@ pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 /// A bound for what takes milliseconds.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// How long a connection that must be refused is tried: more than once.
+pub(crate) const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 /// How long an answer that must not come is waited for.
 pub(crate) const NEVER: Duration = Duration::from_millis(300);
 pub(crate) const TOKEN: FencingToken = FencingToken { epoch: 1, sequence: 1 };
@@ -85,25 +87,41 @@ impl Lab {
         self.dir
     }
 
-    pub(crate) async fn connect(&self, name: &str, credentials: &Credentials) -> Result<Bus, BusError> {
+    pub(crate) async fn try_connect(
+        &self,
+        name: &str,
+        credentials: &Credentials,
+        patience: Duration,
+    ) -> Result<Bus, BusError> {
         let options = BusOptions {
             url: self.server.url(),
             creds: credentials.creds.clone(),
             name: name.to_owned(),
             inbox_prefix: subject::inbox(name),
         };
-        Bus::connect(options, Some(Duration::from_secs(2))).await
+        Bus::connect(options, Some(patience)).await
+    }
+
+    /// A connection that must come about.
+    pub(crate) async fn connect(&self, name: &str, credentials: &Credentials) -> Bus {
+        self.try_connect(name, credentials, SOON).await.unwrap()
+    }
+
+    /// A connection that must not.
+    pub(crate) async fn refused(&self, name: &str, credentials: &Credentials) {
+        let tried = self.try_connect(name, credentials, REFUSED_WITHIN).await;
+        assert!(matches!(tried, Err(BusError::Connect { .. })), "{name}: {tried:?}");
     }
 
     /// The coordinator's connection, with the buckets made.
     pub(crate) async fn coordinator(&self) -> Bus {
-        let bus = self.connect(COORDINATOR, &self.issuer.coordinator(HOUR).unwrap()).await.unwrap();
+        let bus = self.connect(COORDINATOR, &self.issuer.coordinator(HOUR).unwrap()).await;
         provision::buckets(&bus, &lab_name()).await.unwrap();
         bus
     }
 
     pub(crate) async fn device(&self, name: &str) -> Bus {
-        self.connect(name, &self.issuer.device(&device_id(name), HOUR).unwrap()).await.unwrap()
+        self.connect(name, &self.issuer.device(&device_id(name), HOUR).unwrap()).await
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -131,6 +149,12 @@ pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Waits until the server has come to all that a device sent, its subscriptions above all: reading one of its own
+/// keys is answered after them.
+pub(crate) async fn device_settled(bus: &Bus, name: &str) {
+    bus.kv_get(subject::DESIRED, &subject::index_key(&device_id(name))).await.unwrap();
 }
 
 /// The request must be refused for want of rights, and not by time-out.

@@ -1,7 +1,8 @@
 //! What is permitted.
 
-use super::{HOUR, Lab, NEVER, SOON, TOKEN, denied, device_id, lab_name, raw_client, score, web};
+use super::{HOUR, Lab, NEVER, SOON, TOKEN, denied, device_id, device_settled, lab_name, raw_client, score, web};
 use pilab::bus::consume::{Durable, Pulled};
+use pilab::bus::error::BusError;
 use pilab::bus::issuer::COORDINATOR;
 use pilab::bus::provision;
 use pilab::model::id::UserName;
@@ -41,9 +42,9 @@ async fn a_device_answers_what_it_was_asked_once_and_nothing_else() {
     let coordinator = lab.coordinator().await;
     let bus = lab.device("lab-one").await;
     let mut requests = bus.subscribe("fleet.lab-one.>").await.unwrap();
-    bus.flush().await.unwrap();
+    device_settled(&bus, "lab-one").await;
     let mut inbox = coordinator.subscribe("_INBOX.coordinator.test.>").await.unwrap();
-    coordinator.flush().await.unwrap();
+    coordinator.settle().await.unwrap();
     let raw = raw_client(&lab, &lab.issuer.coordinator(HOUR).unwrap(), COORDINATOR).await;
     let publish = raw.publish_with_reply("fleet.lab-one.ping", "_INBOX.coordinator.test.1", "?".into());
     publish.await.unwrap();
@@ -65,12 +66,13 @@ async fn a_device_answers_what_it_was_asked_once_and_nothing_else() {
 async fn a_user_asks_under_her_own_name_alone() {
     let lab = Lab::start().await;
     let coordinator = lab.coordinator().await;
-    let ann =
-        lab.connect("ann", &lab.issuer.user(&UserName::new("ann").unwrap(), HOUR).unwrap()).await.unwrap();
-    let mut requests = coordinator.subscribe(subject::requests(&lab_name())).await.unwrap();
+    let ann = lab.connect("ann", &lab.issuer.user(&UserName::new("ann").unwrap(), HOUR).unwrap()).await;
     let mut events = ann.subscribe("lab.lab.event.>").await.unwrap();
-    coordinator.flush().await.unwrap();
-    ann.flush().await.unwrap();
+    // Nobody serves her yet; that the server says so means that it has come to her subscription.
+    let unserved = ann.request("lab.lab.req.ann.hello", "x", SOON).await;
+    assert!(matches!(unserved, Err(BusError::NoResponders { .. })), "{unserved:?}");
+    let mut requests = coordinator.subscribe(subject::requests(&lab_name())).await.unwrap();
+    coordinator.settle().await.unwrap();
     ann.publish("lab.lab.req.ann.hello", "x").await.unwrap();
     let request = tokio::time::timeout(SOON, requests.next()).await.unwrap().unwrap();
     assert_eq!(subject::parse_request(&request.subject), Some((UserName::new("ann").unwrap(), "hello")));

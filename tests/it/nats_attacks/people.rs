@@ -73,7 +73,7 @@ async fn the_coordinator_answers_into_the_caller_s_inbox_and_nowhere_else() {
     let raw = scene.raw_attacker(By::Person).await;
     let mut bob = scene.coordinator.subscribe("_INBOX.bob.>").await.unwrap();
     let mut alike = scene.coordinator.subscribe("_INBOX.annx.>").await.unwrap();
-    scene.coordinator.flush().await.unwrap();
+    scene.coordinator.settle().await.unwrap();
     let before = Held::read(&scene.coordinator).await;
     let targets = [
         "$KV.desired.lab-two.web",

@@ -173,7 +173,7 @@ impl ScriptedLab {
         };
         let bus = Bus::connect(options, Some(SOON)).await.unwrap();
         let mut requests = bus.subscribe(subject::requests(&lab)).await.unwrap();
-        bus.flush().await.unwrap();
+        bus.settle().await.unwrap();
         let (url, creds) = (server.url(), issuer.user(&user, HOUR).unwrap().creds);
         let mut coordinator = JoinSet::new();
         let mut scripted =
