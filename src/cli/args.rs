@@ -1,12 +1,15 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod lab;
+mod remote;
 
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs,
     LoginArgs, LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
     TransferArgs, UndeployArgs, VerifyArgs,
 };
+
+pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
 
 use crate::model::device::Arch;
 use clap::{Args, Parser, Subcommand};
@@ -112,6 +115,28 @@ pub enum Command {
   pilab console laptop-vm-1               from the current boot on
   pilab console laptop-vm-1 --from start --dump > all.log")]
     Console(ConsoleArgs),
+    /// Log in to a device that you hold, by the ssh of this machine, through the lab's NATS server.
+    ///
+    /// Nothing but that server need be reached. The device lets in the key that is shown, until the lease ends or the
+    /// device is switched off. The exit code is that of the program on the device; 255 is ssh's own.
+    #[command(after_long_help = "Examples:
+  pilab ssh laptop-vm-1
+  pilab ssh laptop-vm-1 -- podman ps --all
+  pilab ssh laptop-vm-1 'journalctl -b | tail'")]
+    Ssh(SshArgs),
+    /// Copy files and directories to a device that you hold
+    #[command(after_long_help = "Examples:
+  pilab put laptop-vm-1 ./build/app ./assets /tmp/")]
+    Put(PutArgs),
+    /// Copy files and directories from a device that you hold
+    #[command(after_long_help = "Examples:
+  pilab get laptop-vm-1 /var/log/syslog .")]
+    Get(GetArgs),
+    /// Make ports of a device that you hold reachable on this machine, until Ctrl-C
+    #[command(after_long_help = "Examples:
+  pilab forward laptop-vm-1 8080:80       http://127.0.0.1:8080 is the device's port 80
+  ssh -o 'ProxyCommand=pilab forward --stdio laptop-vm-1 22' …")]
+    Forward(ForwardArgs),
     /// Put a deployment on a device that you hold
     #[command(after_long_help = "Examples:
   pilab deploy laptop-vm-1 lab/deployments/hello.toml && pilab verify laptop-vm-1")]

@@ -108,6 +108,15 @@ impl Client {
         Ok(subscription)
     }
 
+    /// Done when the connection has been lost and is up again.
+    pub(super) async fn reconnected(&self) {
+        let mut connection = self.bus.connection();
+        let before = connection.borrow_and_update().epoch;
+        if connection.wait_for(|now| now.up && now.epoch != before).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Sends a request and reads its answer.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,

@@ -7,6 +7,7 @@ use super::deploying;
 use super::doctor::doctor;
 use super::error::CliError;
 use super::exit::Exit;
+use super::forward::forward;
 use super::image::image;
 use super::lending;
 use super::local::Local;
@@ -14,6 +15,7 @@ use super::login;
 use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
+use super::ssh;
 use super::ui::Ui;
 use crate::config;
 use crate::config::wiring::WiredDevice;
@@ -59,6 +61,10 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Queue(args) => lending::queue(local, args, ui).await,
         Command::Power(command) => power(local, command, ui).await,
         Command::Console(args) => console(local, args, ui).await,
+        Command::Ssh(args) => ssh::ssh(local, args, ui).await,
+        Command::Put(args) => ssh::put(local, args, ui).await,
+        Command::Get(args) => ssh::get(local, args, ui).await,
+        Command::Forward(args) => forward(local, args, ui).await,
         Command::Deploy(args) => deploying::deploy(local, args, ui).await,
         Command::Undeploy(args) => deploying::undeploy(local, args, ui).await,
         Command::Status(args) => deploying::status(local, args, ui).await,

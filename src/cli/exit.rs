@@ -21,10 +21,12 @@ pub enum Exit {
     Usage,
     /// Somebody stopped it.
     Cancelled,
+    /// A program that was run in the command's place ended so: the ssh of `pilab ssh`.
+    Program(u8),
 }
 
 impl Exit {
-    /// All of them, in order of precedence.
+    /// All of pilab's own, in order of precedence.
     pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::Skipped,
@@ -48,6 +50,7 @@ impl Exit {
             Self::Skipped => 6,
             // What a shell reports of a program that SIGINT ended: 128 + 2.
             Self::Cancelled => 130,
+            Self::Program(code) => code,
         }
     }
 

@@ -20,11 +20,20 @@ const GLANCE: Duration = Duration::from_millis(300);
 
 /// Connects with the login that is named, else with the only one of this machine.
 pub async fn connect(local: &dyn Local, args: &LoginArgs) -> Result<Client, CliError> {
-    let path = match &args.login {
-        Some(path) => path.clone(),
-        None => only(local.logins()?)?,
-    };
-    let Login { lab, user, url, creds, .. } = Login::read(&path)?;
+    connect_by(&named(local, args)?).await
+}
+
+/// The login file that is named, else the only one of this machine.
+pub(super) fn named(local: &dyn Local, args: &LoginArgs) -> Result<PathBuf, CliError> {
+    match &args.login {
+        Some(path) => Ok(path.clone()),
+        None => only(local.logins()?),
+    }
+}
+
+/// Connects with a login file.
+pub(super) async fn connect_by(path: &Path) -> Result<Client, CliError> {
+    let Login { lab, user, url, creds, .. } = Login::read(path)?;
     Client::connect(&url, &creds, &lab, &user, PATIENCE).await.map_err(|error| match error {
         CliError::Connect { url, source } => CliError::NoLab { lab: lab.to_string(), url, source },
         other => other,

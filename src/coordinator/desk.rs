@@ -117,9 +117,16 @@ impl Lending {
         self.stands(&lease).await
     }
 
-    pub(super) async fn transfer(&self, by: Caller, asked: Transfer) -> Result<LeaseState, Refusal> {
+    pub(super) async fn transfer(
+        self: &Arc<Self>,
+        by: Caller,
+        asked: Transfer,
+    ) -> Result<LeaseState, Refusal> {
         let Transfer { lease, to } = asked;
         self.ledger.transfer(by, lease.clone(), to).await?;
+        // sshd on a slow device takes longer than an answer may.
+        let (this, transferred) = (Arc::clone(self), lease.clone());
+        self.spawn(async move { this.dismiss_keys(transferred).await });
         self.stands(&lease).await
     }
 

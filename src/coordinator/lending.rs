@@ -10,6 +10,7 @@ use super::operator::Operator;
 use super::parts::{LabDevice, Parts};
 use super::service::MAX_REQUESTS;
 use super::session::{Seat, Session};
+use super::tunnel::Tunnels;
 use crate::model::device::Device;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId, UserName};
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often a run's lease is held on to. A coordinator that dies ends its runs, and after three beats in a
 /// row that are missing their leases end too.
@@ -53,6 +55,10 @@ pub(super) struct Lending {
     devices: BTreeMap<DeviceId, LabDevice>,
     /// How many more may wait for a lease to change: half of the requests that are answered at one time.
     pub(super) waits: Semaphore,
+    pub(super) tunnels: Tunnels,
+    /// What goes on beside the requests, until it is cancelled.
+    tasks: TaskTracker,
+    stop: CancellationToken,
     /// No await happens under this lock.
     sessions: Mutex<BTreeMap<LeaseId, Arc<Session>>>,
 }
@@ -76,13 +82,24 @@ impl Lending {
         ledger: LedgerHandle,
         parts: Arc<Parts>,
         operator: Operator,
+        tasks: TaskTracker,
+        stop: CancellationToken,
     ) -> Result<Arc<Self>, LedgerError> {
         let devices: BTreeMap<_, _> =
             parts.devices.iter().map(|device| (device.handle.id().clone(), device.clone())).collect();
         let inventory: Vec<Device> = devices.values().map(|device| device.handle.device().clone()).collect();
         ledger.inventory(inventory, Health::Good).await?;
         let waits = Semaphore::new(MAX_REQUESTS / 2);
-        Ok(Arc::new(Self { ledger, parts, operator, devices, waits, sessions: Mutex::default() }))
+        let (tunnels, sessions) = (Tunnels::default(), Mutex::default());
+        Ok(Arc::new(Self { ledger, parts, operator, devices, waits, tunnels, tasks, stop, sessions }))
+    }
+
+    /// Does something beside the requests, until it is done or the coordinator ends.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled_owned(task).await;
+        });
     }
 
     pub(super) fn device(&self, id: &DeviceId) -> Option<&LabDevice> {
@@ -120,7 +137,12 @@ impl Lending {
             Ok(granted) => {
                 let devices = granted.devices.iter().filter_map(|id| self.devices.get(id).cloned()).collect();
                 let (token, lost, mut tasks) = (granted.token, CancellationToken::new(), beats);
-                tasks.spawn(watch(self.ledger.clone(), lease.clone(), token, lost.clone()));
+                let (over, lost_now) = (over(self.ledger.clone(), lease.clone(), token), lost.clone());
+                tasks.spawn(async move {
+                    if over.await {
+                        lost_now.cancel();
+                    }
+                });
                 Ok(Grant { token, devices, lease, by, lost, _tasks: tasks })
             }
             Err(denied) => {
@@ -194,19 +216,18 @@ impl Lending {
     }
 }
 
-/// Cancels `lost` once the lease is no longer that of `token`.
-async fn watch(ledger: LedgerHandle, lease: LeaseId, token: FencingToken, lost: CancellationToken) {
+/// True once the lease is no longer that of `token`; false when the ledger ends first.
+pub(super) async fn over(ledger: LedgerHandle, lease: LeaseId, token: FencingToken) -> bool {
     let mut changes = ledger.changes();
     loop {
         changes.borrow_and_update();
         let id = lease.clone();
         let stands = ledger.read(move |book, _| book.lease(&id).is_some_and(|lease| lease.token == token));
         if stands.await == Ok(false) {
-            lost.cancel();
-            return;
+            return true;
         }
         if changes.changed().await.is_err() {
-            return;
+            return false;
         }
     }
 }

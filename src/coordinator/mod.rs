@@ -32,4 +32,5 @@ mod runner;
 pub mod service;
 mod session;
 mod steps;
+mod tunnel;
 mod verify;

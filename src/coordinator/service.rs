@@ -29,6 +29,7 @@ use crate::wire::request::{
     REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
 };
 use crate::wire::subject;
+use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNNEL_SEND};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -120,7 +121,8 @@ impl Coordinator {
             tracker.spawn(async move { stop.run_until_cancelled(publishing).await });
         }
         let parts = Arc::new(parts);
-        let lending = Lending::start(ledger, Arc::clone(&parts), operator).await?;
+        let lending =
+            Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
         tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
         let shared = Arc::new(Shared {
             parts,
@@ -234,6 +236,14 @@ impl Shared {
             POWER => lending.power(&by, decode(payload)?).await.map(ok),
             CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
             CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
+            ADMIT => lending.admit(&by, decode(payload)?).await.map(ok),
+            TUNNEL_OPEN => lending.open_tunnel(&by, decode(payload)?).await.map(ok),
+            TUNNEL_SEND => lending.tunnel_send(&by, decode(payload)?).await.map(ok),
+            TUNNEL_RECEIVE => lending.tunnel_receive(&by, decode(payload)?).await.map(ok),
+            TUNNEL_CLOSE => {
+                lending.close_tunnel(&by, decode(payload)?);
+                Ok(ok(()))
+            }
             DEPLOY => lending.deploy(&by, decode(payload)?).await.map(ok),
             UNDEPLOY => lending.undeploy(&by, decode(payload)?).await.map(ok),
             STATUS => lending.status(decode(payload)?).await.map(ok),
@@ -375,7 +385,7 @@ fn same_version(version: u32) -> Result<(), Refusal> {
 fn needed(verb: &str) -> Role {
     match verb {
         RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL | DEPLOY
-        | UNDEPLOY | VERIFY => Role::User,
+        | UNDEPLOY | VERIFY | ADMIT | TUNNEL_OPEN | TUNNEL_SEND | TUNNEL_RECEIVE | TUNNEL_CLOSE => Role::User,
         LOGIN => Role::Admin,
         _ => Role::Viewer,
     }

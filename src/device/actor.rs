@@ -17,18 +17,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How to log in to the device in the current attempt.
-struct Keys {
-    host_key: String,
-    client_key: String,
-}
-
 pub(super) struct Actor {
     parts: DeviceParts,
     state: watch::Sender<DeviceState>,
     fence: Fence,
     supply: Supply,
-    keys: Option<Keys>,
+    /// Logs in to the device in the current attempt; OpenSSH private key format.
+    client_key: Option<String>,
     fate: Option<watch::Receiver<TicketFate>>,
     runs: JoinSet<()>,
     /// Cancelled when the device is switched off.
@@ -51,7 +46,7 @@ impl Actor {
             state,
             fence: Fence::default(),
             supply,
-            keys: None,
+            client_key: None,
             fate: None,
             runs: JoinSet::new(),
             powered: CancellationToken::new(),
@@ -116,7 +111,8 @@ impl Actor {
         let attempt = self.begin().await?;
         let offered = Event::BootOffered { attempt, image: request.image_id };
         self.parts.journal.event_synced(attempt, offered).await?;
-        self.keys = Some(Keys { host_key: request.host_key_public, client_key: request.client_key_private });
+        self.client_key = Some(request.client_key_private);
+        self.state.send_modify(|state| state.host_key = Some(request.host_key_public));
         let (fate, watched) = watch::channel(TicketFate::Pending);
         self.fate = Some(watched);
         let grant = TicketGrant {
@@ -208,9 +204,11 @@ impl Actor {
     fn forget(&mut self) {
         self.powered.cancel();
         self.powered = CancellationToken::new();
-        self.keys = None;
+        self.client_key = None;
         self.fate = None;
-        self.state.send_modify(|state| (state.address, state.powered_on_at) = (None, None));
+        self.state.send_modify(|state| {
+            (state.address, state.host_key, state.powered_on_at) = (None, None, None);
+        });
     }
 
     /// Withdraws the offer and voids the ticket; tries both.
@@ -287,12 +285,11 @@ impl Actor {
 
     fn target(&mut self, token: FencingToken) -> Result<ReachTarget, DeviceError> {
         self.fence.admit(token)?;
-        match (self.state.borrow().address, &self.keys) {
-            (Some(address), Some(keys)) => Ok(ReachTarget {
-                address,
-                host_key: keys.host_key.clone(),
-                client_key: keys.client_key.clone(),
-            }),
+        let state = self.state.borrow();
+        match (state.address, &state.host_key, &self.client_key) {
+            (Some(address), Some(host_key), Some(client_key)) => {
+                Ok(ReachTarget { address, host_key: host_key.clone(), client_key: client_key.clone() })
+            }
             _ => Err(DeviceError::NoAddress),
         }
     }

@@ -25,6 +25,8 @@ pub struct DeviceState {
     pub attempt: BootAttempt,
     /// Where the device is, once it has exchanged its ticket.
     pub address: Option<IpAddr>,
+    /// The SSH host key that its ticket brought it, OpenSSH public key format; none where this process did not boot it.
+    pub host_key: Option<String>,
     /// When power was about to be switched on in this attempt; none when it is off, or was on before
     /// this process.
     pub powered_on_at: Option<Stamp>,

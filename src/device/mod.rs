@@ -76,6 +76,7 @@ pub fn spawn(parts: DeviceParts, tracker: &TaskTracker, token: CancellationToken
         power: PowerReading::Unknown,
         attempt: parts.journal.recovered().attempt,
         address: None,
+        host_key: None,
         powered_on_at: None,
     });
     let handle = DeviceHandle::new(&parts, commands, watched);

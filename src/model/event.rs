@@ -96,6 +96,22 @@ pub enum Event {
         /// Under which lease.
         token: FencingToken,
     },
+    /// A key was let in by SSH, for the holder.
+    KeyAdmitted {
+        /// Who.
+        by: String,
+        /// Under which lease.
+        token: FencingToken,
+    },
+    /// Somebody was connected to a port of the device.
+    TunnelOpened {
+        /// Who.
+        by: String,
+        /// Under which lease.
+        token: FencingToken,
+        /// Which port.
+        port: u16,
+    },
     /// The agent answered for the first time in this attempt.
     AgentAnswered {
         /// Its version.

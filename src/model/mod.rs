@@ -14,6 +14,7 @@ pub mod report;
 pub mod role;
 pub mod run;
 pub mod scenario;
+pub mod ssh_key;
 pub mod state_note;
 pub mod time;
 pub mod wiring;

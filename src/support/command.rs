@@ -123,6 +123,11 @@ impl Command {
         self
     }
 
+    /// The program.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
     /// The command line, for people.
     pub fn line(&self) -> String {
         let args = self.args.iter().map(|a| a.to_string_lossy().into_owned());

@@ -4,7 +4,7 @@
 use crate::model::boot::BootAttempt;
 use crate::model::id::DeviceId;
 use crate::model::time::Stamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Version of the chunks.
 pub const CONSOLE_VERSION: u32 = 1;
@@ -36,7 +36,7 @@ pub struct ConsoleChunk {
 #[serde(rename_all = "snake_case")]
 pub enum ChunkKind {
     /// Bytes as they came. base64 (RFC 4648 §4).
-    Bytes(#[serde(serialize_with = "to_base64", deserialize_with = "from_base64")] Vec<u8>),
+    Bytes(#[serde(with = "super::base64")] Vec<u8>),
     /// Bytes may be missing before this offset: why.
     Gap(String),
 }
@@ -81,17 +81,8 @@ pub struct ConsoleWrite {
     /// Which device.
     pub device: DeviceId,
     /// The bytes. base64 (RFC 4648 §4).
-    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    #[serde(with = "super::base64")]
     pub bytes: Vec<u8>,
-}
-
-fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&data_encoding::BASE64.encode(bytes))
-}
-
-fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    data_encoding::BASE64.decode(text.as_bytes()).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -2,9 +2,13 @@
 
 // Agents have no base64, and no use for it.
 #[cfg(feature = "coordinator")]
+mod base64;
+#[cfg(feature = "coordinator")]
 pub mod console;
 pub mod deploying;
 pub mod fleet;
 pub mod lending;
 pub mod request;
 pub mod subject;
+#[cfg(feature = "coordinator")]
+pub mod tunnel;

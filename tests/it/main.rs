@@ -32,5 +32,6 @@ mod serial;
 mod ssh;
 mod support;
 mod tickets;
+mod tunnels;
 mod unit;
 mod wired;

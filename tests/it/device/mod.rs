@@ -1,7 +1,7 @@
 //! The device actor over fakes that keep state and fail on command, with a real journal and console.
 
 mod power;
-mod world;
+pub(crate) mod world;
 
 use self::world::{Fault, World};
 use crate::console::Rig;

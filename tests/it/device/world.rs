@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 
 /// What is wrong with the world.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[default]
     None,
     /// The switch answers an error.
@@ -31,27 +31,27 @@ pub(super) enum Fault {
 }
 
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) power: Option<PowerState>,
-    pub(super) fault: Fault,
+pub(crate) struct State {
+    pub(crate) power: Option<PowerState>,
+    pub(crate) fault: Fault,
     /// For so many questions more it shows that it is off.
     lag: u32,
     /// Every act, in order.
-    pub(super) acts: Vec<String>,
-    pub(super) cmdline: Vec<String>,
-    pub(super) files: Vec<(String, Vec<u8>)>,
-    pub(super) fate: Option<watch::Sender<TicketFate>>,
+    pub(crate) acts: Vec<String>,
+    pub(crate) cmdline: Vec<String>,
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    pub(crate) fate: Option<watch::Sender<TicketFate>>,
 }
 
 /// The world around one device: power, boot files, tickets and SSH in one.
 #[derive(Default)]
-pub(super) struct World {
+pub(crate) struct World {
     state: Mutex<State>,
-    pub(super) acted: Notify,
+    pub(crate) acted: Notify,
 }
 
 impl World {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
@@ -60,7 +60,7 @@ impl World {
         self.acted.notify_one();
     }
 
-    pub(super) fn take(&self) -> Vec<String> {
+    pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().acts)
     }
 }

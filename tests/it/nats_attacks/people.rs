@@ -2,73 +2,16 @@
 
 use super::{By, Held, Scene};
 use crate::nats::lab_name;
-use pilab::coordinator::parts::{BootImage, KeyPair, Parts};
+use crate::support::coordinator::parts;
 use pilab::coordinator::service::Coordinator;
-use pilab::model::id::UserName;
-use pilab::model::time::{Moment, Stamp};
-use pilab::plan::lease::{Policy, Quota};
 use pilab::wire::request::{HELLO, RUN, Reply};
 use pilab::wire::subject;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// Some boot of some host.
-const BOOT: &str = "0f3c2a51-9d0e-4b6a-8c11-00000000beef";
-
-fn policy() -> Policy {
-    let hour = Duration::from_secs(3600);
-    let quota = Quota { devices: 1, requests: 1 };
-    Policy {
-        max_lease: hour,
-        default_lease: hour,
-        handover: hour,
-        aging: hour,
-        booking_ahead: hour,
-        quota,
-        quotas: BTreeMap::new(),
-    }
-}
-
-/// A coordinator without devices on the scene's server.
-async fn coordinator(scene: &Scene) -> Coordinator {
-    let image = BootImage {
-        id: String::new(),
-        manifest: String::new(),
-        kernel: PathBuf::new(),
-        initramfs: PathBuf::new(),
-        layers: Vec::new(),
-        cmdline: Vec::new(),
-        agent_sha256: String::new(),
-    };
-    let parts = Parts {
-        lab: lab_name(),
-        bus: scene.coordinator.clone(),
-        issuer: scene.lab.issuer.clone(),
-        nats_url: scene.lab.server.url(),
-        lasting: false,
-        owner: UserName::new("ann").unwrap(),
-        policy: policy(),
-        clock: Arc::new(|| {
-            let at = Stamp { boot_ns: 1, wall_ms: 1 };
-            Moment { boot: BOOT.parse().unwrap(), at, synchronised: true }
-        }),
-        dir: scene.lab.dir.path().to_owned(),
-        devices: Vec::new(),
-        image,
-        keys: |_| Ok(KeyPair { private: String::new(), public: String::new() }),
-        bundles: scene.lab.dir.path().join("bundles"),
-        keep_lines: Box::new(|_, _| Vec::new()),
-        broke: tokio::sync::watch::channel(String::new()).1,
-    };
-    Coordinator::start(parts).await.unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_coordinator_answers_into_the_caller_s_inbox_and_nowhere_else() {
     let mut scene = Scene::start().await;
-    let coordinator = coordinator(&scene).await;
+    let parts = parts(&scene.lab, scene.coordinator.clone(), Vec::new());
+    let coordinator = Coordinator::start(parts).await.unwrap();
     let ann = scene.attacker(By::Person).await;
     let raw = scene.raw_attacker(By::Person).await;
     let mut bob = scene.coordinator.subscribe("_INBOX.bob.>").await.unwrap();

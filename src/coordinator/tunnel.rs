@@ -1,0 +1,376 @@
+//! Tunnels: byte streams from users to ports of the devices they hold, and the keys that let them in.
+//!
+//! A tunnel belongs to one lease and one boot attempt. One task guards it: it ends when the lease does, when the
+//! device is switched off or booted anew, or when its user is silent for [`IDLE`].
+//!
+//! ```text
+//!  send(offset) ──► [taken so far] ──► TCP ──► device        what was sent twice is taken once
+//!  receive(offset) ◄── [last piece] ◄── TCP ◄── device       a piece is kept until the next is asked for
+//! ```
+
+use super::desk::seat;
+use super::lending::{Lending, over};
+use super::service::Refusal;
+use super::session::Seat;
+use crate::device::DeviceState;
+use crate::model::boot::BootAttempt;
+use crate::model::device::{Backend, Capability};
+use crate::model::event::Event;
+use crate::model::id::{LeaseId, UserName};
+use crate::model::ssh_key::SshPublicKey;
+use crate::plan::lease::Caller;
+use crate::support::chain::Chain;
+use crate::support::lock::lock;
+use crate::wire::tunnel::{
+    Admit, Admitted, PIECE, TunnelId, TunnelOpen, TunnelPiece, TunnelReceive, TunnelSend, TunnelSent,
+};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// The most tunnels at one time; each keeps at most [`PIECE`] bytes, so 32 MiB in all.
+const MAX_TUNNELS: usize = 256;
+/// The most of one user: a browser opens six connections to one server.
+const MAX_OF_USER: usize = 64;
+/// How long a device may take to take a connection: within it Linux sends the SYN three times (at 0, 1 and 3 s).
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer is held back for bytes to come or to be taken: well under what a user waits for an answer.
+const HOLD: Duration = Duration::from_secs(5);
+/// The same where too many answers are held back already.
+const HOLD_BRIEFLY: Duration = Duration::from_millis(50);
+/// A user who asks for nothing for so long has gone.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long it may take to put a key on a device: sshd on an emulated machine takes seconds for a login.
+const ADMIT_WITHIN: Duration = Duration::from_secs(30);
+/// Where the device's sshd looks for the holder's key; on a tmpfs, so gone with the power.
+const HOLDER_KEYS: &str = "/run/pilab/holder_keys";
+/// Who may log in.
+const SSH_USER: &str = "root";
+
+/// All tunnels of a coordinator.
+#[derive(Default)]
+pub(super) struct Tunnels {
+    /// No await happens under this lock.
+    open: Mutex<BTreeMap<TunnelId, Arc<Tunnel>>>,
+}
+
+struct Tunnel {
+    owner: UserName,
+    up: tokio::sync::Mutex<Up>,
+    down: tokio::sync::Mutex<Down>,
+    /// When the user asked for something last.
+    heard: watch::Sender<Instant>,
+    closed: CancellationToken,
+}
+
+/// To the device.
+struct Up {
+    half: OwnedWriteHalf,
+    /// How many bytes it has taken.
+    taken: u64,
+    ended: bool,
+}
+
+/// From the device.
+struct Down {
+    half: OwnedReadHalf,
+    /// The offset of `piece`.
+    from: u64,
+    /// What was read last; it is kept until what follows is asked for.
+    piece: Vec<u8>,
+    ended: bool,
+}
+
+impl Lending {
+    /// Lets a key log in to a device for its holder.
+    pub(super) async fn admit(&self, by: &Caller, asked: Admit) -> Result<Admitted, Refusal> {
+        let Admit { device, key } = asked;
+        let session = self.session_on(by, &device, false).await?;
+        let seat = seat(&session, &device)?;
+        let host_key = place(seat)?.host_key;
+        let admitted = Event::KeyAdmitted { by: by.user.to_string(), token: seat.token };
+        let written = seat.device.journal().event_synced(seat.attempt(), admitted).await;
+        written.map_err(|e| Refusal::new(format!("that cannot be kept in the journal: {}", Chain(&e))))?;
+        // The script is fixed, and the key one of its arguments.
+        let script = format!("umask 077 && printf '%s\\n' \"$1\" > {HOLDER_KEYS}");
+        put(seat, &script, &[key.as_str()]).await?;
+        Ok(Admitted { user: SSH_USER.to_owned(), host_key })
+    }
+
+    /// Takes the last holder's key off what is up of a lease that has another holder.
+    pub(super) async fn dismiss_keys(&self, lease: LeaseId) {
+        let id = lease;
+        let Ok(Some(lease)) = self.ledger.read(move |book, _| book.lease(&id).cloned()).await else { return };
+        let session = self.session(&lease);
+        for seat in session.seats.iter().filter(|seat| place(seat).is_ok()) {
+            if let Err(Refusal { error, .. }) = put(seat, &format!("rm -f {HOLDER_KEYS}"), &[]).await {
+                tracing::warn!(device = %seat.id(), error, "the last holder's SSH key may still be there");
+            }
+        }
+    }
+
+    /// Connects to a port of a device.
+    pub(super) async fn open_tunnel(
+        self: &Arc<Self>,
+        by: &Caller,
+        asked: TunnelOpen,
+    ) -> Result<TunnelId, Refusal> {
+        let TunnelOpen { device, port } = asked;
+        let session = self.session_on(by, &device, false).await?;
+        let seat = seat(&session, &device)?;
+        let Place { address, attempt, state, .. } = place(seat)?;
+        self.tunnels.room(&by.user)?;
+        let (port, address) = (port.get(), SocketAddr::new(address, port.get()));
+        let opened = Event::TunnelOpened { by: by.user.to_string(), token: seat.token, port };
+        let written = seat.device.journal().event_synced(attempt, opened).await;
+        written.map_err(|e| Refusal::new(format!("that cannot be kept in the journal: {}", Chain(&e))))?;
+        let connected = timeout(CONNECT, TcpStream::connect(address)).await;
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                return Err(Refusal {
+                    error: format!("{device} does not take a connection to port {port}: {error}"),
+                    hint: Some(format!("does something listen there? pilab console {device} shows")),
+                });
+            }
+            Err(_) => {
+                let seconds = CONNECT.as_secs();
+                return Err(Refusal::new(format!("{device} did not take a connection within {seconds} s")));
+            }
+        };
+        let lease = self
+            .ledger
+            .read(move |book, _| book.lease_of(&device).map(|(lease, _)| lease.request.id.clone()));
+        let lease = lease.await?.ok_or_else(|| Refusal::new("the lease has ended"))?;
+        let (id, tunnel) = self.tunnels.add(by.user.clone(), stream)?;
+        let lost = over(self.ledger.clone(), lease, seat.token);
+        let (this, left) = (Arc::clone(self), left(state, attempt));
+        self.spawn(async move {
+            let why = tunnel.guard(lost, left).await;
+            tracing::debug!(user = %tunnel.owner, tunnel = id.tunnel, why, "a tunnel ends");
+            this.tunnels.remove(id);
+        });
+        Ok(id)
+    }
+
+    pub(super) async fn tunnel_send(&self, by: &Caller, asked: TunnelSend) -> Result<TunnelSent, Refusal> {
+        let tunnel = self.tunnels.get(by, asked.id)?;
+        tunnel.bounded(tunnel.send(asked)).await
+    }
+
+    pub(super) async fn tunnel_receive(
+        &self,
+        by: &Caller,
+        asked: TunnelReceive,
+    ) -> Result<TunnelPiece, Refusal> {
+        let tunnel = self.tunnels.get(by, asked.id)?;
+        // Those who wait must not keep others from being heard.
+        let waits = self.waits.try_acquire();
+        let hold = if waits.is_ok() { HOLD } else { HOLD_BRIEFLY };
+        tunnel.bounded(tunnel.receive(asked.offset, hold)).await
+    }
+
+    pub(super) fn close_tunnel(&self, by: &Caller, id: TunnelId) {
+        if let Ok(tunnel) = self.tunnels.get(by, id) {
+            tunnel.closed.cancel();
+        }
+    }
+}
+
+impl Tunnels {
+    fn room(&self, user: &UserName) -> Result<(), Refusal> {
+        let open = lock(&self.open);
+        let own = open.values().filter(|tunnel| tunnel.owner == *user).count();
+        if own >= MAX_OF_USER {
+            return Err(Refusal::new(format!("{user} has {own} tunnels open; at most {MAX_OF_USER}")));
+        }
+        if open.len() >= MAX_TUNNELS {
+            return Err(Refusal::new(format!("{MAX_TUNNELS} tunnels are open already")));
+        }
+        Ok(())
+    }
+
+    fn add(&self, owner: UserName, stream: TcpStream) -> Result<(TunnelId, Arc<Tunnel>), Refusal> {
+        self.room(&owner)?;
+        let id = TunnelId { tunnel: rand::random() };
+        let tunnel = Arc::new(Tunnel::new(owner, stream));
+        lock(&self.open).insert(id, Arc::clone(&tunnel));
+        Ok((id, tunnel))
+    }
+
+    fn get(&self, by: &Caller, id: TunnelId) -> Result<Arc<Tunnel>, Refusal> {
+        let open = lock(&self.open);
+        let tunnel = open.get(&id).filter(|tunnel| tunnel.owner == by.user).ok_or_else(ended)?;
+        tunnel.heard.send_replace(Instant::now());
+        Ok(Arc::clone(tunnel))
+    }
+
+    fn remove(&self, id: TunnelId) {
+        if let Some(tunnel) = lock(&self.open).remove(&id) {
+            tunnel.closed.cancel();
+        }
+    }
+}
+
+impl Tunnel {
+    fn new(owner: UserName, stream: TcpStream) -> Self {
+        // A key that is pressed is not to wait for the next.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a tunnel's connection may be slow to send");
+        }
+        let (down, up) = stream.into_split();
+        Self {
+            owner,
+            up: tokio::sync::Mutex::new(Up { half: up, taken: 0, ended: false }),
+            down: tokio::sync::Mutex::new(Down { half: down, from: 0, piece: Vec::new(), ended: false }),
+            heard: watch::Sender::new(Instant::now()),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// Why the tunnel is to end, once it is.
+    async fn guard(&self, lost: impl Future<Output = bool>, left: impl Future<Output = ()>) -> &'static str {
+        tokio::select! {
+            _ = lost => "the lease has ended, or is another's",
+            () = left => "the device was switched off or booted anew",
+            () = self.silent() => "its user is gone",
+            () = self.closed.cancelled() => "its user has closed it",
+        }
+    }
+
+    async fn silent(&self) {
+        let mut heard = self.heard.subscribe();
+        loop {
+            let last = *heard.borrow_and_update();
+            if timeout_at(last + IDLE, heard.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn bounded<T>(&self, act: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        self.closed.run_until_cancelled(act).await.unwrap_or_else(|| Err(ended()))
+    }
+
+    async fn send(&self, asked: TunnelSend) -> Result<TunnelSent, Refusal> {
+        let TunnelSend { offset, bytes, end, .. } = asked;
+        if bytes.len() > PIECE {
+            return Err(Refusal::new(format!("{} bytes at once; at most {PIECE}", bytes.len())));
+        }
+        let deadline = Instant::now() + HOLD;
+        let mut up = self.up.lock().await;
+        let missing = || Refusal::new(format!("bytes are missing before offset {offset}"));
+        let seen = up.taken.checked_sub(offset).ok_or_else(missing)?;
+        let mut rest = bytes.get(usize::try_from(seen).unwrap_or(usize::MAX)..).unwrap_or_default();
+        while !rest.is_empty() {
+            let wrote = tokio::select! {
+                wrote = up.half.write(rest) => wrote.map_err(|e| broken(&e))?,
+                () = sleep_until(deadline) => return Ok(TunnelSent { next: up.taken }),
+            };
+            up.taken += wrote as u64;
+            rest = rest.get(wrote..).unwrap_or_default();
+        }
+        if end && !up.ended {
+            up.ended = true;
+            up.half.shutdown().await.map_err(|e| broken(&e))?;
+        }
+        Ok(TunnelSent { next: up.taken })
+    }
+
+    async fn receive(&self, offset: u64, hold: Duration) -> Result<TunnelPiece, Refusal> {
+        let deadline = Instant::now() + hold;
+        let mut down = self.down.lock().await;
+        let next = down.from + down.piece.len() as u64;
+        if offset == next {
+            down.from = next;
+            down.piece.clear();
+            if !down.ended {
+                down.read_until(deadline).await?;
+            }
+        } else if offset != down.from {
+            return Err(Refusal::new(format!("offset {offset} is neither {} nor {next}", down.from)));
+        }
+        Ok(TunnelPiece { bytes: down.piece.clone(), end: down.ended })
+    }
+}
+
+impl Down {
+    async fn read_until(&mut self, deadline: Instant) -> Result<(), Refusal> {
+        let mut piece = vec![0; PIECE];
+        // Cut off while it waits, it has read nothing.
+        let Ok(read) = timeout_at(deadline, self.half.read(&mut piece)).await else { return Ok(()) };
+        let read = read.map_err(|e| broken(&e))?;
+        piece.truncate(read);
+        piece.shrink_to_fit();
+        self.ended = read == 0;
+        self.piece = piece;
+        Ok(())
+    }
+}
+
+/// Where a device is in its current boot attempt.
+struct Place {
+    address: std::net::IpAddr,
+    host_key: SshPublicKey,
+    attempt: BootAttempt,
+    state: watch::Receiver<DeviceState>,
+}
+
+fn place(seat: &Seat) -> Result<Place, Refusal> {
+    let device = seat.device.device();
+    let id = seat.id();
+    // A container's agent shares this host's network: its ports are those of the coordinator's own machine.
+    if device.model.backend() == Backend::Container || !device.capabilities.contains(&Capability::Ssh) {
+        return Err(Refusal {
+            error: format!("{id} ({}) has no network of its own that a tunnel could lead to", device.model),
+            hint: Some("pilab devices --json lists what each device can do".to_owned()),
+        });
+    }
+    let state = seat.device.state();
+    let (attempt, found) = {
+        let now = state.borrow();
+        (now.attempt, now.address.zip(now.host_key.as_deref().and_then(|key| SshPublicKey::new(key).ok())))
+    };
+    let (address, host_key) = found.ok_or_else(|| Refusal {
+        error: format!("{id} has not booted as far as its network since its coordinator started"),
+        hint: Some(format!("pilab power on {id}, or cycle; pilab console {id} shows how far it is")),
+    })?;
+    Ok(Place { address, host_key, attempt, state })
+}
+
+async fn put(seat: &Seat, script: &str, arguments: &[&str]) -> Result<(), Refusal> {
+    let mut command: Vec<String> = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+    command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    let refused = |why: String| Refusal::new(format!("the keys of {} cannot be changed: {why}", seat.id()));
+    let ran = seat.device.run(seat.token, command, ADMIT_WITHIN).await;
+    let output = ran.map_err(|e| refused(Chain(&e).to_string()))?;
+    if output.exit_code == Some(0) {
+        return Ok(());
+    }
+    Err(refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Done when the device is no longer in that attempt, or off.
+async fn left(mut state: watch::Receiver<DeviceState>, attempt: BootAttempt) {
+    // An actor that is gone has let go of the device.
+    let _ = state.wait_for(|now| now.attempt != attempt || now.address.is_none()).await;
+}
+
+fn ended() -> Refusal {
+    Refusal {
+        error: "there is no such tunnel, or it has ended".to_owned(),
+        hint: Some("it ends with the lease, and when the device is switched off or booted anew".to_owned()),
+    }
+}
+
+fn broken(error: &std::io::Error) -> Refusal {
+    Refusal::new(format!("the device ended the connection: {error}"))
+}
