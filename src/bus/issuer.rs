@@ -143,10 +143,7 @@ impl Issuer {
                 "it must begin with the lab's name and '-'",
             ));
         }
-        let made = self.scoped(&self.keys.device, Holder::Device, device.as_str(), ttl)?;
-        let known = Known { public_key: made.public_key.clone(), expires: made.expires };
-        self.issued.add(device, known, seconds_now())?;
-        Ok(made)
+        self.scoped(&self.keys.device, Holder::Device, device.as_str(), ttl)
     }
 
     /// For one login of a person or CI job. Inboxes go by name, so that a user named like a device or
@@ -207,12 +204,28 @@ impl Issuer {
         device: &DeviceId,
         keep: Option<&str>,
     ) -> Result<(), IssuerError> {
-        let known = self.issued.of(device, seconds_now());
-        for Known { public_key, expires } in known.iter().filter(|known| Some(&*known.public_key) != keep) {
-            self.revoke(url, Holder::Device, public_key, *expires).await?;
-            self.issued.remove(device, public_key, seconds_now())?;
+        self.revoke_all(url, Holder::Device, device.as_str(), keep).await.map(|_| ())
+    }
+
+    /// Voids all logins of a person or CI job; answers how many.
+    pub async fn revoke_user(&self, url: &str, user: &UserName) -> Result<usize, IssuerError> {
+        self.revoke_all(url, Holder::Person, user.as_str(), None).await
+    }
+
+    async fn revoke_all(
+        &self,
+        url: &str,
+        holder: Holder,
+        name: &str,
+        keep: Option<&str>,
+    ) -> Result<usize, IssuerError> {
+        let mut known = self.issued.of(name, seconds_now());
+        known.retain(|known| Some(&*known.public_key) != keep);
+        for Known { public_key, expires } in &known {
+            self.revoke(url, holder, public_key, *expires).await?;
+            self.issued.remove(name, public_key, seconds_now())?;
         }
-        Ok(())
+        Ok(known.len())
     }
 
     /// Voids one credential of a device.
@@ -224,7 +237,7 @@ impl Issuer {
     ) -> Result<(), IssuerError> {
         let Credentials { public_key, expires, .. } = credentials;
         self.revoke(url, Holder::Device, public_key, *expires).await?;
-        self.issued.remove(device, public_key, seconds_now())
+        self.issued.remove(device.as_str(), public_key, seconds_now())
     }
 
     /// Tells the server at `url` of all revocations of such holders on record.
@@ -324,6 +337,8 @@ impl Issuer {
         let (user, signer, expires) = fresh(signing, ttl);
         let account = self.account(holder).public_key();
         let jwt = signer.scoped_user(name, &user.public_key(), &account, expires)?;
+        let known = Known { public_key: user.public_key(), expires };
+        self.issued.add(name, known, seconds_now())?;
         credentials(&user, &jwt, expires)
     }
 

@@ -5,8 +5,8 @@ mod remote;
 
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs,
-    LoginArgs, LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
-    TransferArgs, UndeployArgs, VerifyArgs,
+    LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs,
+    StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
@@ -110,10 +110,11 @@ pub enum Command {
     /// Read a device's console, and write to it if you hold the device.
     ///
     /// Everybody may read; nothing that one reader does is seen by another. In a terminal, after a new line: ~. leaves,
-    /// ~p power-cycles, ~~ writes ~. Keys go to the device only while you hold it.
+    /// ~p power-cycles, ~b sends a BREAK (the next key is then a SysRq command), ~~ writes ~. Keys go to the device only while you hold it.
     #[command(after_long_help = "Examples:
   pilab console laptop-vm-1               from the current boot on
-  pilab console laptop-vm-1 --from start --dump > all.log")]
+  pilab console laptop-vm-1 --from start --dump > all.log
+  pilab console laptop-vm-1 --replay      the boot again, as fast as it was; --replay 4 is faster")]
     Console(ConsoleArgs),
     /// Log in to a device that you hold, by the ssh of this machine, through the lab's NATS server.
     ///
@@ -157,6 +158,10 @@ pub enum Command {
   pilab login ann -o ann.json             a user for 30 days
   pilab login nightly --role user --for 12h -o ci.json")]
     Login(LoginMakeArgs),
+    /// Take back all logins of somebody, and the role: whoever is connected with one is cut off now.
+    ///
+    /// What they hold stays theirs until it is released, or its time is over.
+    Logout(LogoutArgs),
     /// Look at every part that the lab needs of this machine, and say what to do about what is wrong.
     ///
     /// Nothing is switched or changed. The exit code is 4 when something is bad.

@@ -5,10 +5,14 @@
 
 mod keys;
 mod output;
+mod pace;
 mod terminal;
+
+pub(super) use self::pace::speed;
 
 use self::keys::{Keys, Press};
 use self::output::Output;
+use self::pace::Pace;
 use self::terminal::RawTerminal;
 use super::args::{ConsoleArgs, ConsoleStart};
 use super::client::Client;
@@ -22,10 +26,12 @@ use super::ui::Ui;
 use crate::bus::connect::Subscription;
 use crate::model::id::DeviceId;
 use crate::wire::console::{
-    CONSOLE_READ, CONSOLE_WRITE, ChunkKind, ConsoleChunk, ConsoleFrom, ConsolePage, ConsoleRead, ConsoleWrite,
+    CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE, ChunkKind, ConsoleBreak, ConsoleChunk, ConsoleFrom,
+    ConsolePage, ConsoleRead, ConsoleWrite,
 };
 use crate::wire::lending::{Power, PowerAct};
 use std::io::IsTerminal;
+use tokio::time::sleep;
 
 /// Reads and writes a console.
 pub async fn console(local: &dyn Local, args: ConsoleArgs, ui: Ui) -> Result<Exit, CliError> {
@@ -42,11 +48,15 @@ pub async fn console(local: &dyn Local, args: ConsoleArgs, ui: Ui) -> Result<Exi
         device: &args.device,
         output: Output::new(harmless, args.timestamps),
         ui,
+        pace: args.replay.map(Pace::new),
         next: 0,
     };
-    if args.dump {
-        reader.catch_up(from).await?;
-        return Ok(Exit::Ok);
+    if args.dump || args.replay.is_some() {
+        let interrupts = Interrupts::listen();
+        return tokio::select! {
+            done = reader.catch_up(from) => done.map(|()| Exit::Ok),
+            () = interrupts.stop.cancelled() => Err(CliError::Cancelled),
+        };
     }
     let interactive = !args.follow && std::io::stdin().is_terminal();
     let interrupts = Interrupts::listen();
@@ -61,6 +71,8 @@ struct Reader<'a> {
     device: &'a DeviceId,
     output: Output,
     ui: Ui,
+    /// How fast what is there is shown; none for at once.
+    pace: Option<Pace>,
     /// The absolute offset of the next byte.
     next: u64,
 }
@@ -73,6 +85,9 @@ impl Reader<'_> {
             let body = ConsoleRead { device: self.device.clone(), from };
             let page: ConsolePage = self.client.ask(CONSOLE_READ, &body).await?;
             for chunk in &page.chunks {
+                if let Some(pace) = &mut self.pace {
+                    sleep(pace.pause(chunk.attempt, chunk.at)).await;
+                }
                 self.output.show(chunk)?;
             }
             self.next = page.next;
@@ -91,7 +106,8 @@ impl Reader<'_> {
     ) -> Result<Exit, CliError> {
         self.catch_up(from).await?;
         let (_terminal, mut keys) = if interactive {
-            self.ui.note(&format!("console of {}; ~. leaves, ~p power-cycles\r", self.device));
+            self.ui
+                .note(&format!("console of {}; ~. leaves, ~p power-cycles, ~b sends a BREAK\r", self.device));
             (Some(RawTerminal::enter()?), Keys::listen())
         } else {
             (None, Keys::none())
@@ -108,6 +124,7 @@ impl Reader<'_> {
                         return Ok(Exit::Ok);
                     }
                     Press::Cycle => self.cycle().await,
+                    Press::Break => self.send_break().await,
                     Press::Bytes(bytes) => self.write(bytes).await,
                 },
             }
@@ -135,6 +152,14 @@ impl Reader<'_> {
         let body = ConsoleWrite { device: self.device.clone(), bytes };
         if let Err(error) = self.client.ask::<()>(CONSOLE_WRITE, &body).await {
             self.ui.note(&format!("\r\nnot written: {error}\r"));
+        }
+    }
+
+    async fn send_break(&self) {
+        let body = ConsoleBreak { device: self.device.clone() };
+        match self.client.ask::<()>(CONSOLE_BREAK, &body).await {
+            Ok(()) => self.ui.note("\r\nBREAK; the next key is a SysRq command (h lists them)\r"),
+            Err(error) => self.ui.note(&format!("\r\nno BREAK was sent: {error}\r")),
         }
     }
 

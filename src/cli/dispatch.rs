@@ -71,6 +71,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Doctor(args) => doctor(local, args, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
+        Command::Logout(args) => login::revoke(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),
         Command::Completion(args) => completion(&args, ui),

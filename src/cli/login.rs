@@ -1,6 +1,6 @@
 //! Which lab is meant, and a connection to it.
 
-use super::args::{LoginArgs, LoginMakeArgs};
+use super::args::{LoginArgs, LoginMakeArgs, LogoutArgs};
 use super::client::Client;
 use super::error::CliError;
 use super::exit::Exit;
@@ -8,12 +8,15 @@ use super::local::Local;
 use super::ui::Ui;
 use crate::config::login::{LOGIN_VERSION, Login};
 use crate::model::id::LabName;
-use crate::wire::lending::{LOGIN, LoginAsked, LoginMade};
+use crate::wire::lending::{LOGIN, LOGOUT, LoginAsked, LoginMade, LogoutAsked, LogoutDone};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a lab that is up may take to let us in; one that is being started anew takes a second.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long revoking may take: the server is told of each login by itself.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long it may take where nobody said that there is one.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -82,6 +85,19 @@ pub async fn make(local: &dyn Local, args: LoginMakeArgs, ui: Ui) -> Result<Exit
     let login = Login { version: LOGIN_VERSION, lab: client.lab().clone(), user, url, creds };
     write(&login, &output)?;
     ui.note(&format!("{} is a {role} of lab {}: {}", login.user, login.lab, output.display()));
+    Ok(Exit::Ok)
+}
+
+/// `pilab logout`: takes back all logins of a user.
+pub async fn revoke(local: &dyn Local, args: LogoutArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let LogoutDone { logins, leases } =
+        client.ask_within(LOGOUT, &LogoutAsked { user: args.user.clone() }, REVOKE_TIMEOUT).await?;
+    ui.data(&format!("{}: {logins} logins were taken back\n", args.user))?;
+    if !leases.is_empty() {
+        let leases: Vec<_> = leases.iter().map(ToString::to_string).collect();
+        ui.hint(&format!("what {} holds is given back by pilab release {}", args.user, leases.join(" ")));
+    }
     Ok(Exit::Ok)
 }
 

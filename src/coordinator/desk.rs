@@ -12,7 +12,7 @@ use crate::model::lease::{Lease, LeaseRequest};
 use crate::model::power::PowerReading;
 use crate::plan::lease::{Blocker, Book, Caller, Now, QueueRow};
 use crate::support::chain::Chain;
-use crate::wire::console::{ConsolePage, ConsoleRead, ConsoleWrite};
+use crate::wire::console::{ConsoleBreak, ConsolePage, ConsoleRead, ConsoleWrite};
 use crate::wire::lending::{
     DeviceRow, Devices, Extend, LeaseAsked, LeaseRow, LeaseState, Power, PowerAct, PowerDone, Queue, Reserve,
     Transfer, Usage, WaitingRow,
@@ -78,6 +78,14 @@ impl Lending {
                 waiting: book.queue(&now.moment).iter().map(waiting_row).collect(),
             })
             .await?)
+    }
+
+    pub(super) async fn leases_of(&self, user: UserName) -> Result<Vec<LeaseId>, Refusal> {
+        let held = move |book: &Book, _: &Now| {
+            let own = book.leases().filter(|(lease, _)| lease.request.holder == user);
+            own.map(|(lease, _)| lease.request.id.clone()).collect()
+        };
+        Ok(self.ledger.read(held).await?)
     }
 
     pub(super) async fn reserve(&self, by: Caller, asked: Reserve) -> Result<LeaseState, Refusal> {
@@ -212,6 +220,13 @@ impl Lending {
         let seat = seat(&session, &asked.device)?;
         let written = seat.device.console().write(seat.token, asked.bytes).await;
         written.map_err(|e: WriteError| Refusal::new(Chain(&e).to_string()))
+    }
+
+    pub(super) async fn break_console(&self, by: &Caller, asked: ConsoleBreak) -> Result<(), Refusal> {
+        let session = self.session_on(by, &asked.device, false).await?;
+        let seat = seat(&session, &asked.device)?;
+        let sent = seat.device.console().send_break(seat.token).await;
+        sent.map_err(|e: WriteError| Refusal::new(Chain(&e).to_string()))
     }
 
     /// The session of whoever holds the device, when it is the caller's, or an admin forces it.

@@ -18,11 +18,11 @@ use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::support::lock::lock;
-use crate::wire::console::{CONSOLE_READ, CONSOLE_WRITE};
+use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
-    DEVICES, EXTEND, HEARTBEAT, LEASE, LOGIN, LeaseRef, LoginAsked, LoginMade, POWER, QUEUE, RELEASE,
-    RESERVE, Reserve, TRANSFER,
+    DEVICES, EXTEND, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone, POWER, QUEUE,
+    RELEASE, RESERVE, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
@@ -34,7 +34,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,9 +44,6 @@ const MAX_RUNS: usize = 1000;
 pub(super) const MAX_REQUESTS: usize = 256;
 /// Where the ledger's epoch is kept, below the coordinator's directory.
 const EPOCH_FILE: &str = "ledger.json";
-/// The longest that a login is good.
-const MAX_LOGIN: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// A running coordinator.
 pub struct Coordinator {
     shared: Arc<Shared>,
@@ -102,7 +98,7 @@ impl Coordinator {
         let requests = parts.bus.subscribe(subject::requests(&parts.lab)).await?;
         parts.bus.settle().await?;
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
-        let people = People::load(parts.bus.clone(), &parts.lab, parts.owner.clone()).await?;
+        let people = People::load(&parts).await?;
         let ledger = LedgerOptions {
             bus: parts.bus.clone(),
             lab: parts.lab.clone(),
@@ -244,11 +240,13 @@ impl Shared {
                 lending.close_tunnel(&by, decode(payload)?);
                 Ok(ok(()))
             }
+            CONSOLE_BREAK => lending.break_console(&by, decode(payload)?).await.map(ok),
             DEPLOY => lending.deploy(&by, decode(payload)?).await.map(ok),
             UNDEPLOY => lending.undeploy(&by, decode(payload)?).await.map(ok),
             STATUS => lending.status(decode(payload)?).await.map(ok),
             VERIFY => lending.verify(&by, decode(payload)?).await.map(ok),
-            LOGIN => self.login(decode(payload)?).await.map(ok),
+            LOGIN => self.people.login(decode(payload)?).await.map(ok),
+            LOGOUT => self.logout(decode(payload)?).await.map(ok),
             RUN => self.start_run(user, decode(payload)?).map(ok),
             EVENTS => {
                 let request: EventsRequest = decode(payload)?;
@@ -338,19 +336,9 @@ impl Shared {
         Ok(())
     }
 
-    async fn login(&self, asked: LoginAsked) -> Result<LoginMade, Refusal> {
-        let LoginAsked { user, role, ttl } = asked;
-        if ttl.is_zero() || ttl > MAX_LOGIN {
-            return Err(Refusal::new(format!(
-                "a login is good for at most {} days",
-                MAX_LOGIN.as_secs() / 86400
-            )));
-        }
-        let creds = self.parts.issuer.user(&user, ttl).map_err(|e| Refusal::new(Chain(&e).to_string()))?;
-        let recorded = self.people.set(&user, role).await;
-        recorded.map_err(|e| Refusal::new(format!("the role was not recorded: {}", Chain(&e))))?;
-        tracing::info!(%user, %role, "a login was made");
-        Ok(LoginMade { url: self.parts.nats_url.clone(), creds: creds.creds })
+    async fn logout(&self, asked: LogoutAsked) -> Result<LogoutDone, Refusal> {
+        let logins = self.people.logout(&asked.user).await?;
+        Ok(LogoutDone { logins, leases: self.lending.leases_of(asked.user).await? })
     }
 
     fn finished(&self, run: &RunId) -> Result<std::path::PathBuf, Refusal> {
@@ -384,9 +372,10 @@ fn same_version(version: u32) -> Result<(), Refusal> {
 /// The least role that a request takes; that of a request which there is not is the least of all.
 fn needed(verb: &str) -> Role {
     match verb {
-        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL | DEPLOY
-        | UNDEPLOY | VERIFY | ADMIT | TUNNEL_OPEN | TUNNEL_SEND | TUNNEL_RECEIVE | TUNNEL_CLOSE => Role::User,
-        LOGIN => Role::Admin,
+        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | CONSOLE_BREAK | RUN
+        | CANCEL | DEPLOY | UNDEPLOY | VERIFY | ADMIT | TUNNEL_OPEN | TUNNEL_SEND | TUNNEL_RECEIVE
+        | TUNNEL_CLOSE => Role::User,
+        LOGIN | LOGOUT => Role::Admin,
         _ => Role::Viewer,
     }
 }

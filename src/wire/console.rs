@@ -12,6 +12,8 @@ pub const CONSOLE_VERSION: u32 = 1;
 pub const CONSOLE_READ: &str = "console-read";
 /// Write to a device's console. Body: [`ConsoleWrite`]. Answer: nothing.
 pub const CONSOLE_WRITE: &str = "console-write";
+/// Hold a device's console in BREAK for a moment: the next byte is a SysRq command. Body: [`ConsoleBreak`]. Answer: nothing.
+pub const CONSOLE_BREAK: &str = "console-break";
 /// A page ends once its JSON has so many bytes: half a message (1 MB by default), for the last chunk comes on top.
 pub const PAGE_BYTES: usize = 512 * 1024;
 
@@ -83,6 +85,13 @@ pub struct ConsoleWrite {
     /// The bytes. base64 (RFC 4648 §4).
     #[serde(with = "super::base64")]
     pub bytes: Vec<u8>,
+}
+
+/// Body of [`CONSOLE_BREAK`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConsoleBreak {
+    /// Which device.
+    pub device: DeviceId,
 }
 
 #[cfg(test)]

@@ -239,6 +239,25 @@ pub struct LoginAsked {
     pub ttl: Duration,
 }
 
+/// Take back all logins of somebody, and the role. Body: [`LogoutAsked`]. Answer: [`LogoutDone`].
+pub const LOGOUT: &str = "logout";
+
+/// Body of [`LOGOUT`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogoutAsked {
+    /// Whose.
+    pub user: UserName,
+}
+
+/// Answer to [`LOGOUT`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogoutDone {
+    /// How many logins were good until then.
+    pub logins: usize,
+    /// The leases that are the user's still.
+    pub leases: Vec<LeaseId>,
+}
+
 /// Answer to [`LOGIN`]. Secret.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct LoginMade {

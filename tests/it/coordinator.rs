@@ -245,6 +245,14 @@ async fn two_people_share_a_lab() {
     let hers = granted["lease"].as_str().unwrap();
     bench.as_user(&ann, &["transfer", hers, "local"]).await.done();
     bench.as_user(&ann, &["power", "on", DEVICE]).await.refused("is local's");
+
+    // A login that is taken back is no login any more, whoever holds the file.
+    bench.as_user(&eve, &["logout", "ann"]).await.refused("takes the role admin");
+    bench.pilab(&["logout", "local"]).await.refused("is whose coordinator this is");
+    let out = bench.pilab(&["logout", "ann"]).await.done();
+    assert!(out.stdout.contains("ann: 1 logins were taken back"), "{}", out.stdout);
+    bench.as_user(&ann, &["devices"]).await.refused("does not answer");
+    bench.as_user(&eve, &["devices"]).await.done();
     stop(coordinator).await;
 }
 

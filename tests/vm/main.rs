@@ -5,4 +5,5 @@ mod damage;
 mod guest;
 mod lifecycle;
 mod pilab;
+mod remote;
 mod runs;

@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// One at a time also where the test runner knows of no groups.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_pilab");
+
 /// A place for calls of the program.
 pub(crate) struct Bench {
     dir: tempfile::TempDir,
@@ -99,8 +101,11 @@ impl Bench {
     }
 
     fn command(&self, verb: &str) -> Command {
-        let state = self.path("state");
-        Command::new(env!("CARGO_BIN_EXE_pilab")).arg(verb).env("PILAB_STATE_DIR", state.to_str().unwrap())
+        self.with_state(Command::new(PROGRAM)).arg(verb)
+    }
+
+    fn with_state(&self, command: Command) -> Command {
+        command.env("PILAB_STATE_DIR", self.path("state").to_str().unwrap())
     }
 
     pub(crate) async fn run(&self, args: &[&str]) -> Ended {
@@ -127,6 +132,12 @@ impl Bench {
     /// Calls `pilab VERB ARGS`.
     pub(crate) async fn call(&self, verb: &str, args: &[&str]) -> Ended {
         Call::start(self.command(verb).args(args.iter().copied()), &[&[verb], args].concat()).end().await
+    }
+
+    /// The same from another network.
+    pub(crate) async fn call_from(&self, namespace: &str, args: &[&str]) -> Ended {
+        let command = Command::new("ip").args(["netns", "exec", namespace, PROGRAM]);
+        Call::start(self.with_state(command.args(args.iter().copied())), args).end().await
     }
 
     /// Looks at a device of the coordinator until it is so.

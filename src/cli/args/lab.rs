@@ -1,6 +1,7 @@
 //! The arguments of a lab's coordinator and of its users' commands.
 
 use super::JsonArgs;
+use crate::cli::console::speed;
 use crate::model::device::{Arch, Backend, Model};
 use crate::model::id::{DeploymentName, DeviceId, LeaseId, UserName};
 use crate::model::lease::{Priority, Purpose};
@@ -204,6 +205,10 @@ pub struct ConsoleArgs {
     /// Only read what is there, and leave
     #[arg(long, conflicts_with = "follow")]
     pub dump: bool,
+    /// Read what is there with the pauses that it came with, SPEED times as fast, and leave
+    #[arg(long, value_name = "SPEED", num_args = 0..=1, default_missing_value = "1", value_parser = speed,
+        conflicts_with_all = ["follow", "dump"])]
+    pub replay: Option<f64>,
     /// Before each line, when it came (UTC)
     #[arg(long)]
     pub timestamps: bool,
@@ -294,6 +299,16 @@ pub struct LoginMakeArgs {
     /// Where to write it, readable by its owner alone
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
+    /// Which lab.
+    #[command(flatten)]
+    pub login: LoginArgs,
+}
+
+/// Arguments of `logout`.
+#[derive(Debug, Args)]
+pub struct LogoutArgs {
+    /// Whose logins
+    pub user: UserName,
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,

@@ -17,6 +17,8 @@ pub(super) enum Press {
     Leave,
     /// `~p`
     Cycle,
+    /// `~b`
+    Break,
 }
 
 /// The keyboard.
@@ -88,12 +90,16 @@ impl Parser {
                     self.at = At::Tilde;
                     continue;
                 }
-                (At::Tilde, b'.' | b'p') => {
+                (At::Tilde, b'.' | b'p' | b'b') => {
                     self.at = At::NewLine;
                     if !plain.is_empty() {
                         presses.push(Press::Bytes(std::mem::take(&mut plain)));
                     }
-                    presses.push(if byte == b'.' { Press::Leave } else { Press::Cycle });
+                    presses.push(match byte {
+                        b'.' => Press::Leave,
+                        b'p' => Press::Cycle,
+                        _ => Press::Break,
+                    });
                     continue;
                 }
                 (At::Tilde, b'~') => {}
@@ -120,11 +126,12 @@ mod tests {
 
     #[test]
     fn commands_are_found_on_new_lines_alone() {
-        let table: [(&[&str], Vec<Press>); 7] = [
+        let table: [(&[&str], Vec<Press>); 8] = [
             (&["ls\r"], vec![bytes("ls\r")]),
             (&["~."], vec![Press::Leave]),
             (&["a~.\r~p"], vec![bytes("a~.\r"), Press::Cycle]),
             (&["~", "."], vec![Press::Leave]),
+            (&["~bh"], vec![Press::Break, bytes("h")]),
             (&["~~x"], vec![bytes("~x")]),
             (&["~x"], vec![bytes("~x")]),
             (&["\r", "~", "~", "."], vec![bytes("\r"), bytes("~"), bytes(".")]),
