@@ -28,6 +28,8 @@ pub(super) struct Evidence<'a> {
     pub(super) findings: &'a Findings,
     /// What is being done about the deployment.
     pub(super) effort: Option<&'a Effort>,
+    /// Whether what was seen is from after the last act, so that a change has been judged by it.
+    pub(super) judged: bool,
     /// What was done for it.
     pub(super) ledger: Option<&'a Ledger>,
 }
@@ -169,8 +171,8 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
             let words = end.map(last_words).filter(|line| !line.is_empty());
             let words = words.map(|line| format!(": {line}")).unwrap_or_default();
             let message = format!("{service} ended with exit code {code}{words}");
-            // While the evidence is read, the change is about to be undone.
-            let undoing = evidence.effort.is_some_and(|effort| effort.busy);
+            // While the evidence is read, the change is about to be undone; before it is judged, it may be.
+            let undoing = !evidence.judged || evidence.effort.is_some_and(|effort| effort.busy);
             (if undoing { Phase::Pending } else { Phase::Failed }, Some(Reason::ServiceExited), message)
         }
     }

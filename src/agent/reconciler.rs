@@ -80,6 +80,8 @@ pub struct Reconciler<R> {
     looking: bool,
     look_wanted: bool,
     looks: u64,
+    /// The number of the look that saw what was seen.
+    seen_at: u64,
     failed_looks: u32,
     look_at: Instant,
 }
@@ -113,6 +115,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             looking: false,
             look_wanted: true,
             looks: 0,
+            seen_at: 0,
             failed_looks: 0,
             look_at: Instant::now(),
         }
@@ -184,7 +187,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 self.looking = false;
                 self.failed_looks = 0;
                 self.look_at = Instant::now() + LOOK_INTERVAL;
-                self.seen = Some(seen);
+                (self.seen, self.seen_at) = (Some(seen), self.looks);
                 self.reconcile();
             }
             Done::Looked(Err(error)) => {
@@ -366,6 +369,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 runtime_answers: self.failed_looks < PATIENCE,
                 findings: &findings,
                 effort: self.efforts.get(name),
+                judged: self.efforts.get(name).is_none_or(|effort| self.seen_at >= effort.fresh_from),
                 ledger: self.ledgers.get(name),
             };
             Some((name.clone(), judge::status(name, &evidence)?))

@@ -78,6 +78,27 @@ async fn a_service_that_ends_within_its_probation_is_replaced_by_the_one_before(
 }
 
 #[tokio::test]
+async fn a_look_from_before_the_change_was_made_judges_nothing() {
+    let Some((lab, fake)) = lab().await else { return };
+    let agent = lab.agent(fake.clone());
+    settled(&lab).await;
+    let looks = fake.hold_looks();
+    // The look that was under way may have begun before that.
+    lab.deploy_score("shop", 2, once(V2)).await;
+    looks.add_permits(1);
+    fake.until_journal("create").await;
+    // The act has ended; the next look began while it was under way.
+    lab.status("shop", |status| status.message.starts_with("not running yet")).await;
+    fake.end("shop", "web", 5);
+    looks.add_permits(1);
+    let status = lab.status("shop", |status| status.message.contains("exit code 5")).await;
+    assert_eq!(status.phase, Phase::Pending, "nobody has judged yet whether it is undone");
+    looks.add_permits(1000);
+    lab.status("shop", undone).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn without_a_good_one_before_it_nothing_is_undone() {
     let Some((lab, fake)) = lab().await else { return };
     let agent = lab.agent(fake.clone());

@@ -9,7 +9,7 @@ use pilab::model::workload::{ContainerEnd, PullPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 #[derive(Clone)]
 pub(crate) struct Fake {
@@ -23,6 +23,8 @@ struct State {
     images: BTreeSet<String>,
     hanging_images: BTreeSet<String>,
     list_hangs: bool,
+    /// Each look takes one of these permits before it sees anything.
+    looks: Option<Arc<Semaphore>>,
     made: u64,
     journal: Vec<String>,
     /// Outcomes of init containers by name; those that are not here exit with 0.
@@ -116,6 +118,13 @@ impl Fake {
         self.change(|state| state.list_hangs = true);
     }
 
+    /// From now on a look sees what is there once it is let, with one permit.
+    pub(crate) fn hold_looks(&self) -> Arc<Semaphore> {
+        let looks = Arc::new(Semaphore::new(0));
+        self.change(|state| state.looks = Some(Arc::clone(&looks)));
+        looks
+    }
+
     /// Puts a container there that an earlier agent made.
     pub(crate) fn place(&self, deployment: &str, service: &str, hash: &str) {
         let container = ManagedService {
@@ -167,6 +176,10 @@ impl ContainerRuntime for Fake {
     async fn list_managed_services(&self) -> Result<Vec<ManagedService>, RuntimeError> {
         if self.state().list_hangs {
             std::future::pending::<()>().await;
+        }
+        let looks = self.state().looks.clone();
+        if let Some(looks) = looks {
+            looks.acquire().await.unwrap().forget();
         }
         Ok(self.state().containers.values().cloned().collect())
     }
