@@ -28,7 +28,7 @@ const ADMIT_TIMEOUT: Duration = Duration::from_secs(40);
 /// sshd's port (RFC 4253 §4.1).
 const PORT: &str = "22";
 /// The program and the login are taken from the environment: no word of this line comes from outside.
-const PROXY: &str = "ProxyCommand=exec \"$PILAB_PROGRAM\" forward --stdio";
+const PROXY: &str = "ProxyCommand=\"$PILAB_PROGRAM\" forward --stdio";
 
 /// Logs in, or runs a program.
 pub async fn ssh(local: &dyn Local, args: SshArgs, ui: Ui) -> Result<Exit, CliError> {
