@@ -124,7 +124,7 @@ async fn clean(
     first = first.and(part("its deployments were not forgotten", forget(lending, id, token)).await);
     let revoked = Box::pin(lending.parts.issuer.revoke_device(&lending.parts.nats_url, id, None));
     first = first.and(part("its credentials were not revoked", revoked).await);
-    let wiped = provision::device(&lending.parts.bus, id);
+    let wiped = provision::device(&lending.parts.bus, id, token);
     first.and(part("its keys were not deleted", wiped).await)
 }
 

@@ -117,7 +117,7 @@ impl Lab {
         let server = EmbeddedServer::start(options, issuer.clone(), &tasks, shutdown.clone()).await.unwrap();
         let bus = connect(&server, issuer.coordinator(HOUR).unwrap(), COORDINATOR).await;
         provision::buckets(&bus, &lab_name()).await.unwrap();
-        provision::device(&bus, &device).await.unwrap();
+        provision::device(&bus, &device, crate::nats::TOKEN).await.unwrap();
         Some(Self { dir, issuer, server, _stop: shutdown.drop_guard(), bus, device })
     }
 
@@ -189,7 +189,7 @@ impl Lab {
         let call = format!("STREAM.DELETE.{}", subject::stream(subject::DESIRED));
         self.bus.api::<Value>(&call, &Value::Null).await.unwrap();
         provision::buckets(&self.bus, &lab_name()).await.unwrap();
-        provision::device(&self.bus, &self.device).await.unwrap();
+        provision::device(&self.bus, &self.device, crate::nats::TOKEN).await.unwrap();
     }
 
     /// Kills the server; its keeper starts it again.
