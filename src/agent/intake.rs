@@ -184,7 +184,8 @@ impl Intake {
             let index = self.index.as_ref().map(|record| &record.index);
             match decoded.and_then(|desired| self.policy.check(&desired.score).map(|()| desired)) {
                 Err(refusal) => record.refusal = Some(refusal),
-                Ok(desired) => match stale(&mut self.fence, index, &name, record.accepted.as_ref(), &desired) {
+                Ok(desired) => match stale(&mut self.fence, index, &name, record.accepted.as_ref(), &desired)
+                {
                     None => {
                         // The fence goes to disk first: a token once seen is never forgotten for a
                         // value that it brought.

@@ -7,10 +7,10 @@ use super::service::Refusal;
 use super::session::{Seat, Session};
 use crate::console::WriteError;
 use crate::model::event::Event;
-use crate::model::id::{DeviceId, LeaseId, UserName};
-use crate::model::lease::{Lease, LeaseRequest};
+use crate::model::id::{DeviceId, LeaseId};
+use crate::model::lease::{Lease, LeaseLost, LeaseRequest};
 use crate::model::power::PowerReading;
-use crate::plan::lease::{Blocker, Book, Caller, Now, QueueRow};
+use crate::plan::lease::{self as plan, Blocker, Book, Caller, Now, QueueRow};
 use crate::support::chain::Chain;
 use crate::wire::console::{ConsolePage, ConsoleRead, ConsoleWrite};
 use crate::wire::lending::{
@@ -19,7 +19,7 @@ use crate::wire::lending::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::{Instant, timeout_at};
 
 /// The longest that an answer is held back while nothing changes.
@@ -30,7 +30,19 @@ const MAX_NEEDS: usize = 256;
 
 impl From<LedgerError> for Refusal {
     fn from(error: LedgerError) -> Self {
-        Self { error: Chain(&error).to_string(), hint: None }
+        match error {
+            LedgerError::Refused(plan::Refusal::LeaseLost(lost)) => lost.into(),
+            error => Self::new(Chain(&error).to_string()),
+        }
+    }
+}
+
+impl From<LeaseLost> for Refusal {
+    fn from(lost: LeaseLost) -> Self {
+        let until = lost.present.as_ref().map(|now| UNIX_EPOCH + Duration::from_millis(now.until_ms));
+        let until = until.map(|at| format!(" until {}", humantime::format_rfc3339_seconds(at)));
+        let hint = Some("pilab queue shows who has what, pilab reserve asks for it".to_owned());
+        Self { error: format!("{lost}{}", until.unwrap_or_default()), hint, lost: Some(lost) }
     }
 }
 
@@ -112,14 +124,19 @@ impl Lending {
     }
 
     pub(super) async fn extend(&self, by: Caller, asked: Extend) -> Result<LeaseState, Refusal> {
-        let Extend { lease, longer } = asked;
-        self.ledger.extend(by, lease.clone(), longer).await?;
+        let Extend { lease, longer, once } = asked;
+        let once = once.unwrap_or_else(rand::random);
+        self.ledger.extend(by, lease.clone(), longer, once).await?;
         self.stands(&lease).await
     }
 
     pub(super) async fn transfer(&self, by: Caller, asked: Transfer) -> Result<LeaseState, Refusal> {
         let Transfer { lease, to } = asked;
-        self.ledger.transfer(by, lease.clone(), to).await?;
+        let given = self.ledger.transfer(by, lease.clone(), to).await?;
+        // Before anybody is told: from then on nothing of the one before happens.
+        if let Err(cause) = self.fence(&given).await {
+            tracing::warn!(%lease, cause, "a lease was given on, and whoever had it is not fenced off everywhere");
+        }
         self.stands(&lease).await
     }
 
@@ -217,38 +234,45 @@ impl Lending {
         if self.device(device).is_none() {
             return Err(no_such(device));
         }
-        let id = device.clone();
+        let (id, user) = (device.clone(), by.user.clone());
         let held = self.ledger.read(move |book, now| {
-            let (lease, deadline) = book.lease_of(&id)?;
-            // Where the ledger cannot be written, a lease that is over still stands in it.
-            let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
-            (!is_over).then(|| lease.clone())
+            let lease = book.lease_of(&id).and_then(|(lease, deadline)| {
+                // Where the ledger cannot be written, a lease that is over still stands in it.
+                let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
+                (!is_over).then(|| lease.clone())
+            });
+            (lease, book.former(&user, &id))
         });
-        let lease = held.await?.ok_or_else(|| Refusal {
-            error: format!("nobody holds {device}"),
-            hint: Some(format!("pilab reserve {device}")),
-        })?;
-        let holder = &lease.request.holder;
-        if *holder == by.user || (force && by.admin) {
-            return Ok(self.session(&lease));
+        let (lease, former) = held.await?;
+        if let Some(lease) = &lease
+            && (lease.request.holder == by.user || (force && by.admin))
+        {
+            return Ok(self.session(lease));
         }
+        // An admin is told how to act all the same.
+        if let Some(lost) = former.filter(|_| lease.is_none() || !by.admin) {
+            return Err(lost.into());
+        }
+        let Some(lease) = lease else {
+            let hint = Some(format!("pilab reserve {device}"));
+            return Err(Refusal { error: format!("nobody holds {device}"), hint, lost: None });
+        };
+        let holder = &lease.request.holder;
         let hint = if by.admin {
             "--force --reason TEXT does it all the same"
         } else {
             "pilab queue shows for how long"
         };
-        Err(Refusal { error: held_by(device, holder, &lease), hint: Some(hint.to_owned()) })
+        let error = format!("{device} is {holder}'s ({})", lease.request.id);
+        Err(Refusal { error, hint: Some(hint.to_owned()), lost: None })
     }
-}
-
-fn held_by(device: &DeviceId, holder: &UserName, lease: &Lease) -> String {
-    format!("{device} is {holder}'s ({})", lease.request.id)
 }
 
 pub(super) fn no_such(device: &DeviceId) -> Refusal {
     Refusal {
         error: format!("the lab has no device {device}"),
         hint: Some("pilab devices lists them".to_owned()),
+        lost: None,
     }
 }
 

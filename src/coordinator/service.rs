@@ -13,6 +13,7 @@ use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
 use crate::model::id::{DeviceId, RunId, UserName};
+use crate::model::lease::LeaseLost;
 use crate::model::role::Role;
 use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
@@ -84,20 +85,23 @@ pub enum StartError {
 }
 
 /// Why a request was not met, in the words of the answer.
+#[derive(Default)]
 pub(super) struct Refusal {
     pub(super) error: String,
     pub(super) hint: Option<String>,
+    /// The caller has lost the lease under which it asks.
+    pub(super) lost: Option<LeaseLost>,
 }
 
 impl Refusal {
     pub(super) fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), hint: None }
+        Self { error: error.into(), ..Self::default() }
     }
 }
 
 impl Coordinator {
     /// Subscribes to the lab's requests and serves them until `shutdown`.
-    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+    pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
         let requests = parts.bus.subscribe(subject::requests(&parts.lab)).await?;
         parts.bus.settle().await?;
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
@@ -108,9 +112,13 @@ impl Coordinator {
             policy: parts.policy.clone(),
             epoch_file: parts.dir.join(EPOCH_FILE),
             clock: Arc::clone(&parts.clock),
+            term: parts.term.clone(),
+            longest_act: parts.longest_act,
             hook: None,
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
+        // From here on each key is written by whoever has the ledger, or not at all.
+        parts.bus = parts.bus.within(parts.term.clone());
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
         let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());
@@ -189,9 +197,15 @@ impl Shared {
             tracing::warn!(%user, verb, reply = %reply, "a request asks for its answer outside the caller's inbox");
             return;
         }
-        let answer = match self.answer(&user, verb, &message.payload).await {
+        let answer = self.answer(&user, verb, &message.payload).await;
+        if self.parts.term.has_ended() {
+            // Whoever has the lab now heard it too, and answers.
+            tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
+            return;
+        }
+        let answer = match answer {
             Ok(bytes) => bytes,
-            Err(Refusal { error, hint }) => json(&Reply::<()>::Refused { error, hint }),
+            Err(Refusal { error, hint, lost }) => json(&Reply::<()>::Refused { error, hint, lost }),
         };
         if let Err(error) = self.parts.bus.publish(reply, answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
@@ -213,6 +227,7 @@ impl Shared {
                     needed(verb)
                 ),
                 hint: Some("an admin gives more with pilab login".to_owned()),
+                lost: None,
             });
         }
         let by = Caller { user: user.clone(), admin: role == Role::Admin };
@@ -255,6 +270,7 @@ impl Shared {
                 let files = bundle::list(&dir).map_err(|e| Refusal {
                     error: format!("the run's bundle is incomplete: {}", Chain(&e)),
                     hint: Some("the coordinator's log says why it was not written".to_owned()),
+                    lost: None,
                 })?;
                 Ok(ok(BundleList { files, kept: self.kept_lines(&request.run) }))
             }
@@ -368,6 +384,7 @@ fn same_version(version: u32) -> Result<(), Refusal> {
     Err(Refusal {
         error: format!("the request has version {version}; known is {REQUEST_VERSION}"),
         hint: Some("use the same version of pilab as the coordinator's".to_owned()),
+        lost: None,
     })
 }
 

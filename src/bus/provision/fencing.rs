@@ -11,8 +11,8 @@
 //! What it has already written under a deployment's key is named by no index, and an agent runs nothing below
 //! the floor that the index does not name at its generation.
 
-use super::{Last, ProvisionError, encode, ensure_durable, read_index};
 use super::{CONSUMER_NOT_FOUND, INDEX_ATTEMPTS};
+use super::{Last, ProvisionError, encode, ensure_durable, read_index};
 use crate::bus::connect::Bus;
 use crate::bus::error::BusError;
 use crate::model::id::DeviceId;
@@ -34,6 +34,7 @@ pub async fn fence(bus: &Bus, device: &DeviceId, token: FencingToken) -> Result<
 /// written before the index is purged: if this stands still for long, what a later holder has written stays.
 pub async fn device(bus: &Bus, device: &DeviceId, token: FencingToken) -> Result<(), ProvisionError> {
     let index = raise(bus, device, token, true).await?;
+    bus.may_write()?;
     let (stream, durable) = (subject::stream(subject::DESIRED), subject::durable(device));
     match bus.api::<Value>(&format!("CONSUMER.DELETE.{stream}.{durable}"), &Value::Null).await {
         Ok(_) | Err(BusError::Refused { err_code: CONSUMER_NOT_FOUND, .. }) => {}
@@ -57,12 +58,7 @@ async fn purge(bus: &Bus, bucket: &str, keys: &str, before: u64) -> Result<(), P
 
 /// Writes the floor into the index; answers at which revision it stands. With `anew` the index names no deployment
 /// any more, and is written in any case.
-async fn raise(
-    bus: &Bus,
-    device: &DeviceId,
-    token: FencingToken,
-    anew: bool,
-) -> Result<u64, ProvisionError> {
+async fn raise(bus: &Bus, device: &DeviceId, token: FencingToken, anew: bool) -> Result<u64, ProvisionError> {
     let key = subject::index_key(device);
     let mut attempts = INDEX_ATTEMPTS;
     loop {

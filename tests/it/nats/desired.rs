@@ -142,10 +142,9 @@ async fn whoever_held_a_device_before_a_handover_or_a_transfer_deploys_nothing_a
     provision::put_raw(&bus, &device, &web(), b"raw".to_vec(), token(8)).await.unwrap();
 
     // A handover of a coordinator that another has followed wipes nothing.
-    for late in [
-        provision::device(&bus, &device, token(7)).await,
-        provision::fence(&bus, &device, token(7)).await,
-    ] {
+    for late in
+        [provision::device(&bus, &device, token(7)).await, provision::fence(&bus, &device, token(7)).await]
+    {
         assert!(matches!(late, Err(ProvisionError::Fenced { .. })), "{late:?}");
     }
     assert_eq!(seen(&bus, &device).await.1.unwrap(), b"raw");

@@ -7,6 +7,7 @@ use pilab::coordinator::service::Coordinator;
 use pilab::model::id::UserName;
 use pilab::model::time::{Moment, Stamp};
 use pilab::plan::lease::{Policy, Quota};
+use pilab::support::term::Term;
 use pilab::wire::request::{HELLO, RUN, Reply};
 use pilab::wire::subject;
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ async fn coordinator(scene: &Scene) -> Coordinator {
             let at = Stamp { boot_ns: 1, wall_ms: 1 };
             Moment { boot: BOOT.parse().unwrap(), at, synchronised: true }
         }),
+        term: Term::endless(),
+        longest_act: std::time::Duration::ZERO,
         dir: scene.lab.dir.path().to_owned(),
         devices: Vec::new(),
         image,
