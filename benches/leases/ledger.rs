@@ -11,6 +11,7 @@ use pilab::model::id::LabName;
 use pilab::model::lease::LeaseRequest;
 use pilab::model::time::Moment;
 use pilab::support::clock;
+use pilab::support::term::Term;
 use pilab::wire::subject;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -73,6 +74,8 @@ impl Lab {
             policy: cost::policy(),
             epoch_file: dir.join("epoch"),
             clock: Arc::new(move || Moment { boot, at: clock::stamp(), synchronised: true }),
+            term: Term::new(Arc::new(|| clock::stamp().boot_ns)),
+            longest_act: Duration::ZERO,
             hook: None,
         };
         start(options, &self.tracker, self.shutdown.clone()).await.unwrap()

@@ -6,7 +6,7 @@ use super::score::{self, Refusal};
 use super::store::{IndexRecord, Record, Store, StoreError};
 use crate::bus::kv::Entry;
 use crate::model::id::DeploymentName;
-use crate::model::lease::Fence;
+use crate::model::lease::{Fence, Fenced};
 use crate::model::workload::{Desired, Index, WORKLOAD_VERSION};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -181,13 +181,15 @@ impl Intake {
             record.deleted = true;
         } else {
             let decoded = score::decode(&entry.value);
+            let index = self.index.as_ref().map(|record| &record.index);
             match decoded.and_then(|desired| self.policy.check(&desired.score).map(|()| desired)) {
                 Err(refusal) => record.refusal = Some(refusal),
-                Ok(desired) => match stale(&mut self.fence, record.accepted.as_ref(), &desired) {
+                Ok(desired) => match stale(&mut self.fence, index, &name, record.accepted.as_ref(), &desired)
+                {
                     None => {
                         // The fence goes to disk first: a token once seen is never forgotten for a
                         // value that it brought.
-                        if self.store.fence() != Some(desired.token) {
+                        if self.store.fence() < Some(desired.token) {
                             self.store.put_fence(desired.token)?;
                         }
                         record.accepted = Some(desired);
@@ -219,14 +221,27 @@ impl Intake {
 }
 
 /// Why a value that could be run is older than what was taken before it. Under a later lease generations
-/// may begin anew.
-fn stale(fence: &mut Fence, accepted: Option<&Desired>, desired: &Desired) -> Option<String> {
+/// may begin anew. What the index names at this generation stands, though a later lease has come: its holder
+/// has taken it over.
+fn stale(
+    fence: &mut Fence,
+    index: Option<&Index>,
+    name: &DeploymentName,
+    accepted: Option<&Desired>,
+    desired: &Desired,
+) -> Option<String> {
     if let Some(accepted) = accepted
         && desired.token <= accepted.token
         && desired.generation < accepted.generation
     {
         let (old, new) = (accepted.generation, desired.generation);
         return Some(format!("generation {new} was refused: generation {old} came before it"));
+    }
+    if index.is_some_and(|index| index.deployments.get(name) == Some(&desired.generation)) {
+        return None;
+    }
+    if let Some(floor) = index.and_then(|index| index.floor).filter(|floor| desired.token < *floor) {
+        return Some(Fenced { token: desired.token, floor }.to_string());
     }
     fence.admit(desired.token).err().map(|fenced| fenced.to_string())
 }
@@ -324,6 +339,32 @@ mod tests {
         assert_eq!((refusal(&at).reason, at.generation()), (score::Reason::NotAllowed, None));
         at.web(2, &text.replace("\"generation\":1", "\"generation\":2"), Source::Delivered);
         assert!(refusal(&at).message.starts_with("services[0].volumes[0]: \"/srv\" is in none of"));
+    }
+
+    #[test]
+    fn what_a_fenced_holder_still_writes_is_not_run_and_what_its_successor_took_over_is() {
+        let mut at = Fixture::new();
+        let floor = |sequence| json!({ "epoch": 1, "sequence": sequence });
+        let index = |revision: u64, names: &[(&str, u64)], sequence: u64| {
+            let mut index: serde_json::Value = serde_json::from_str(&index(names)).unwrap();
+            index["floor"] = floor(sequence);
+            entry(revision, index.to_string())
+        };
+        // Handed over: the floor, and nothing deployed.
+        at.intake.take(KeyName::Index, &index(5, &[], 7), Source::Delivered).unwrap();
+        at.web(6, &value(1, 6), Source::Delivered);
+        assert_eq!(at.generation(), None);
+        assert!(at.intake.note(&name("web")).unwrap().contains("token 1.6"));
+        at.web(7, &value(2, 7), Source::Delivered);
+        assert_eq!(at.generation(), Some(2));
+        // Given on: the floor is raised, the deployment stays, also for an agent that starts anew.
+        let dir = tempfile::tempdir().unwrap();
+        at.intake = Intake::open(Store::open(dir.path()).unwrap(), Policy::default());
+        at.intake.take(KeyName::Index, &index(8, &[("web", 2)], 9), Source::Read).unwrap();
+        at.web(7, &value(2, 7), Source::Read);
+        assert_eq!(at.generation(), Some(2));
+        at.web(9, &value(3, 7), Source::Delivered);
+        assert_eq!(at.generation(), Some(2), "the one before has lost it");
     }
 
     #[test]

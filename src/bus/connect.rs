@@ -77,6 +77,9 @@ pub struct Denial {
 pub struct Bus {
     client: Client,
     connection: watch::Receiver<Connection>,
+    /// Whether what is kept may be changed.
+    #[cfg(feature = "coordinator")]
+    term: crate::support::term::Term,
 }
 
 impl fmt::Debug for Bus {
@@ -107,7 +110,14 @@ impl Bus {
         loop {
             attempt += 1;
             let error = match prepare(&options, &state)?.connect(&options.url).await {
-                Ok(client) => return Ok(Self { client, connection }),
+                Ok(client) => {
+                    return Ok(Self {
+                        client,
+                        connection,
+                        #[cfg(feature = "coordinator")]
+                        term: crate::support::term::Term::endless(),
+                    });
+                }
                 Err(error) => error,
             };
             let pause = reconnect_delay(attempt);
@@ -120,6 +130,19 @@ impl Bus {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// The same connection, on which keys are written as long as `term` is held, and no longer.
+    #[cfg(feature = "coordinator")]
+    pub fn within(&self, term: crate::support::term::Term) -> Self {
+        Self { term, ..self.clone() }
+    }
+
+    /// Whether keys may be written now.
+    pub(super) fn may_write(&self) -> Result<(), BusError> {
+        #[cfg(feature = "coordinator")]
+        self.term.check().map_err(|lapsed| BusError::Lapsed { cause: lapsed.to_string() })?;
+        Ok(())
     }
 
     /// How the connection stands, now and later.

@@ -40,6 +40,12 @@ pub enum BusError {
         /// The last attempt's failure.
         source: NatsError,
     },
+    /// This process may not change what is kept.
+    #[error("nothing is written: {cause}")]
+    Lapsed {
+        /// Why not.
+        cause: String,
+    },
     /// The message could not be handed to the connection.
     #[error("cannot publish to {subject}")]
     Publish {

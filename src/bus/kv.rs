@@ -145,6 +145,7 @@ impl Bus {
 
     /// Publishes into a stream and waits for its acknowledgement; answers the sequence number.
     async fn store(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<u64, BusError> {
+        self.may_write()?;
         let answer = self.exchange(subject.clone(), headers, payload, KV_TIMEOUT).await?;
         let ack: PubAck = understand(&subject, &answer.payload)?;
         Ok(ack.seq)

@@ -1,5 +1,9 @@
 //! What the coordinator makes in JetStream: the buckets, a device's durable consumer, desired state.
 
+mod fencing;
+
+pub use fencing::{device, fence};
+
 use super::connect::Bus;
 use super::error::BusError;
 use crate::model::id::{DeploymentName, DeviceId, LabName};
@@ -50,13 +54,13 @@ pub enum ProvisionError {
         source: serde_json::Error,
     },
     /// A holder whose lease has passed.
-    #[error("{key} was deployed under the later fencing token {floor}, not {token}")]
+    #[error("{key} is fenced off by the later token {floor}: the lease with token {token} has passed")]
     Fenced {
         /// The key.
         key: String,
         /// The token of the call.
         token: FencingToken,
-        /// The token of the value that stands there.
+        /// The token of the value that stands there, or the floor in the device's index.
         floor: FencingToken,
     },
     /// The operator does not touch what was deployed by hand.
@@ -112,27 +116,6 @@ async fn make(bus: &Bus, name: &str, max_age: u64, deny_delete: bool) -> Result<
     Ok(())
 }
 
-/// A fresh start for a device: nothing of its last holder is left, and its durable begins anew.
-///
-/// The durable goes first and comes back last, so that no agent is told of the last holder's keys in
-/// between, and their purge does not look like a deletion to one that is still up.
-pub async fn device(bus: &Bus, device: &DeviceId) -> Result<(), ProvisionError> {
-    let (stream, durable) = (subject::stream(subject::DESIRED), subject::durable(device));
-    match bus.api::<Value>(&format!("CONSUMER.DELETE.{stream}.{durable}"), &Value::Null).await {
-        Ok(_) | Err(BusError::Refused { err_code: CONSUMER_NOT_FOUND, .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    for (bucket, keys) in [
-        (subject::DESIRED, subject::device_keys(device)),
-        (subject::STATUS, subject::device_keys(device)),
-        (subject::PRESENCE, device.to_string()),
-    ] {
-        let body = json!({ "filter": subject::key(bucket, &keys) });
-        bus.api::<Value>(&format!("STREAM.PURGE.{}", subject::stream(bucket)), &body).await?;
-    }
-    ensure_durable(bus, device).await
-}
-
 /// Makes a device's durable where there is none: one that was lost begins at the last value of each key, all
 /// of which the agent acknowledges again. One that is there is left as it is.
 pub async fn ensure_durable(bus: &Bus, device: &DeviceId) -> Result<(), ProvisionError> {
@@ -183,8 +166,8 @@ pub(super) async fn put_as(
     let mut attempts = INDEX_ATTEMPTS;
     loop {
         let last = read_desired(bus, &key).await?;
-        fence(&key, last.value.as_ref(), token, owner)?;
         let index = read_index(bus, device).await?;
+        fencing::admit(&key, last.value.as_ref(), index.value.as_ref(), token, owner)?;
         let known = index.value.as_ref().and_then(|index| index.deployments.get(deployment)).copied();
         // A deletion took the generation away with the value. Its revision goes on from there: a
         // generation is never greater than the revision at which it was written.
@@ -196,7 +179,7 @@ pub(super) async fn put_as(
                 bus.kv_put_if(subject::DESIRED, &key, encode(&key, &desired)?, last.revision).await?;
             let mut next = index.value.unwrap_or_default();
             next.deployments.insert(deployment.clone(), generation);
-            write_index(bus, device, next, index.revision).await?;
+            fencing::write_index(bus, device, next, token, index.revision).await?;
             // Devices may not make it, and without it they learn of this only at their next reading.
             ensure_durable(bus, device).await?;
             Ok((generation, revision))
@@ -216,15 +199,27 @@ pub async fn put_raw(
     device: &DeviceId,
     deployment: &DeploymentName,
     payload: Vec<u8>,
+    token: FencingToken,
 ) -> Result<(u64, u64), ProvisionError> {
     let key = subject::deployment_key(device, deployment);
-    let mut index = read_index(bus, device).await?;
-    let revision = bus.kv_put(subject::DESIRED, &key, payload).await?;
-    let mut next = index.value.take().unwrap_or_default();
-    let generation = next.deployments.get(deployment).copied().unwrap_or(0) + 1;
-    next.deployments.insert(deployment.clone(), generation);
-    write_index(bus, device, next, index.revision).await?;
-    Ok((generation, revision))
+    let mut attempts = INDEX_ATTEMPTS;
+    loop {
+        let last = read_desired(bus, &key).await?;
+        let index = read_index(bus, device).await?;
+        fencing::admit(&key, last.value.as_ref(), index.value.as_ref(), token, Owner::Hand)?;
+        let written = async {
+            let revision = bus.kv_put_if(subject::DESIRED, &key, payload.clone(), last.revision).await?;
+            let mut next = index.value.unwrap_or_default();
+            let generation = next.deployments.get(deployment).copied().unwrap_or(0) + 1;
+            next.deployments.insert(deployment.clone(), generation);
+            fencing::write_index(bus, device, next, token, index.revision).await?;
+            Ok((generation, revision))
+        };
+        match written.await {
+            Err(ProvisionError::Bus(BusError::Conflict { .. })) if attempts > 1 => attempts -= 1,
+            done => return done,
+        }
+    }
 }
 
 /// Takes a deployment off a device; answers the revision of its deletion mark, none when it was not there.
@@ -253,13 +248,13 @@ pub(super) async fn delete_as(
     let mut attempts = INDEX_ATTEMPTS;
     loop {
         let last = read_desired(bus, &key).await?;
-        fence(&key, last.value.as_ref(), token, owner)?;
         let index = read_index(bus, device).await?;
+        fencing::admit(&key, last.value.as_ref(), index.value.as_ref(), token, owner)?;
         let removed = async {
             if let Some(mut next) = index.value
                 && next.deployments.remove(deployment).is_some()
             {
-                write_index(bus, device, next, index.revision).await?;
+                fencing::write_index(bus, device, next, token, index.revision).await?;
             }
             if !last.present {
                 return Ok(None);
@@ -332,29 +327,6 @@ pub(super) async fn read_index(bus: &Bus, device: &DeviceId) -> Result<Last<Inde
     read(bus, subject::DESIRED, &subject::index_key(device)).await
 }
 
-async fn write_index(
-    bus: &Bus,
-    device: &DeviceId,
-    index: Index,
-    expected: u64,
-) -> Result<u64, ProvisionError> {
-    let key = subject::index_key(device);
-    let index = Index { version: WORKLOAD_VERSION, ..index };
-    Ok(bus.kv_put_if(subject::DESIRED, &key, encode(&key, &index)?, expected).await?)
-}
-
 pub(super) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, ProvisionError> {
     serde_json::to_vec(value).map_err(|source| ProvisionError::Encode { key: key.to_owned(), source })
-}
-
-fn fence(key: &str, last: Option<&Desired>, token: FencingToken, owner: Owner) -> Result<(), ProvisionError> {
-    match last {
-        Some(last) if owner == Owner::Operator && last.owner == Owner::Hand => {
-            Err(ProvisionError::ByHand { key: key.to_owned() })
-        }
-        Some(last) if token < last.token => {
-            Err(ProvisionError::Fenced { key: key.to_owned(), token, floor: last.token })
-        }
-        _ => Ok(()),
-    }
 }

@@ -137,7 +137,7 @@ impl Client {
         let answer = self.exchange(verb, body, timeout).await?;
         match serde_json::from_slice(&answer) {
             Ok(Reply::Ok { body }) => Ok(body),
-            Ok(Reply::Refused { error, hint }) => Err(CliError::Refused { verb, cause: error, hint }),
+            Ok(Reply::Refused { error, hint, .. }) => Err(CliError::Refused { verb, cause: error, hint }),
             Err(source) => Err(CliError::Request { verb, source: source.into() }),
         }
     }

@@ -19,6 +19,7 @@ use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
 use crate::ssh::SshReach;
 use crate::support::atomic_file;
+use crate::support::term::Term;
 use crate::vm::{self, Host, VmSpec};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -66,6 +67,8 @@ pub(super) struct Devices<'a> {
     pub(super) instance: &'a Instance,
     pub(super) ground: &'a Ground,
     pub(super) layers: &'a Layers,
+    /// Whether they may be acted on.
+    pub(super) term: Term,
 }
 
 /// The machine that a device is.
@@ -196,11 +199,23 @@ impl Devices<'_> {
         self.layers.journals.tracker.spawn(task.run(self.layers.journals.token.clone()));
         let Layer { tracker, token } = &self.layers.devices;
         let Ports { mac, power, boot, reach, tickets, console: port, min_off, stagger } = ports;
-        let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER };
+        let term = self.term.clone();
+        let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER, term };
         let console = console::spawn(console, tracker, token.clone());
-        let device = device.clone();
-        let parts =
-            DeviceParts { device, mac, power, boot, reach, tickets, console, journal, min_off, stagger };
+        let (device, term) = (device.clone(), self.term.clone());
+        let parts = DeviceParts {
+            device,
+            mac,
+            power,
+            boot,
+            reach,
+            tickets,
+            console,
+            journal,
+            min_off,
+            stagger,
+            term,
+        };
         Ok(device::spawn(parts, tracker, token.clone()))
     }
 }

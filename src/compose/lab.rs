@@ -14,6 +14,7 @@ use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
 use crate::config::leases::Leases;
+use crate::console;
 use crate::coordinator::ledger;
 use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
@@ -25,6 +26,7 @@ use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
 use crate::support::clock::{boot_id, is_synchronised, stamp};
+use crate::support::term::Term;
 use crate::vm;
 use crate::wire::subject;
 use std::collections::BTreeMap;
@@ -106,6 +108,13 @@ fn host_clock() -> Result<ledger::Clock, CliError> {
     Ok(Arc::new(move || Moment { boot, at: stamp(), synchronised: is_synchronised() }))
 }
 
+/// What a switch takes at most, and a console: what acts on virtual machines and containers is on this host, where no second
+/// coordinator is.
+fn longest_act(lab: &Lab) -> Duration {
+    let switches = lab.wired.iter().map(|wired| wired.power.timeout());
+    switches.max().unwrap_or_default().max(console::WRITE_TIMEOUT)
+}
+
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
 fn policy(leases: &Leases, lasting: bool) -> Policy {
     let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
@@ -173,7 +182,9 @@ async fn begin(
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
     let bus = coordinator_bus(&issuer, &server, ttl).await?;
     provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
-    let devices = Devices { lab, instance, ground, layers }.make(&found).await?;
+    let (host, boot) = (host_clock()?, host_clock()?);
+    let term = Term::new(Arc::new(move || boot().at.boot_ns));
+    let devices = Devices { lab, instance, ground, layers, term: term.clone() }.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
@@ -191,7 +202,9 @@ async fn begin(
         nats_url: server.url(),
         lasting: instance.is_lasting(),
         owner: user.clone(),
-        clock: host_clock()?,
+        clock: host,
+        term,
+        longest_act: longest_act(lab),
         policy: policy(&lab.leases, instance.is_lasting()),
         dir: instance.dir().to_owned(),
         devices: owned,

@@ -9,6 +9,7 @@ use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::time::Stamp;
+use crate::support::term::Lapsed;
 use bytes::Bytes;
 use regex::bytes::Regex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -96,6 +97,9 @@ pub enum WriteError {
     /// The lease has passed.
     #[error(transparent)]
     Fenced(#[from] Fenced),
+    /// This coordinator may not write.
+    #[error(transparent)]
+    Lapsed(#[from] Lapsed),
     /// Another write is under way.
     #[error("the console is busy with another write")]
     Busy,
@@ -108,6 +112,9 @@ pub enum WriteError {
     /// The line is not open, or went away meanwhile.
     #[error("the console's line is not open")]
     NotOpen,
+    /// The lease passed while it was written: some of it may have been.
+    #[error("the lease passed while this was written")]
+    Revoked,
     /// The device did not take the bytes in time.
     #[error("the device did not take the bytes")]
     Stalled,
@@ -214,7 +221,7 @@ impl ConsoleHandle {
         result.await.unwrap_or(Err(WriteError::NotOpen))
     }
 
-    /// Refuses writers before this token from now on.
+    /// Refuses writers before this token from now on. A write of theirs that is under way ends; done when it has.
     pub async fn fence(&self, token: FencingToken) -> Result<(), WriteError> {
         let (fenced, result) = oneshot::channel();
         self.commands.send(Command::Fence(token, fenced)).await.map_err(|_| WriteError::Gone)?;

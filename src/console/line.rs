@@ -9,13 +9,15 @@ use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::lease::{Fence, Fenced, FencingToken};
 use crate::support::chain::Chain;
+use crate::support::term::Term;
 use bytes::{Bytes, BytesMut};
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 const READ: usize = 16 * 1024;
 /// How long a write may take: 4 KiB need 0.4 s at 115200 baud, and QEMU takes no more while its guest
 /// is paused.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is asked of the line task.
 #[derive(Debug)]
@@ -52,13 +54,15 @@ pub(super) struct LineTask {
     attempt: BootAttempt,
     reopen_after: Duration,
     fence: Fence,
+    term: Term,
 }
 
 /// Whose turn it is to write.
 enum Writer {
     Closed,
     Idle(Half),
-    Busy(Writing),
+    /// Whose, and how it is told to end.
+    Busy(Writing, FencingToken, CancellationToken),
 }
 
 impl LineTask {
@@ -68,8 +72,9 @@ impl LineTask {
         notes: mpsc::Sender<Note>,
         attempt: BootAttempt,
         reopen_after: Duration,
+        term: Term,
     ) -> Self {
-        Self { port, journal, notes, attempt, reopen_after, fence: Fence::default() }
+        Self { port, journal, notes, attempt, reopen_after, fence: Fence::default(), term }
     }
 
     /// Keeps the line open until `token` is cancelled.
@@ -147,22 +152,38 @@ impl LineTask {
             }
             // Whoever asked and left needs no answer; here and below.
             Command::Fence(token, fenced) => {
-                let _ = fenced.send(self.fence.admit(token));
+                let admitted = self.fence.admit(token);
+                if admitted.is_ok() {
+                    writer.end_before(token).await;
+                }
+                let _ = fenced.send(admitted);
             }
             Command::Write(token, bytes, done) => {
                 if let Some((half, done)) = self.turn(token, writer, done) {
-                    let writing = write(half, self.journal.clone(), self.attempt, token, bytes, done);
-                    *writer = Writer::Busy(Box::pin(writing));
+                    let audit = Event::ConsoleWritten { token, bytes: bytes.len() as u64 };
+                    *writer = self.begin(half, token, audit, done, Act::Bytes(bytes));
                 }
             }
             Command::Break(token, done) => {
                 if let Some((half, done)) = self.turn(token, writer, done) {
-                    let port = Arc::clone(&self.port);
-                    let sending = send_break(half, port, self.journal.clone(), self.attempt, token, done);
-                    *writer = Writer::Busy(Box::pin(sending));
+                    let audit = Event::ConsoleBreak { token };
+                    *writer = self.begin(half, token, audit, done, Act::Break(Arc::clone(&self.port)));
                 }
             }
         }
+    }
+
+    /// Begins to write, or to send a BREAK.
+    fn begin(&self, half: Half, token: FencingToken, audit: Event, done: Done, act: Act) -> Writer {
+        let stop = CancellationToken::new();
+        let task = Task {
+            half,
+            journal: self.journal.clone(),
+            attempt: self.attempt,
+            term: self.term.clone(),
+            stop: stop.clone(),
+        };
+        Writer::Busy(Box::pin(task.run(audit, act, done)), token, stop)
     }
 
     /// The line's half, when it is this holder's turn to use it; otherwise says why not.
@@ -171,8 +192,8 @@ impl LineTask {
             Err(fenced) => WriteError::Fenced(fenced),
             Ok(()) => match std::mem::replace(writer, Writer::Closed) {
                 Writer::Idle(half) => return Some((half, done)),
-                Writer::Busy(writing) => {
-                    *writer = Writer::Busy(writing);
+                busy @ Writer::Busy(..) => {
+                    *writer = busy;
                     WriteError::Busy
                 }
                 Writer::Closed => WriteError::NotOpen,
@@ -192,51 +213,73 @@ impl Writer {
     /// Waits for the write that is under way; for ever when there is none.
     async fn written(&mut self) -> Half {
         match self {
-            Self::Busy(writing) => writing.await,
+            Self::Busy(writing, ..) => writing.await,
             Self::Idle(_) | Self::Closed => pending().await,
+        }
+    }
+
+    /// Ends what a holder before this one is writing.
+    async fn end_before(&mut self, token: FencingToken) {
+        if let Self::Busy(writing, by, stop) = self
+            && *by < token
+        {
+            stop.cancel();
+            *self = Self::Idle(writing.await);
         }
     }
 }
 
-/// Journals who writes, and then writes.
-async fn write(
-    mut half: Half,
-    journal: JournalHandle,
-    attempt: BootAttempt,
-    token: FencingToken,
-    bytes: Bytes,
-    done: Done,
-) -> Half {
-    let audit = Event::ConsoleWritten { token, bytes: bytes.len() as u64 };
-    let result = match journal.event(attempt, audit).await {
-        Ok(_) => match timeout(WRITE_TIMEOUT, write_all(&mut half, &bytes)).await {
-            Ok(written) => written.map_err(WriteError::Io),
-            Err(_) => Err(WriteError::Stalled),
-        },
-        Err(error) => Err(WriteError::NotAudited(error)),
-    };
-    let _ = done.send(result);
-    half
+/// What is done to the line.
+enum Act {
+    Bytes(Bytes),
+    Break(Arc<dyn ByteStream>),
 }
 
-/// Journals who sends a BREAK, and then sends it. Nothing is written meanwhile.
-async fn send_break(
+/// One write, or BREAK.
+struct Task {
     half: Half,
-    port: Arc<dyn ByteStream>,
     journal: JournalHandle,
     attempt: BootAttempt,
-    token: FencingToken,
-    done: Done,
-) -> Half {
-    let result = match journal.event(attempt, Event::ConsoleBreak { token }).await {
-        Ok(_) => port.send_break().await.map_err(WriteError::Io),
-        Err(error) => Err(WriteError::NotAudited(error)),
-    };
-    let _ = done.send(result);
-    half
+    term: Term,
+    /// Cancelled when its holder has lost the device.
+    stop: CancellationToken,
 }
 
-async fn write_all(half: &mut Half, bytes: &[u8]) -> io::Result<()> {
-    half.write_all(bytes).await?;
-    half.flush().await
+impl Task {
+    /// Journals who writes, and then writes. Nothing is written meanwhile.
+    async fn run(mut self, audit: Event, act: Act, done: Done) -> Half {
+        let stop = self.stop.clone();
+        let result = stop.run_until_cancelled(self.write(audit, act)).await;
+        let _ = done.send(result.unwrap_or(Err(WriteError::Revoked)));
+        self.half
+    }
+
+    async fn write(&mut self, audit: Event, act: Act) -> Result<(), WriteError> {
+        self.journal.event(self.attempt, audit).await.map_err(WriteError::NotAudited)?;
+        self.term.check()?;
+        match act {
+            Act::Bytes(bytes) => match timeout(WRITE_TIMEOUT, self.write_all(&bytes)).await {
+                Ok(written) => written,
+                Err(_) => Err(WriteError::Stalled),
+            },
+            Act::Break(port) => port.send_break().await.map_err(WriteError::Io),
+        }
+    }
+
+    /// A line may take its bytes one by one: each time it does, this process must still be the one to write.
+    async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        while !bytes.is_empty() {
+            let (half, term) = (&mut self.half, &self.term);
+            let written = poll_fn(|cx| match term.check() {
+                Ok(()) => Pin::new(&mut *half).poll_write(cx, bytes).map_err(WriteError::Io),
+                Err(lapsed) => Poll::Ready(Err(lapsed.into())),
+            });
+            let written = written.await?;
+            bytes = bytes
+                .get(written..)
+                .filter(|_| written > 0)
+                .ok_or_else(|| WriteError::Io(io::ErrorKind::WriteZero.into()))?;
+        }
+        self.half.flush().await.map_err(WriteError::Io)
+    }
 }

@@ -19,9 +19,11 @@ mod recorder;
 mod stages;
 
 pub use handle::{ConsoleHandle, MatchedLine, WaitError, WaitFrom, WriteError};
+pub use line::WRITE_TIMEOUT;
 pub use recorder::{StageReached, Stages, Status};
 
 use crate::journal::JournalHandle;
+use crate::support::term::Term;
 use port::ByteStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,19 +45,21 @@ pub struct ConsoleParts {
     pub journal: JournalHandle,
     /// How long to wait before a line that could not be opened, or went away, is opened again.
     pub reopen_after: Duration,
+    /// Whether this process may write to it at all.
+    pub term: Term,
 }
 
 /// Starts to capture, until `token` is cancelled. Goes on in the boot attempt that the journal ends
 /// with.
 pub fn spawn(parts: ConsoleParts, tracker: &TaskTracker, token: CancellationToken) -> ConsoleHandle {
-    let ConsoleParts { port, journal, reopen_after } = parts;
+    let ConsoleParts { port, journal, reopen_after, term } = parts;
     let (notes, received) = mpsc::channel(CHUNKS);
     let (commands, requests) = mpsc::channel(COMMANDS);
     let (stages, watched_stages) = watch::channel(Stages::default());
     let (status, watched_status) = watch::channel(Status::default());
     tracker.spawn(recorder::Recorder::new(journal.clone(), stages, status).run(received));
     let attempt = journal.recovered().attempt;
-    tracker
-        .spawn(line::LineTask::new(port, journal.clone(), notes, attempt, reopen_after).run(requests, token));
+    let line = line::LineTask::new(port, journal.clone(), notes, attempt, reopen_after, term);
+    tracker.spawn(line.run(requests, token));
     ConsoleHandle::new(commands, journal, watched_stages, watched_status)
 }

@@ -1,9 +1,8 @@
 //! Requests on devices and leases: who asks is checked, the ledger decides, the holder's session acts.
 
 use super::console;
-use super::ledger::LedgerError;
 use super::lending::Lending;
-use super::service::Refusal;
+use super::refusal::Refusal;
 use super::session::{Seat, Session};
 use crate::console::WriteError;
 use crate::model::event::Event;
@@ -27,12 +26,6 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// The most devices of one request.
 const MAX_NEEDS: usize = 256;
-
-impl From<LedgerError> for Refusal {
-    fn from(error: LedgerError) -> Self {
-        Self { error: Chain(&error).to_string(), hint: None }
-    }
-}
 
 impl Lending {
     pub(super) async fn list(&self) -> Result<Devices, Refusal> {
@@ -120,8 +113,9 @@ impl Lending {
     }
 
     pub(super) async fn extend(&self, by: Caller, asked: Extend) -> Result<LeaseState, Refusal> {
-        let Extend { lease, longer } = asked;
-        self.ledger.extend(by, lease.clone(), longer).await?;
+        let Extend { lease, longer, once } = asked;
+        let once = once.unwrap_or_else(rand::random);
+        self.ledger.extend(by, lease.clone(), longer, once).await?;
         self.stands(&lease).await
     }
 
@@ -131,7 +125,11 @@ impl Lending {
         asked: Transfer,
     ) -> Result<LeaseState, Refusal> {
         let Transfer { lease, to } = asked;
-        self.ledger.transfer(by, lease.clone(), to).await?;
+        let given = self.ledger.transfer(by, lease.clone(), to).await?;
+        // Before anybody is told: from then on nothing of the one before happens.
+        if let Err(cause) = self.fence(&given).await {
+            tracing::warn!(%lease, cause, "a lease was given on, and whoever had it is not fenced off everywhere");
+        }
         // sshd on a slow device takes longer than an answer may.
         let (this, transferred) = (Arc::clone(self), lease.clone());
         self.spawn(async move { this.dismiss_keys(transferred).await });
@@ -239,39 +237,41 @@ impl Lending {
         if self.device(device).is_none() {
             return Err(no_such(device));
         }
-        let id = device.clone();
+        let (id, user) = (device.clone(), by.user.clone());
         let held = self.ledger.read(move |book, now| {
-            let (lease, deadline) = book.lease_of(&id)?;
-            // Where the ledger cannot be written, a lease that is over still stands in it.
-            let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
-            (!is_over).then(|| lease.clone())
+            let lease = book.lease_of(&id).and_then(|(lease, deadline)| {
+                // Where the ledger cannot be written, a lease that is over still stands in it.
+                let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
+                (!is_over).then(|| lease.clone())
+            });
+            (lease, book.former(&user, &id))
         });
-        let lease = held.await?.ok_or_else(|| Refusal {
-            error: format!("nobody holds {device}"),
-            hint: Some(format!("pilab reserve {device}")),
-        })?;
-        let holder = &lease.request.holder;
-        if *holder == by.user || (force && by.admin) {
-            return Ok(self.session(&lease));
+        let (lease, former) = held.await?;
+        if let Some(lease) = &lease
+            && (lease.request.holder == by.user || (force && by.admin))
+        {
+            return Ok(self.session(lease));
         }
+        // An admin is told how to act all the same.
+        if let Some(lost) = former.filter(|_| lease.is_none() || !by.admin) {
+            return Err(lost.into());
+        }
+        let Some(lease) = lease else {
+            return Err(Refusal::hinted(format!("nobody holds {device}"), format!("pilab reserve {device}")));
+        };
+        let holder = &lease.request.holder;
         let hint = if by.admin {
             "--force --reason TEXT does it all the same"
         } else {
             "pilab queue shows for how long"
         };
-        Err(Refusal { error: held_by(device, holder, &lease), hint: Some(hint.to_owned()) })
+        let error = format!("{device} is {holder}'s ({})", lease.request.id);
+        Err(Refusal::hinted(error, hint))
     }
-}
-
-fn held_by(device: &DeviceId, holder: &UserName, lease: &Lease) -> String {
-    format!("{device} is {holder}'s ({})", lease.request.id)
 }
 
 pub(super) fn no_such(device: &DeviceId) -> Refusal {
-    Refusal {
-        error: format!("the lab has no device {device}"),
-        hint: Some("pilab devices lists them".to_owned()),
-    }
+    Refusal::hinted(format!("the lab has no device {device}"), "pilab devices lists them")
 }
 
 pub(super) fn seat<'a>(session: &'a Session, device: &DeviceId) -> Result<&'a Seat, Refusal> {

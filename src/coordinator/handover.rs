@@ -1,6 +1,6 @@
 //! From one holder to the next: a device goes back to the pool only when nothing of the last one is left.
 //!
-//! Off; its way to NATS whole; what was deployed forgotten; its credentials revoked; its keys deleted and its
+//! Fenced off, at the actor, the console and the desired state; off; its way to NATS whole; what was deployed forgotten; its credentials revoked; its keys deleted and its
 //! durable made anew. The token of all this is greater than the last holder's, so whatever of his is still under way
 //! is refused from then on. A device of which a part fails is `suspect`, with the reason, and tried again; an
 //! embedded lab, which ends with its runs, hands it on after the first failure, so that they end.
@@ -84,6 +84,8 @@ async fn due(lending: &Lending) -> Vec<Due> {
 }
 
 async fn hand_over(lending: &Lending, (id, after, token): Due) {
+    // Whoever had the lab before may still be at it.
+    lending.parts.term.held().await;
     while let Err(cause) = clean(lending, &id, after.as_ref(), token).await {
         tracing::warn!(device = %id, cause, "a device did not come back clean");
         note(lending.ledger.device_health(id.clone(), Health::Suspect, cause).await);
@@ -110,9 +112,8 @@ async fn clean(
 ) -> Result<(), String> {
     // It is no longer in the inventory: nothing of it is ours to switch.
     let Some(device) = lending.device(id) else { return Ok(()) };
-    // Whoever had it types nothing more, whether or not it can be switched.
-    let fenced = device.handle.console().fence(token);
-    let mut first = part("its console was not taken away", fenced).await;
+    // Whoever had it does nothing more, whether or not it can be switched.
+    let mut first = part("its last holder was not fenced off", device.handle.fence(token)).await;
     let reading = device.handle.state().borrow().power;
     // What no switch is wired to is handed on as it is: its owner wants that, or would have wired one.
     let capabilities = &device.handle.device().capabilities;
@@ -124,7 +125,7 @@ async fn clean(
     first = first.and(part("its deployments were not forgotten", forget(lending, id, token)).await);
     let revoked = Box::pin(lending.parts.issuer.revoke_device(&lending.parts.nats_url, id, None));
     first = first.and(part("its credentials were not revoked", revoked).await);
-    let wiped = provision::device(&lending.parts.bus, id);
+    let wiped = provision::device(&lending.parts.bus, id, token);
     first.and(part("its keys were not deleted", wiped).await)
 }
 

@@ -11,6 +11,7 @@ use super::parts::{LabDevice, Parts};
 use super::service::MAX_REQUESTS;
 use super::session::{Seat, Session};
 use super::tunnel::Tunnels;
+use crate::bus::provision;
 use crate::model::device::Device;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId, UserName};
@@ -19,11 +20,13 @@ use crate::model::scenario::Need;
 use crate::plan::lease::{Caller, Refusal};
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +35,8 @@ use tokio_util::task::TaskTracker;
 const RUN_BEAT: Duration = Duration::from_secs(20);
 /// Pause before a run asks again for its devices.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long what is under way on a device may take to end when it is given on: whoever asks waits for it.
+const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a device that a person boots may take until its ticket is void.
 const BOOT_WINDOW: Duration = Duration::from_secs(180);
 
@@ -208,6 +213,26 @@ impl Lending {
         let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.token));
         sessions.insert(lease.request.id.clone(), Arc::clone(&session));
         session
+    }
+
+    /// Fences off whoever had the devices of this lease before it was given on. Between two leases the handover does.
+    ///
+    /// The fence stands at once; what is told is whether all that was under way has ended, and whether NATS has it.
+    pub(super) async fn fence(&self, lease: &Lease) -> Result<(), String> {
+        let fences = lease.devices.iter().filter_map(|id| self.devices.get(id)).map(|device| async {
+            let id = device.handle.id();
+            let fenced = async {
+                device.handle.fence(lease.token).await.map_err(|e| Chain(&e).to_string())?;
+                let kept = provision::fence(&self.parts.bus, id, lease.token).await;
+                kept.map_err(|e| Chain(&e).to_string())
+            };
+            match timeout(FENCE_TIMEOUT, fenced).await {
+                Ok(fenced) => fenced.map_err(|cause| format!("{id}: {cause}")),
+                Err(_) => Err(format!("{id}: something is still under way")),
+            }
+        });
+        let failed: Vec<_> = join_all(fences).await.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
     /// Forgets the sessions of leases that are no more.

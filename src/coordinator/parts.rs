@@ -8,9 +8,11 @@ use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::plan::lease::Policy;
+use crate::support::term::Term;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Everything a coordinator needs from outside.
@@ -31,6 +33,10 @@ pub struct Parts {
     pub policy: Policy,
     /// The host's clocks.
     pub clock: Clock,
+    /// Whether it may act on its devices, which have it too. The ledger renews it.
+    pub term: Term,
+    /// The longest that an act on a device may still take effect after it was begun.
+    pub longest_act: Duration,
     /// Its own directory, where it remembers how far its ledger has come.
     pub dir: PathBuf,
     /// The devices it owns.

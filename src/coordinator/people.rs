@@ -1,7 +1,7 @@
 //! Who may do what: roles, kept in the lab's bucket, and logins, which the issuer makes. Who has no role may look.
 
 use super::parts::Parts;
-use super::service::Refusal;
+use super::refusal::Refusal;
 use crate::bus::connect::Bus;
 use crate::bus::error::BusError;
 use crate::bus::issuer::Issuer;
@@ -95,9 +95,11 @@ impl People {
         let forgotten = self.forget(user).await;
         forgotten.map_err(|e| Refusal::new(format!("the role was not taken back: {}", Chain(&e))))?;
         let revoked = self.issuer.revoke_user(&self.nats_url, user).await;
-        let logins = revoked.map_err(|e| Refusal {
-            error: format!("{user} has no role any more, but the logins were not revoked: {}", Chain(&e)),
-            hint: Some("ask again".to_owned()),
+        let logins = revoked.map_err(|e| {
+            Refusal::hinted(
+                format!("{user} has no role any more, but the logins were not revoked: {}", Chain(&e)),
+                "ask again",
+            )
         })?;
         tracing::info!(%user, logins, "all logins were taken back");
         Ok(logins)

@@ -9,6 +9,7 @@ use super::log::RunLog;
 use super::operator::Operator;
 use super::parts::Parts;
 use super::people::People;
+use super::refusal::Refusal;
 use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
@@ -80,34 +81,26 @@ pub enum StartError {
     Ledger(#[from] LedgerError),
 }
 
-/// Why a request was not met, in the words of the answer.
-pub(super) struct Refusal {
-    pub(super) error: String,
-    pub(super) hint: Option<String>,
-}
-
-impl Refusal {
-    pub(super) fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), hint: None }
-    }
-}
-
 impl Coordinator {
     /// Subscribes to the lab's requests and serves them until `shutdown`.
-    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+    pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
         let requests = parts.bus.subscribe(subject::requests(&parts.lab)).await?;
         parts.bus.settle().await?;
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
-        let people = People::load(&parts).await?;
         let ledger = LedgerOptions {
             bus: parts.bus.clone(),
             lab: parts.lab.clone(),
             policy: parts.policy.clone(),
             epoch_file: parts.dir.join(EPOCH_FILE),
             clock: Arc::clone(&parts.clock),
+            term: parts.term.clone(),
+            longest_act: parts.longest_act,
             hook: None,
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
+        // From here on each key is written by whoever has the ledger, or not at all.
+        parts.bus = parts.bus.within(parts.term.clone());
+        let people = People::load(&parts).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
         let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());
@@ -187,9 +180,15 @@ impl Shared {
             tracing::warn!(%user, verb, reply = %reply, "a request asks for its answer outside the caller's inbox");
             return;
         }
-        let answer = match self.answer(&user, verb, &message.payload).await {
+        let answer = self.answer(&user, verb, &message.payload).await;
+        if self.parts.term.has_ended() {
+            // Whoever has the lab now heard it too, and answers.
+            tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
+            return;
+        }
+        let answer = match answer {
             Ok(bytes) => bytes,
-            Err(Refusal { error, hint }) => json(&Reply::<()>::Refused { error, hint }),
+            Err(Refusal { error, hint, lost }) => json(&Reply::<()>::Refused { error, hint, lost }),
         };
         if let Err(error) = self.parts.bus.publish(reply, answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
@@ -204,14 +203,14 @@ impl Shared {
     ) -> Result<Vec<u8>, Refusal> {
         let role = self.people.role(user);
         if role < needed(verb) {
-            return Err(Refusal {
-                error: format!(
+            return Err(Refusal::hinted(
+                format!(
                     "{user} is a {role} of lab {}; {verb:?} takes the role {}",
                     self.parts.lab,
                     needed(verb)
                 ),
-                hint: Some("an admin gives more with pilab login".to_owned()),
-            });
+                "an admin gives more with pilab login",
+            ));
         }
         let by = Caller { user: user.clone(), admin: role == Role::Admin };
         let lending = &self.lending;
@@ -260,9 +259,11 @@ impl Shared {
             BUNDLE => {
                 let request: RunRef = decode(payload)?;
                 let dir = self.finished(&request.run)?;
-                let files = bundle::list(&dir).map_err(|e| Refusal {
-                    error: format!("the run's bundle is incomplete: {}", Chain(&e)),
-                    hint: Some("the coordinator's log says why it was not written".to_owned()),
+                let files = bundle::list(&dir).map_err(|e| {
+                    Refusal::hinted(
+                        format!("the run's bundle is incomplete: {}", Chain(&e)),
+                        "the coordinator's log says why it was not written",
+                    )
                 })?;
                 Ok(ok(BundleList { files, kept: self.kept_lines(&request.run) }))
             }
@@ -363,10 +364,10 @@ fn same_version(version: u32) -> Result<(), Refusal> {
     if version == REQUEST_VERSION {
         return Ok(());
     }
-    Err(Refusal {
-        error: format!("the request has version {version}; known is {REQUEST_VERSION}"),
-        hint: Some("use the same version of pilab as the coordinator's".to_owned()),
-    })
+    Err(Refusal::hinted(
+        format!("the request has version {version}; known is {REQUEST_VERSION}"),
+        "use the same version of pilab as the coordinator's",
+    ))
 }
 
 /// The least role that a request takes; that of a request which there is not is the least of all.

@@ -62,7 +62,8 @@ impl Session {
             }
             Action::PutRaw { deployment, payload, .. } => {
                 let bus = &self.parts.bus;
-                let put = provision::put_raw(bus, seat.id(), deployment, payload.as_bytes().to_vec()).await;
+                let raw = payload.as_bytes().to_vec();
+                let put = provision::put_raw(bus, seat.id(), deployment, raw, seat.token).await;
                 let (_, revision) = put.map_err(|e| seat.lab("put the raw desired state", &e))?;
                 self.note_put(seat, deployment, Put { revision, generation: None });
                 Ok(format!("{} bytes are put at revision {revision}", payload.len()))

@@ -10,13 +10,14 @@
 
 use super::desk::seat;
 use super::lending::{Lending, over};
-use super::service::Refusal;
+use super::refusal::Refusal;
 use super::session::Seat;
 use crate::device::DeviceState;
 use crate::model::boot::BootAttempt;
 use crate::model::device::{Backend, Capability};
 use crate::model::event::Event;
-use crate::model::id::{LeaseId, UserName};
+use crate::model::id::{DeviceId, LeaseId, UserName};
+use crate::model::lease::FencingToken;
 use crate::model::ssh_key::SshPublicKey;
 use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
@@ -64,6 +65,9 @@ pub(super) struct Tunnels {
 
 struct Tunnel {
     owner: UserName,
+    device: DeviceId,
+    /// The lease's.
+    token: FencingToken,
     up: tokio::sync::Mutex<Up>,
     down: tokio::sync::Mutex<Down>,
     /// When the user asked for something last.
@@ -136,21 +140,21 @@ impl Lending {
         let stream = match connected {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                return Err(Refusal {
-                    error: format!("{device} does not take a connection to port {port}: {error}"),
-                    hint: Some(format!("does something listen there? pilab console {device} shows")),
-                });
+                return Err(Refusal::hinted(
+                    format!("{device} does not take a connection to port {port}: {error}"),
+                    format!("does something listen there? pilab console {device} shows"),
+                ));
             }
             Err(_) => {
                 let seconds = CONNECT.as_secs();
                 return Err(Refusal::new(format!("{device} did not take a connection within {seconds} s")));
             }
         };
-        let lease = self
-            .ledger
-            .read(move |book, _| book.lease_of(&device).map(|(lease, _)| lease.request.id.clone()));
+        let of = device.clone();
+        let lease =
+            self.ledger.read(move |book, _| book.lease_of(&of).map(|(lease, _)| lease.request.id.clone()));
         let lease = lease.await?.ok_or_else(|| Refusal::new("the lease has ended"))?;
-        let (id, tunnel) = self.tunnels.add(by.user.clone(), stream)?;
+        let (id, tunnel) = self.tunnels.add(Tunnel::new(by.user.clone(), device, seat.token, stream))?;
         let lost = over(self.ledger.clone(), lease, seat.token);
         let (this, left) = (Arc::clone(self), left(state, attempt));
         self.spawn(async move {
@@ -162,7 +166,7 @@ impl Lending {
     }
 
     pub(super) async fn tunnel_send(&self, by: &Caller, asked: TunnelSend) -> Result<TunnelSent, Refusal> {
-        let tunnel = self.tunnels.get(by, asked.id)?;
+        let tunnel = self.tunnel(by, asked.id).await?;
         tunnel.bounded(tunnel.send(asked)).await
     }
 
@@ -171,11 +175,18 @@ impl Lending {
         by: &Caller,
         asked: TunnelReceive,
     ) -> Result<TunnelPiece, Refusal> {
-        let tunnel = self.tunnels.get(by, asked.id)?;
+        let tunnel = self.tunnel(by, asked.id).await?;
         // Those who wait must not keep others from being heard.
         let waits = self.waits.try_acquire();
         let hold = if waits.is_ok() { HOLD } else { HOLD_BRIEFLY };
         tunnel.bounded(tunnel.receive(asked.offset, hold)).await
+    }
+
+    /// One that the caller may still use: where the ledger cannot be written, a lease that is over ends no tunnel yet.
+    async fn tunnel(&self, by: &Caller, id: TunnelId) -> Result<Arc<Tunnel>, Refusal> {
+        let tunnel = self.tunnels.get(by, id)?;
+        let session = self.session_on(by, &tunnel.device, false).await?;
+        if session.token == tunnel.token { Ok(tunnel) } else { Err(ended()) }
     }
 
     pub(super) fn close_tunnel(&self, by: &Caller, id: TunnelId) {
@@ -198,10 +209,10 @@ impl Tunnels {
         Ok(())
     }
 
-    fn add(&self, owner: UserName, stream: TcpStream) -> Result<(TunnelId, Arc<Tunnel>), Refusal> {
-        self.room(&owner)?;
+    fn add(&self, tunnel: Tunnel) -> Result<(TunnelId, Arc<Tunnel>), Refusal> {
+        self.room(&tunnel.owner)?;
         let id = TunnelId { tunnel: rand::random() };
-        let tunnel = Arc::new(Tunnel::new(owner, stream));
+        let tunnel = Arc::new(tunnel);
         lock(&self.open).insert(id, Arc::clone(&tunnel));
         Ok((id, tunnel))
     }
@@ -221,7 +232,7 @@ impl Tunnels {
 }
 
 impl Tunnel {
-    fn new(owner: UserName, stream: TcpStream) -> Self {
+    fn new(owner: UserName, device: DeviceId, token: FencingToken, stream: TcpStream) -> Self {
         // A key that is pressed is not to wait for the next.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a tunnel's connection may be slow to send");
@@ -229,6 +240,8 @@ impl Tunnel {
         let (down, up) = stream.into_split();
         Self {
             owner,
+            device,
+            token,
             up: tokio::sync::Mutex::new(Up { half: up, taken: 0, ended: false }),
             down: tokio::sync::Mutex::new(Down { half: down, from: 0, piece: Vec::new(), ended: false }),
             heard: watch::Sender::new(Instant::now()),
@@ -329,19 +342,21 @@ fn place(seat: &Seat) -> Result<Place, Refusal> {
     let id = seat.id();
     // A container's agent shares this host's network: its ports are those of the coordinator's own machine.
     if device.model.backend() == Backend::Container || !device.capabilities.contains(&Capability::Ssh) {
-        return Err(Refusal {
-            error: format!("{id} ({}) has no network of its own that a tunnel could lead to", device.model),
-            hint: Some("pilab devices --json lists what each device can do".to_owned()),
-        });
+        return Err(Refusal::hinted(
+            format!("{id} ({}) has no network of its own that a tunnel could lead to", device.model),
+            "pilab devices --json lists what each device can do",
+        ));
     }
     let state = seat.device.state();
     let (attempt, found) = {
         let now = state.borrow();
         (now.attempt, now.address.zip(now.host_key.as_deref().and_then(|key| SshPublicKey::new(key).ok())))
     };
-    let (address, host_key) = found.ok_or_else(|| Refusal {
-        error: format!("{id} has not booted as far as its network since its coordinator started"),
-        hint: Some(format!("pilab power on {id}, or cycle; pilab console {id} shows how far it is")),
+    let (address, host_key) = found.ok_or_else(|| {
+        Refusal::hinted(
+            format!("{id} has not booted as far as its network since its coordinator started"),
+            format!("pilab power on {id}, or cycle; pilab console {id} shows how far it is"),
+        )
     })?;
     Ok(Place { address, host_key, attempt, state })
 }
@@ -365,10 +380,10 @@ async fn left(mut state: watch::Receiver<DeviceState>, attempt: BootAttempt) {
 }
 
 fn ended() -> Refusal {
-    Refusal {
-        error: "there is no such tunnel, or it has ended".to_owned(),
-        hint: Some("it ends with the lease, and when the device is switched off or booted anew".to_owned()),
-    }
+    Refusal::hinted(
+        "there is no such tunnel, or it has ended",
+        "it ends with the lease, and when the device is switched off or booted anew",
+    )
 }
 
 fn broken(error: &std::io::Error) -> Refusal {

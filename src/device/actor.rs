@@ -1,12 +1,13 @@
 //! The task that owns a device's state and does what is asked of it, one thing at a time.
 
 use super::DeviceParts;
+use super::fence::DeviceFence;
 use super::handle::{Answer, BootRequest, Command, DeviceError, DeviceState};
 use super::ports::{BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal};
 use super::power::Supply;
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
-use crate::model::lease::{Fence, FencingToken};
+use crate::model::lease::FencingToken;
 use crate::model::power::{PowerReading, PowerState};
 use crate::support::chain::Chain;
 use std::future::pending;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Actor {
     parts: DeviceParts,
     state: watch::Sender<DeviceState>,
-    fence: Fence,
+    fence: DeviceFence,
     supply: Supply,
     /// Logs in to the device in the current attempt; OpenSSH private key format.
     client_key: Option<String>,
@@ -31,7 +32,7 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    pub(super) fn new(parts: DeviceParts, state: watch::Sender<DeviceState>) -> Self {
+    pub(super) fn new(parts: DeviceParts, state: watch::Sender<DeviceState>, fence: DeviceFence) -> Self {
         let supply = Supply {
             device: parts.device.id.clone(),
             switch: Arc::clone(&parts.power),
@@ -39,12 +40,13 @@ impl Actor {
             min_off: parts.min_off,
             stagger: Arc::clone(&parts.stagger),
             state: state.clone(),
+            fence: fence.clone(),
             off_since: None,
         };
         Self {
             parts,
             state,
-            fence: Fence::default(),
+            fence,
             supply,
             client_key: None,
             fate: None,
@@ -141,11 +143,15 @@ impl Actor {
         grant: TicketGrant,
         mut offer: BootOffer,
     ) -> Result<(), DeviceError> {
+        let acting = self.fence.act(token).await?;
         let ticket = self.parts.tickets.issue(grant).await;
+        drop(acting);
         let mut cmdline = ticket.map_err(|error| DeviceError::port(error, DeviceError::Ticket))?;
         cmdline.append(&mut offer.cmdline);
         offer.cmdline = cmdline;
+        let acting = self.fence.act(token).await?;
         let offered = self.parts.boot.offer(token, offer).await;
+        drop(acting);
         offered.map_err(|error| DeviceError::port(error, DeviceError::Offer))?;
         self.power_up(token).await
     }
@@ -214,7 +220,9 @@ impl Actor {
     /// Withdraws the offer and voids the ticket; tries both.
     async fn withdraw(&mut self, token: FencingToken) -> Result<(), DeviceError> {
         self.fate = None;
+        let turn = self.fence.act(token).await?;
         let withdrawn = self.parts.boot.withdraw(token).await;
+        self.fence.still(&turn, token)?;
         let revoked = self.parts.tickets.revoke(&self.parts.device.id).await;
         withdrawn.map_err(|error| DeviceError::port(error, DeviceError::Withdraw))?;
         revoked.map_err(|error| DeviceError::port(error, DeviceError::Ticket))
@@ -273,11 +281,15 @@ impl Actor {
             }
         };
         let (reach, powered) = (Arc::clone(&self.parts.reach), self.powered.clone());
+        let fence = self.fence.clone();
         self.runs.spawn(async move {
-            let ran = powered.run_until_cancelled(reach.run(token, &target, &command, timeout)).await;
-            let result = match ran {
-                Some(ran) => ran.map_err(|error| DeviceError::port(error, DeviceError::Run)),
-                None => Err(DeviceError::SwitchedOff),
+            let result = tokio::select! {
+                biased;
+                fenced = fence.passed(token) => Err(fenced.into()),
+                () = powered.cancelled() => Err(DeviceError::SwitchedOff),
+                ran = reach.run(token, &target, &command, timeout) => {
+                    ran.map_err(|error| DeviceError::port(error, DeviceError::Run))
+                }
             };
             let _ = answer.send(result);
         });
@@ -285,6 +297,7 @@ impl Actor {
 
     fn target(&mut self, token: FencingToken) -> Result<ReachTarget, DeviceError> {
         self.fence.admit(token)?;
+        self.parts.term.check()?;
         let state = self.state.borrow();
         match (state.address, &state.host_key, &self.client_key) {
             (Some(address), Some(host_key), Some(client_key)) => {

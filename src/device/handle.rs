@@ -1,8 +1,9 @@
 //! What others do with a device.
 
 use super::DeviceParts;
+use super::fence::{DeviceFence, Refused};
 use super::ports::{BootLayer, PortError, ReachOutput};
-use crate::console::ConsoleHandle;
+use crate::console::{ConsoleHandle, WriteError};
 use crate::journal::{Intent, JournalError, JournalHandle};
 use crate::model::boot::BootAttempt;
 use crate::model::device::Device;
@@ -10,6 +11,7 @@ use crate::model::id::DeviceId;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use crate::model::time::Stamp;
+use crate::support::term::Lapsed;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +71,9 @@ pub enum DeviceError {
     /// The lease has passed.
     #[error(transparent)]
     Fenced(#[from] Fenced),
+    /// This coordinator may not act.
+    #[error(transparent)]
+    Lapsed(#[from] Lapsed),
     /// A layer of the image cannot be read.
     #[error("cannot read image layer {path}")]
     Layer {
@@ -149,6 +154,16 @@ pub struct DeviceHandle {
     state: watch::Receiver<DeviceState>,
     console: ConsoleHandle,
     journal: JournalHandle,
+    fence: DeviceFence,
+}
+
+impl From<Refused> for DeviceError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Fenced(fenced) => Self::Fenced(fenced),
+            Refused::Lapsed(lapsed) => Self::Lapsed(lapsed),
+        }
+    }
 }
 
 impl DeviceHandle {
@@ -161,10 +176,11 @@ impl DeviceHandle {
         parts: &DeviceParts,
         commands: mpsc::Sender<Command>,
         state: watch::Receiver<DeviceState>,
+        fence: DeviceFence,
     ) -> Self {
         let device = Arc::new(parts.device.clone());
         let (console, journal) = (parts.console.clone(), parts.journal.clone());
-        Self { device, commands, state, console, journal }
+        Self { device, commands, state, console, journal, fence }
     }
 
     /// The device as the inventory describes it.
@@ -191,6 +207,18 @@ impl DeviceHandle {
     /// begins with asking the switch, and journals what came of it.
     pub fn unfinished_intent(&self) -> Option<&Intent> {
         self.journal.recovered().intent.as_ref()
+    }
+
+    /// Refuses all holders before this one from now on, at the console too, also halfway in what they have asked for;
+    /// commands of theirs that run end. Done when nothing of theirs is under way. [`DeviceError::Fenced`] when
+    /// another has come after this one.
+    pub async fn fence(&self, token: FencingToken) -> Result<(), DeviceError> {
+        self.fence.admit(token)?;
+        match self.console.fence(token).await {
+            Ok(()) => Ok(self.fence.raise(token).await?),
+            Err(WriteError::Fenced(fenced)) => Err(fenced.into()),
+            Err(_) => Err(DeviceError::Gone),
+        }
     }
 
     /// Boots the device: off first when it is on, then on with what is requested. Done when power is

@@ -2,7 +2,8 @@
 //!
 //! The actor is the only writer of the device's state. It does one thing at a time; commands on the
 //! device ([`DeviceHandle::run`]) go on beside it, and reading the state never waits. Each verb that
-//! acts takes a fencing token and has no effect when a greater one has been seen.
+//! acts takes a fencing token and has no effect when a greater one has been seen. Each act of several asks anew, right
+//! before it: a holder that loses the device halfway ([`DeviceHandle::fence`]) goes no further.
 //!
 //! ```text
 //!  start: read back ─ settle the intent that the last process left
@@ -19,6 +20,7 @@
 //! or that nobody can know. Shutting down switches nothing.
 
 mod actor;
+mod fence;
 mod handle;
 pub mod ports;
 mod power;
@@ -31,6 +33,8 @@ use crate::console::ConsoleHandle;
 use crate::journal::JournalHandle;
 use crate::model::device::Device;
 use crate::model::power::PowerReading;
+use crate::support::term::Term;
+use fence::DeviceFence;
 use ports::{Boot, Power, Reach, TicketOffice};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +71,8 @@ pub struct DeviceParts {
     pub min_off: Duration,
     /// When it may switch on: the same for all devices of a lab.
     pub stagger: Arc<Stagger>,
+    /// Whether this process may act on it at all: the same for all devices of a lab.
+    pub term: Term,
 }
 
 /// Starts the actor; it ends soon after `token` is cancelled.
@@ -79,7 +85,8 @@ pub fn spawn(parts: DeviceParts, tracker: &TaskTracker, token: CancellationToken
         host_key: None,
         powered_on_at: None,
     });
-    let handle = DeviceHandle::new(&parts, commands, watched);
-    tracker.spawn(actor::Actor::new(parts, state).run(received, token));
+    let fence = DeviceFence::new(parts.term.clone());
+    let handle = DeviceHandle::new(&parts, commands, watched, fence.clone());
+    tracker.spawn(actor::Actor::new(parts, state, fence).run(received, token));
     handle
 }

@@ -1,6 +1,7 @@
 //! The power of one device: what is done the same way whatever switches it. Least time off, stagger, the intent
 //! on the disk before the act, the reading after it, and the outcome in the journal.
 
+use super::fence::DeviceFence;
 use super::handle::{DeviceError, DeviceState};
 use super::ports::{PortError, Power};
 use super::stagger::Stagger;
@@ -30,6 +31,7 @@ pub(super) struct Supply {
     pub(super) stagger: Arc<Stagger>,
     /// Of which only `power` is written here.
     pub(super) state: watch::Sender<DeviceState>,
+    pub(super) fence: DeviceFence,
     /// Since when the device has been off, as far as this process knows.
     pub(super) off_since: Option<Instant>,
 }
@@ -88,13 +90,25 @@ impl Supply {
             self.stagger.pass().await;
         }
         let attempt = self.state.borrow().attempt;
+        let fence = self.fence.clone();
+        let turn = fence.act(token).await?;
         let intent = self.journal.event_synced(attempt, Event::PowerIntent { state, token }).await?;
-        let (event, outcome) = match self.switch.set(token, state).await {
-            Err(error) => {
-                self.look().await;
+        // It may have been long on its way to the disk.
+        let set = match fence.still(&turn, token) {
+            Ok(()) => self.switch.set(token, state).await.map_err(|error| {
                 let cause = Chain(&error).to_string();
-                let power = |source| DeviceError::Power { state, source };
-                (Event::PowerFailed { state, cause }, Err(DeviceError::port(error, power)))
+                (cause, DeviceError::port(error, |source| DeviceError::Power { state, source }))
+            }),
+            Err(refused) => {
+                let error = DeviceError::from(refused);
+                Err((error.to_string(), error))
+            }
+        };
+        drop(turn);
+        let (event, outcome) = match set {
+            Err((cause, error)) => {
+                self.look().await;
+                (Event::PowerFailed { state, cause }, Err(error))
             }
             Ok(()) => match self.confirm(state).await {
                 Ok(reading) => {

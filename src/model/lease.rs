@@ -171,7 +171,14 @@ pub struct Lease {
     pub granted: Moment,
     /// When it ends, unless a renewal says otherwise.
     pub deadline: Deadline,
+    /// Who held it before it was given on, the last one last, at most [`MAX_FORMER`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<UserName>,
 }
+
+/// How many former holders are remembered, of a lease and of a device: enough that whoever still calls is told who
+/// came after.
+pub const MAX_FORMER: usize = 8;
 
 /// Who has a device now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +191,8 @@ pub struct Present {
     pub holder: UserName,
     /// The holder's token.
     pub token: FencingToken,
+    /// Until when, in milliseconds since 1970-01-01 UTC.
+    pub until_ms: u64,
 }
 
 /// Somebody acts under a lease that has ended.

@@ -2,11 +2,12 @@
 
 use super::device::Device;
 use super::health::Checkup;
-use super::id::{DeviceId, IdError, LeaseId};
+use super::id::{DeviceId, IdError, LeaseId, UserName};
 use super::lease::{FencingToken, Lease, LeaseRequest};
 use super::time::{Deadline, Moment};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// A key of the lab's bucket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +92,13 @@ pub struct Epoch {
     pub epoch: u64,
     /// Who took it: a number that each coordinator draws at its start.
     pub by: u64,
+    /// For how long after its last write, this one among them, it may still act on devices. Who takes the ledger from
+    /// another waits for that.
+    #[serde(default)]
+    pub acts_for: Duration,
+    /// It has ended, and acts no more.
+    #[serde(default)]
+    pub resigned: bool,
 }
 
 impl Record {
@@ -103,6 +111,15 @@ impl Record {
             Self::Queue(queued) => Key::Queue(queued.request.id.clone()),
         }
     }
+}
+
+/// Who had a device, under a lease that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Its holder.
+    pub holder: UserName,
 }
 
 /// A device of the lab. That it is leased, its lease says.
@@ -118,6 +135,9 @@ pub struct DeviceRecord {
     /// It is no longer in the inventory, and goes when it comes back.
     #[serde(default)]
     pub removed: bool,
+    /// Who had it last, the last one last, at most [`MAX_FORMER`](super::lease::MAX_FORMER).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<Past>,
 }
 
 /// A device is being made ready for the next holder.
@@ -141,7 +161,13 @@ pub struct Renewal {
     pub deadline: Deadline,
     /// When its holder's process was last heard.
     pub heard: Moment,
+    /// The numbers of the last extensions, at most [`MAX_EXTENSIONS`]: one that comes again is not made again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<u64>,
 }
+
+/// How many extensions of a lease are known again.
+pub const MAX_EXTENSIONS: usize = 8;
 
 /// A request's place in the queue: the smaller one is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

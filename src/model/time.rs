@@ -22,7 +22,7 @@ impl Stamp {
 }
 
 /// One boot of the coordinator's host: `/proc/sys/kernel/random/boot_id` (random(4)), a UUID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostBoot(u128);
 

@@ -68,6 +68,17 @@ impl PowerSwitch {
     }
 }
 
+impl PowerSwitch {
+    /// How long one act of it may take; zero for one that acts at once, or not at all.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            Self::Command(command) => command.timeout,
+            Self::Http(http) => http.timeout,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// The address of a switch, without secrets.
 impl fmt::Display for PowerSwitch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

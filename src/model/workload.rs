@@ -287,6 +287,10 @@ pub struct Index {
     pub version: u32,
     /// The generation of each deployment.
     pub deployments: BTreeMap<DeploymentName, u64>,
+    /// The token of the last holder: what comes under an earlier one, and is not named above at its generation, is
+    /// not to be run. It outlives the deployments, so that no earlier holder deploys after a handover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<FencingToken>,
 }
 
 /// Labels on every container that the agent makes. They are how the agent finds its own, and how

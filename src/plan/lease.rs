@@ -154,6 +154,8 @@ pub enum Input {
         lease: LeaseId,
         /// By how much its deadline is to move.
         longer: Duration,
+        /// A number by which this very request is known when it comes again: then nothing moves.
+        once: u64,
     },
     /// A lease is to be another user's. Its devices stay as they are, its deadline too.
     Transfer {
@@ -347,7 +349,7 @@ pub enum Refusal {
 pub fn decide(book: &Book, input: Input, now: &Now) -> Result<Vec<Change>, Refusal> {
     match input {
         Input::Reserve { by, request } => book.reserve(&by, request, now),
-        Input::Extend { by, lease, longer } => book.extend(&by, &lease, longer, now),
+        Input::Extend { by, lease, longer, once } => book.extend(&by, &lease, longer, once, now),
         Input::Transfer { by, lease, to } => book.transfer(&by, &lease, to, now),
         Input::Release { by, lease } => book.release(&by, &lease, now),
         Input::Heartbeat { by, lease } => book.heartbeat(&by, &lease, now),

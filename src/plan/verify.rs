@@ -245,7 +245,7 @@ mod tests {
     fn converged() -> View {
         View {
             desired: [(web(), (7, Some(desired())))].into(),
-            index: Some(Index { version: 1, deployments: [(web(), 3)].into() }),
+            index: Some(Index { version: 1, deployments: [(web(), 3)].into(), floor: None }),
             receipt: Some(8),
             statuses: [(web(), status())].into(),
             containers: vec![

@@ -1,4 +1,4 @@
-//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, logs, the service
+//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, terms, logs, the service
 //! manager.
 
 pub mod atomic_file;
@@ -10,3 +10,5 @@ pub mod lock;
 pub mod log;
 pub mod notify;
 pub mod shutdown;
+#[cfg(feature = "coordinator")]
+pub mod term;

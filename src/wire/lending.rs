@@ -117,6 +117,9 @@ pub struct Extend {
     pub lease: LeaseId,
     /// By how much its deadline moves.
     pub longer: Duration,
+    /// A number chosen by who asks, so that a request which is sent twice is one.
+    #[serde(default)]
+    pub once: Option<u64>,
 }
 
 /// Body of [`TRANSFER`].

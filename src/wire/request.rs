@@ -1,6 +1,7 @@
 //! Requests to a coordinator: `lab.<lab>.req.<user>.<verb>`. JSON bodies; each answer is a [`Reply`].
 
 use crate::model::id::RunId;
+use crate::model::lease::LeaseLost;
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use serde::{Deserialize, Serialize};
@@ -112,5 +113,8 @@ pub enum Reply<T> {
         /// What to try.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
+        /// Who came after, when it was asked under a lease that the caller has lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost: Option<LeaseLost>,
     },
 }

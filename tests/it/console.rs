@@ -7,6 +7,7 @@ use pilab::journal::{Entry, JournalHandle, Record, Since};
 use pilab::model::boot::{BootAttempt, BootStage};
 use pilab::model::event::Event;
 use pilab::model::lease::FencingToken;
+use pilab::support::term::Term;
 use regex::bytes::Regex;
 use std::io;
 use std::path::Path;
@@ -48,7 +49,7 @@ impl Rig {
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let port = Arc::new(FakeLine { lines: Mutex::new(lines) });
         let reopen_after = Duration::from_millis(10);
-        let parts = ConsoleParts { port, journal: journal.clone(), reopen_after };
+        let parts = ConsoleParts { port, journal: journal.clone(), reopen_after, term: Term::endless() };
         let console = console::spawn(parts, &tracker, token.clone());
         Self { console, plug, tracker, token }
     }

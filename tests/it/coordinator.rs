@@ -244,7 +244,7 @@ async fn two_people_share_a_lab() {
     // Given on, it is the next one's; whoever had it has lost it.
     let hers = granted["lease"].as_str().unwrap();
     bench.as_user(&ann, &["transfer", hers, "local"]).await.done();
-    bench.as_user(&ann, &["power", "on", DEVICE]).await.refused("is local's");
+    bench.as_user(&ann, &["power", "on", DEVICE]).await.refused("is now local's");
 
     // A login that is taken back is no login any more, whoever holds the file.
     bench.as_user(&eve, &["logout", "ann"]).await.refused("takes the role admin");

@@ -11,6 +11,7 @@ mod coordinator;
 mod device;
 mod doctor;
 mod faults;
+mod fencing;
 mod fuzz;
 mod image;
 mod journal;

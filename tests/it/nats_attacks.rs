@@ -103,7 +103,7 @@ impl Scene {
         coordinator.api::<Value>("STREAM.UPDATE.KV_presence", &config).await.unwrap();
         for name in ["lab-one", "lab-two"] {
             let device = device_id(name);
-            provision::device(&coordinator, &device).await.unwrap();
+            provision::device(&coordinator, &device, crate::nats::TOKEN).await.unwrap();
             provision::put_desired(&coordinator, &device, &web(), &score(), TOKEN).await.unwrap();
             let key = subject::deployment_key(&device, &web());
             coordinator.kv_put(subject::STATUS, &key, "mine").await.unwrap();

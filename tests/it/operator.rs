@@ -93,7 +93,7 @@ impl World {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut online = BTreeMap::new();
         for id in ids() {
-            provision::device(&bus, &id).await.unwrap();
+            provision::device(&bus, &id, TOKEN).await.unwrap();
             let flag = Arc::new(AtomicBool::new(true));
             let credentials = lab.issuer.device(&id, HOUR).unwrap();
             let own = lab.connect(id.as_str(), &credentials).await;

@@ -9,6 +9,7 @@ use pilab::model::lease::FencingToken;
 use pilab::model::wiring::ConsoleLine;
 use pilab::serial;
 use pilab::sim::PtyLine;
+use pilab::support::term::Term;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -36,7 +37,8 @@ impl Rig {
         let journal = Open::at(dir.path()).await;
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let (port, reopen_after) = (serial::line(line), Duration::from_millis(10));
-        let parts = ConsoleParts { port, journal: journal.handle.clone(), reopen_after };
+        let parts =
+            ConsoleParts { port, journal: journal.handle.clone(), reopen_after, term: Term::endless() };
         let console = console::spawn(parts, &tracker, token.clone());
         Self { console, journal, tracker, token, _dir: dir }
     }

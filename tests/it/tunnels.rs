@@ -20,6 +20,7 @@ use pilab::model::id::UserName;
 use pilab::model::power::PowerState;
 use pilab::model::role::Role;
 use pilab::support::command::Command;
+use pilab::support::term::Term;
 use pilab::wire::lending::{LEASE, LOGIN, LoginAsked, POWER, RELEASE, RESERVE, TRANSFER};
 use pilab::wire::request::Reply;
 use pilab::wire::subject;
@@ -84,6 +85,7 @@ impl Scene {
             journal: journal.handle.clone(),
             min_off: Duration::ZERO,
             stagger: Arc::default(),
+            term: Term::endless(),
         };
         let handle = device::spawn(device, &tracker, stop.clone());
         let server = lab.server.url().strip_prefix("nats://").unwrap().parse().unwrap();
@@ -277,7 +279,7 @@ async fn a_tunnel_is_its_holders_alone_and_ends_with_the_lease_and_with_the_powe
     let (received, released) = tokio::join!(bob.receive(id, 0), bob.ask::<Value>(RELEASE, &release));
     released.unwrap();
     assert!(received.unwrap_err().contains("has ended"));
-    assert!(bob.send(id, 0, b"late", false).await.is_err());
+    assert!(bob.send(id, 0, b"late", false).await.is_err(), "not a byte of it");
     let opened = scene.events().await.into_iter().filter(|event| matches!(event, Event::TunnelOpened { .. }));
     assert!(opened.count() >= 4, "each is in the journal");
     scene.stop().await;

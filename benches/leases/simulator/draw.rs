@@ -157,7 +157,7 @@ pub(crate) fn input(random: &mut Random, world: &World, number: u64, habits: &Ha
         72..82 => {
             let (by, lease) = somebodys(random, world, true)?;
             let max = world.policy().max_lease.as_secs();
-            Input::Extend { by, lease, longer: seconds(random, 0, max) }
+            Input::Extend { by, lease, longer: seconds(random, 0, max), once: number }
         }
         82..86 => {
             let (by, lease) = somebodys(random, world, true)?;
@@ -170,7 +170,8 @@ pub(crate) fn input(random: &mut Random, world: &World, number: u64, habits: &Ha
         // Of a lease that may have ended long ago.
         94..96 => {
             let lease = LeaseId::new(format!("l{}", random.below(number + 1))).unwrap();
-            Input::Extend { by: Caller { user: user(0), admin: true }, lease, longer: Duration::ZERO }
+            let by = Caller { user: user(0), admin: true };
+            Input::Extend { by, lease, longer: Duration::ZERO, once: number }
         }
         96..99 if habits.rough => health(random, habits.devices),
         99 if habits.rough => inventory(random, habits.devices),

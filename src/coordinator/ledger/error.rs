@@ -12,7 +12,7 @@ pub enum LedgerError {
     /// The rules of the lab refuse it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// NATS does not answer. What was asked may have been done: to ask again is safe, but for an extension.
+    /// NATS does not answer. What was asked may have been done: to ask again is safe.
     #[error("the ledger cannot be reached: it may have been done, ask again")]
     Away,
     /// Another coordinator has the lab's ledger.

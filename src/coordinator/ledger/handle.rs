@@ -116,17 +116,18 @@ impl LedgerHandle {
         self.ask(Some(Input::Reserve { by, request }), waiter, read).await?.ok_or(LedgerError::Gone)
     }
 
-    /// Makes a lease last longer; answers its new deadline. After [`LedgerError::Away`] look at the deadline before
-    /// asking again: the lease may last longer already.
+    /// Makes a lease last longer; answers its new deadline. An extension that comes twice with the same number `once` is
+    /// one.
     pub async fn extend(
         &self,
         by: Caller,
         lease: LeaseId,
         longer: Duration,
+        once: u64,
     ) -> Result<Deadline, LedgerError> {
         let id = lease.clone();
         let read = move |book: &Book, _: &Now| book.deadline(&id);
-        self.ask(Some(Input::Extend { by, lease, longer }), None, read).await?.ok_or(LedgerError::Gone)
+        self.ask(Some(Input::Extend { by, lease, longer, once }), None, read).await?.ok_or(LedgerError::Gone)
     }
 
     /// Gives a lease to another user, under a new token.

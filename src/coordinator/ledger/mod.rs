@@ -35,7 +35,7 @@ mod task;
 pub use error::{LedgerError, TakeError};
 pub use handle::{DeviceRow, LedgerHandle, Place, Reserved, Wait};
 pub use points::{FailPoint, Hook};
-pub use task::{Clock, LedgerOptions, start};
+pub use task::{Clock, LedgerOptions, TERM, start};
 
 #[cfg(doc)]
 use crate::bus::sole_writer::SoleWriter;

@@ -2,15 +2,19 @@
 
 use super::error::LedgerError;
 use super::handle::Reply;
+use super::task::Clock;
 use crate::bus::error::BusError;
-use crate::bus::sole_writer::SoleWriter;
-use crate::model::ledger::{LEDGER_VERSION, Stored};
+use crate::bus::sole_writer::{Sent, SoleWriter};
+use crate::model::ledger::{Epoch, LEDGER_VERSION, Stored};
 use crate::plan::lease::Change;
 use crate::support::chain::Chain;
+use crate::support::term::Term;
+use crate::wire::subject::EPOCH_KEY;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use std::collections::VecDeque;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// How many writes are on their way at a time: no more requests are looked at meanwhile.
@@ -29,24 +33,80 @@ pub(super) enum SendError {
     Encode(serde_json::Error),
 }
 
+/// A write that is stored.
+#[derive(Clone, Copy)]
+struct Written {
+    sequence: u64,
+    /// On the boot clock in nanoseconds.
+    sent_ns: u64,
+    /// Whether the ledger is another one by it.
+    matters: bool,
+}
+
+/// What ends when this coordinator has written nothing for so long.
+pub(super) struct Tenure {
+    pub(super) term: Term,
+    pub(super) length: Duration,
+    pub(super) clock: Clock,
+}
+
+impl Tenure {
+    fn now(&self) -> u64 {
+        (self.clock)().at.boot_ns
+    }
+}
+
 /// The writes that are on their way, in order.
 pub(super) struct Outbox {
     writer: SoleWriter,
-    sent: FuturesOrdered<BoxFuture<'static, Result<u64, BusError>>>,
+    /// Each tells its sequence, and when it was sent.
+    sent: FuturesOrdered<BoxFuture<'static, Result<Written, BusError>>>,
     /// What is to be told once the write with this sequence is stored, in order.
     replies: VecDeque<(u64, Reply)>,
     /// The sequences of deletion marks, in order.
     marks: VecDeque<u64>,
     erasing: FuturesUnordered<BoxFuture<'static, ()>>,
     stored: watch::Sender<u64>,
+    tenure: Tenure,
+    /// When the last write was sent, on the boot clock in nanoseconds.
+    last_ns: u64,
 }
 
 impl Outbox {
     /// With this writer, on a bucket that has marks of deletions. `stored` tells the last sequence that is stored.
-    pub(super) fn new(writer: SoleWriter, marks: Vec<u64>, stored: watch::Sender<u64>) -> Self {
+    pub(super) fn new(
+        writer: SoleWriter,
+        marks: Vec<u64>,
+        stored: watch::Sender<u64>,
+        tenure: Tenure,
+    ) -> Self {
         let (sent, erasing) = (FuturesOrdered::new(), FuturesUnordered::new());
         stored.send_replace(writer.next() - 1);
-        Self { writer, sent, replies: VecDeque::new(), marks: marks.into(), erasing, stored }
+        let marks = marks.into();
+        Self { writer, sent, replies: VecDeque::new(), marks, erasing, stored, tenure, last_ns: 0 }
+    }
+
+    /// Writes under the epoch's key, which proves that nobody else has the ledger.
+    pub(super) async fn send_epoch(&mut self, epoch: &Epoch) -> Result<(), SendError> {
+        let value = serde_json::to_vec(epoch).map_err(SendError::Encode)?;
+        let sent_ns = self.tenure.now();
+        let sent = self.writer.put(EPOCH_KEY, value).await.map_err(SendError::Bus)?;
+        self.push(sent, sent_ns, false);
+        Ok(())
+    }
+
+    /// How long until something has to be written so that this coordinator may go on to act.
+    pub(super) fn until_renewal(&self) -> Duration {
+        let since = Duration::from_nanos(self.tenure.now().saturating_sub(self.last_ns));
+        (self.tenure.length / 3).saturating_sub(since)
+    }
+
+    fn push(&mut self, sent: Sent, sent_ns: u64, matters: bool) {
+        self.last_ns = sent_ns;
+        self.sent.push_back(Box::pin(async move {
+            let sequence = sent.stored().await?;
+            Ok(Written { sequence, sent_ns, matters })
+        }));
     }
 
     /// Goes on with another writer. Nothing may be on its way.
@@ -65,7 +125,7 @@ impl Outbox {
     }
 
     pub(super) async fn send(&mut self, change: &Change) -> Result<(), SendError> {
-        let sequence = self.writer.next();
+        let (sequence, sent_ns) = (self.writer.next(), self.tenure.now());
         let sent = match change {
             Change::Put(record) => {
                 let stored = Stored { version: LEDGER_VERSION, record: record.clone() };
@@ -77,7 +137,7 @@ impl Outbox {
                 self.writer.delete(key.to_string()).await
             }
         };
-        self.sent.push_back(Box::pin(sent.map_err(SendError::Bus)?.stored()));
+        self.push(sent.map_err(SendError::Bus)?, sent_ns, true);
         Ok(())
     }
 
@@ -117,9 +177,16 @@ impl Outbox {
         }
     }
 
-    /// All up to this sequence is stored.
-    fn stored(&mut self, sequence: u64) {
-        self.stored.send_replace(sequence);
+    /// All up to this write is stored.
+    fn stored(&mut self, written: Written) {
+        let Written { sequence, sent_ns, matters } = written;
+        let length = u64::try_from(self.tenure.length.as_nanos()).unwrap_or(u64::MAX);
+        // Nobody else had the ledger when it was sent, or it would not be stored.
+        self.tenure.term.renew(sent_ns.saturating_add(length));
+        self.stored.send_if_modified(|stored| {
+            *stored = sequence;
+            matters
+        });
         while let Some((_, reply)) = self.replies.pop_front_if(|(needed, _)| *needed <= sequence) {
             reply(Ok(()));
         }

@@ -10,9 +10,11 @@ use crate::bus::provision;
 use crate::bus::sole_writer::SoleWriter;
 use crate::model::id::LabName;
 use crate::model::ledger::{Epoch, Key, LEDGER_VERSION, Record, Stored};
+use crate::model::time::HostBoot;
 use crate::wire::subject;
 use serde::de::DeserializeOwned;
 use std::path::Path;
+use std::time::Duration;
 
 /// How often somebody else may write while the ledger is taken: a coordinator that still has it.
 const ATTEMPTS: u32 = 16;
@@ -25,12 +27,18 @@ pub(super) struct Taker<'a> {
     pub(super) disk: &'a Path,
     /// The number by which this coordinator knows its own epochs.
     pub(super) me: u64,
+    /// This boot of the host.
+    pub(super) boot: HostBoot,
+    /// For how long after its last write this coordinator may act.
+    pub(super) acts_for: Duration,
     pub(super) hook: Option<&'a Hook>,
 }
 
 /// The ledger as it was taken.
 pub(super) struct Taken {
     pub(super) epoch: u64,
+    /// For how long from now whoever had the ledger before may still act on devices.
+    pub(super) wait: Duration,
     pub(super) writer: SoleWriter,
     pub(super) records: Vec<Record>,
     /// The sequences of deletion marks, sorted.
@@ -42,7 +50,7 @@ impl Taker<'_> {
     pub(super) async fn take(&self, before: Option<u64>) -> Result<Taken, TakeError> {
         let bucket = subject::ledger_bucket(self.lab);
         provision::ledger_bucket(self.bus, self.lab).await.map_err(TakeError::Provision)?;
-        let (epoch, writer) = self.mark(&bucket, before).await?;
+        let (epoch, wait, writer) = self.mark(&bucket, before).await?;
         self.reached(FailPoint::EpochInBucket);
         // Whoever had it can write no more: what is read now stays so.
         let snapshot = self.bus.kv_snapshot(&bucket).await.map_err(bus("read the ledger"))?;
@@ -55,11 +63,15 @@ impl Taker<'_> {
             }
         }
         marks.sort_unstable();
-        Ok(Taken { epoch, writer, records, marks })
+        Ok(Taken { epoch, wait, writer, records, marks })
     }
 
     /// Writes the next epoch to the disk, then to the bucket.
-    async fn mark(&self, bucket: &str, before: Option<u64>) -> Result<(u64, SoleWriter), TakeError> {
+    async fn mark(
+        &self,
+        bucket: &str,
+        before: Option<u64>,
+    ) -> Result<(u64, Duration, SoleWriter), TakeError> {
         let mut attempts = ATTEMPTS;
         loop {
             let last = self.bus.kv_last(bucket).await.map_err(bus("ask for the ledger's last write"))?;
@@ -74,23 +86,38 @@ impl Taker<'_> {
             let disk_error =
                 |what| move |source| TakeError::Disk { what, path: self.disk.to_owned(), source };
             let floor = disk::read(self.disk).map_err(disk_error("read"))?;
-            let epoch = floor.max(known.map_or(0, |known| known.epoch)) + 1;
-            disk::write(self.disk, epoch).map_err(disk_error("write"))?;
+            let epoch = floor.epoch.max(known.as_ref().map_or(0, |known| known.epoch)) + 1;
+            let wait = known.map_or(Duration::ZERO, |known| self.wait(&known, floor));
+            let taken = disk::Taken { epoch, by: self.me, boot: Some(self.boot) };
+            disk::write(self.disk, taken).map_err(disk_error("write"))?;
             self.reached(FailPoint::EpochOnDisk);
             let mut writer = self.bus.sole_writer(bucket, last);
-            let value = Epoch { version: LEDGER_VERSION, epoch, by: self.me };
-            let value = serde_json::to_vec(&value).map_err(|error| TakeError::Malformed {
+            let value = serde_json::to_vec(&self.epoch(epoch)).map_err(|error| TakeError::Malformed {
                 key: subject::EPOCH_KEY.to_owned(),
                 revision: 0,
                 problem: error.to_string(),
             })?;
             let written = async { writer.put(subject::EPOCH_KEY, value).await?.stored().await };
             match written.await {
-                Ok(_) => return Ok((epoch, writer)),
+                Ok(_) => return Ok((epoch, wait, writer)),
                 Err(BusError::Conflict { .. }) if attempts > 1 => attempts -= 1,
                 Err(source) => return Err(TakeError::Bus { what: "write the ledger's epoch", source }),
             }
         }
+    }
+
+    /// What this coordinator writes of itself.
+    pub(super) fn epoch(&self, epoch: u64) -> Epoch {
+        let Self { me, acts_for, .. } = *self;
+        Epoch { version: LEDGER_VERSION, epoch, by: me, acts_for, resigned: false }
+    }
+
+    /// For how long whoever had the ledger may act once this coordinator's epoch is written: not at all when it has
+    /// ended, is this one, or had its disk, whose lock tells that it is dead. The file may be a copy on another
+    /// host: there is another boot.
+    fn wait(&self, last: &Epoch, disk: disk::Taken) -> Duration {
+        let dead = last.by == disk.by && disk.boot == Some(self.boot);
+        if last.resigned || last.by == self.me || dead { Duration::ZERO } else { last.acts_for }
     }
 
     fn reached(&self, point: FailPoint) {

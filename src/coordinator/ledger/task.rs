@@ -2,17 +2,18 @@
 
 use super::error::{LedgerError, TakeError};
 use super::handle::{Ask, LedgerHandle, Read, Waiter};
-use super::outbox::{Outbox, SendError};
+use super::outbox::{Outbox, SendError, Tenure};
 use super::points::{FailPoint, Hook};
 use super::take::{Taken, Taker};
 use crate::bus::connect::{Bus, Connection};
 use crate::bus::error::BusError;
 use crate::model::id::{LabName, LeaseId};
 use crate::model::lease::{FencingToken, Lease};
-use crate::model::ledger::{Key, Record};
+use crate::model::ledger::{Epoch, Key, Record};
 use crate::model::time::Moment;
 use crate::plan::lease::{Book, Change, Input, Now, Policy, Refusal, decide};
 use crate::support::chain::Chain;
+use crate::support::term::Term;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long what was sent may take to be stored at the end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// For how long after its last write a coordinator may act on devices. It writes three times as often, so that an answer of
+/// NATS may take seconds.
+pub const TERM: Duration = Duration::from_secs(10);
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 
@@ -46,6 +50,10 @@ pub struct LedgerOptions {
     pub epoch_file: PathBuf,
     /// The host's clocks.
     pub clock: Clock,
+    /// Whether this coordinator may act on devices, on the boot clock of `clock`: the ledger's task renews it.
+    pub term: Term,
+    /// The longest that an act may still take effect after it was begun.
+    pub longest_act: Duration,
     /// For tests that kill the coordinator.
     pub hook: Option<Hook>,
 }
@@ -76,8 +84,9 @@ pub async fn start(
 }
 
 fn taker(options: &LedgerOptions, me: u64) -> Taker<'_> {
-    let LedgerOptions { bus, lab, epoch_file, hook, .. } = options;
-    Taker { bus, lab, disk: epoch_file, me, hook: hook.as_ref() }
+    let LedgerOptions { bus, lab, epoch_file, hook, clock, longest_act, .. } = options;
+    let (boot, acts_for) = (clock().boot, TERM.saturating_add(*longest_act));
+    Taker { bus, lab, disk: epoch_file, me, boot, acts_for, hook: hook.as_ref() }
 }
 
 /// Why the task does not go on as it is.
@@ -115,8 +124,15 @@ struct Task {
 
 impl Task {
     fn new(options: LedgerOptions, me: u64, taken: Taken, stored: watch::Sender<u64>) -> Self {
-        let Taken { epoch, writer, records, marks } = taken;
-        let outbox = Outbox::new(writer, marks, stored);
+        let Taken { epoch, wait, writer, records, marks } = taken;
+        let (term, clock) = (options.term.clone(), Arc::clone(&options.clock));
+        let now = clock().at.boot_ns;
+        term.begin(now.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)));
+        if !wait.is_zero() {
+            let seconds = wait.as_secs();
+            tracing::warn!(seconds, "another coordinator had the ledger: no device is touched for so long");
+        }
+        let outbox = Outbox::new(writer, marks, stored, Tenure { term, length: TERM, clock });
         let book = Book::load(options.policy.clone(), []);
         let mut task = Self { options, me, epoch, book, outbox, hearing_ns: 0, waiters: BTreeMap::new() };
         task.load(epoch, records);
@@ -161,6 +177,7 @@ impl Task {
                 None => {}
                 Some(Ended::Deposed(epoch)) => {
                     tracing::error!(lab = %self.options.lab, epoch, "another coordinator has taken the ledger");
+                    self.options.term.end();
                     let deposed = LedgerError::Deposed { epoch };
                     for waiters in std::mem::take(&mut self.waiters).into_values() {
                         tell(waiters, &Err(deposed.clone()));
@@ -170,7 +187,7 @@ impl Task {
                     }
                     return;
                 }
-                Some(Ended::Shutdown | Ended::Trouble(_)) => return self.drain().await,
+                Some(Ended::Shutdown | Ended::Trouble(_)) => return self.resign().await,
             }
         }
     }
@@ -193,7 +210,13 @@ impl Task {
                 if let Err(trouble) = self.settle().await {
                     return Ended::Trouble(trouble);
                 }
+                if self.outbox.until_renewal().is_zero()
+                    && let Err(error) = self.outbox.send_epoch(&self.myself(false)).await
+                {
+                    return Ended::Trouble(error.into());
+                }
                 wake = self.book.wake(&self.now()).unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+                wake = wake.min(self.outbox.until_renewal());
                 // Nothing more follows now, whatever the book says of itself.
                 wake = wake.max(Duration::from_millis(1));
             }
@@ -327,7 +350,7 @@ impl Task {
             };
             match taken {
                 Ok(taken) => {
-                    let Taken { epoch, writer, records, marks } = taken;
+                    let Taken { epoch, writer, records, marks, .. } = taken;
                     self.outbox.begin(writer, marks);
                     self.load(epoch, records);
                     return None;
@@ -338,10 +361,21 @@ impl Task {
         }
     }
 
-    /// Waits for what was sent.
-    async fn drain(mut self) {
-        // What is not stored by then is told to be unknown.
-        let _ = tokio::time::timeout(DRAIN, self.outbox.settle()).await;
+    /// What this coordinator writes of itself.
+    fn myself(&self, resigned: bool) -> Epoch {
+        Epoch { resigned, ..taker(&self.options, self.me).epoch(self.epoch) }
+    }
+
+    /// Acts no more, says so, and waits for what was sent.
+    async fn resign(mut self) {
+        self.options.term.end();
+        let last = self.myself(true);
+        // What is not stored by then is told to be unknown; whoever does not learn of the end waits for it.
+        let _ = tokio::time::timeout(DRAIN, async {
+            let _ = self.outbox.send_epoch(&last).await;
+            self.outbox.settle().await
+        })
+        .await;
         self.outbox.fail(&LedgerError::Away);
     }
 }

@@ -74,7 +74,8 @@ impl Book {
     ) -> Result<Change, Refusal> {
         self.check_token(now)?;
         let deadline = Deadline { from: now.moment, length };
-        let lease = Lease { request, devices, token: now.next, granted: now.moment, deadline };
+        let (token, granted, former) = (now.next, now.moment, Vec::new());
+        let lease = Lease { request, devices, token, granted, deadline, former };
         Ok(Change::Put(Record::Lease(Box::new(lease))))
     }
 

@@ -7,7 +7,7 @@ use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{FencingToken, Lease, LeaseLost, Present};
 use crate::model::ledger::{DeviceRecord, Key, Queued, Rank, Record, Renewal};
 use crate::model::time::{Deadline, HostBoot, Moment};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How many heartbeats in a row a holder's process may miss.
@@ -51,7 +51,8 @@ pub struct Book {
     pub(super) floor: Option<FencingToken>,
     /// The queue's own clock: what it showed, in nanoseconds, at a moment.
     pub(super) clock: Option<(Moment, u64)>,
-    pub(super) ended: VecDeque<(LeaseId, Vec<DeviceId>)>,
+    /// The devices that leases which have ended had, so that their late holders are told who came after.
+    pub(super) ended: BTreeMap<LeaseId, BTreeSet<DeviceId>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +74,10 @@ impl Held {
 
     pub(super) fn heard(&self) -> Moment {
         self.renewal.as_ref().map_or(self.lease.deadline.from, |renewal| renewal.heard)
+    }
+
+    pub(super) fn extensions(&self) -> &[u64] {
+        self.renewal.as_ref().map_or(&[], |renewal| &renewal.extensions)
     }
 
     /// How long its holder's process may be silent; none when it is not held by one.
@@ -131,7 +136,7 @@ impl Book {
             ending: BTreeSet::new(),
             floor: None,
             clock: None,
-            ended: VecDeque::new(),
+            ended: BTreeMap::new(),
         };
         // A record is read after those that decide whether it counts: the order of the keys.
         let records: BTreeMap<Key, Record> = records.into_iter().map(|r| (r.key(), r)).collect();
@@ -190,15 +195,31 @@ impl Book {
         &self.policy
     }
 
+    /// That the user, who does not hold the device, has held it, and who has it now; none when it is not remembered.
+    pub fn former(&self, user: &UserName, device: &DeviceId) -> Option<LeaseLost> {
+        let lease = self.lease_of(device).map(|(lease, _)| lease);
+        let given_on = lease.is_some_and(|lease| lease.former.contains(user));
+        let past = self
+            .devices
+            .get(device)
+            .is_some_and(|place| place.record.past.iter().any(|past| past.holder == *user));
+        (given_on || past).then(|| LeaseLost { present: self.present(device) })
+    }
+
     pub(super) fn lost(&self, id: &LeaseId) -> LeaseLost {
-        let devices = self.ended.iter().rev().find(|(ended, _)| ended == id).map(|(_, devices)| devices);
-        LeaseLost { present: devices.into_iter().flatten().find_map(|device| self.present(device)) }
+        self.taken(self.ended.get(id).into_iter().flatten())
+    }
+
+    /// Who has one of these devices.
+    pub(super) fn taken<'a>(&self, devices: impl IntoIterator<Item = &'a DeviceId>) -> LeaseLost {
+        LeaseLost { present: devices.into_iter().find_map(|device| self.present(device)) }
     }
 
     fn present(&self, device: &DeviceId) -> Option<Present> {
-        let lease = &self.leases.get(self.lent.get(device)?)?.lease;
-        let (id, holder) = (lease.request.id.clone(), lease.request.holder.clone());
-        Some(Present { device: device.clone(), lease: id, holder, token: lease.token })
+        let held = self.leases.get(self.lent.get(device)?)?;
+        let (id, holder) = (held.lease.request.id.clone(), held.lease.request.holder.clone());
+        let (token, until_ms) = (held.lease.token, held.deadline().wall_ms());
+        Some(Present { device: device.clone(), lease: id, holder, token, until_ms })
     }
 
     /// What the queue's own clock shows, in nanoseconds. It runs with the coordinator's host, goes on over its

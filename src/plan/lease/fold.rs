@@ -10,9 +10,6 @@ use crate::model::ledger::{DeviceRecord, Key, Queued, Record, Renewal};
 use crate::model::time::{HostBoot, Moment};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How many leases that have ended are remembered, so that their late holders are told who came after.
-const REMEMBERED: usize = 256;
-
 /// A time on the clock of a boot, in nanoseconds.
 type OnBootClock = (HostBoot, u64);
 
@@ -28,9 +25,7 @@ impl Book {
                 self.litter.remove(key);
                 match key {
                     Key::Device(id) => {
-                        if let Some(place) = self.devices.remove(id) {
-                            self.shelf.take(place.class, id);
-                        }
+                        self.remove_device(id);
                         self.count_called(id);
                     }
                     Key::Lease(id) => self.remove_lease(id),
@@ -43,8 +38,9 @@ impl Book {
 
     fn put_device(&mut self, record: &DeviceRecord) {
         let id = &record.device.id;
-        if let Some(before) = self.devices.remove(id) {
-            self.shelf.take(before.class, id);
+        self.remove_device(id);
+        for past in &record.past {
+            self.ended.entry(past.lease.clone()).or_default().insert(id.clone());
         }
         let class = self.shelf.class(&record.device).unwrap_or_else(|| self.add_class(&record.device));
         self.devices.insert(id.clone(), Place { record: record.clone(), class });
@@ -52,6 +48,14 @@ impl Book {
         // A device is lent and in handover only between two writes of its lease's end.
         if let Some(lease) = self.lent.get(id).filter(|_| record.handover.is_some()) {
             self.ending.insert(lease.clone());
+        }
+    }
+
+    fn remove_device(&mut self, id: &DeviceId) {
+        let Some(place) = self.devices.remove(id) else { return };
+        self.shelf.take(place.class, id);
+        for past in &place.record.past {
+            drop_from(&mut self.ended, &past.lease, id);
         }
     }
 
@@ -113,24 +117,19 @@ impl Book {
     }
 
     /// Takes the lease out of the book, if it is there.
-    fn unlend(&mut self, id: &LeaseId) -> Option<Held> {
+    fn unlend(&mut self, id: &LeaseId) {
         self.forget_time(id);
-        let held = self.leases.remove(id)?;
+        let Some(held) = self.leases.remove(id) else { return };
         self.usage_of(&held.lease.request.holder, |usage| usage.devices -= held.lease.devices.len());
         for device in &held.lease.devices {
             self.lent.remove(device);
             self.shelve(device);
         }
-        Some(held)
     }
 
     fn remove_lease(&mut self, id: &LeaseId) {
         self.ending.remove(id);
-        let Some(held) = self.unlend(id) else { return };
-        self.ended.push_back((id.clone(), held.lease.devices));
-        if self.ended.len() > REMEMBERED {
-            self.ended.pop_front();
-        }
+        self.unlend(id);
     }
 
     fn put_renewal(&mut self, renewal: &Renewal) {

@@ -3,8 +3,8 @@
 use super::book::{Book, Held};
 use super::{Caller, Change, Now, Refusal};
 use crate::model::id::{LeaseId, UserName};
-use crate::model::lease::{Lease, LeaseRequest};
-use crate::model::ledger::{Key, Record, Renewal};
+use crate::model::lease::{Lease, LeaseRequest, MAX_FORMER};
+use crate::model::ledger::{Key, MAX_EXTENSIONS, Record, Renewal};
 use crate::model::time::{Deadline, Moment};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ impl Book {
             !self.ending.contains(id) && held.deadline().left(&now.moment) != Some(Duration::ZERO)
         });
         let held = held.ok_or_else(|| self.lost(id))?;
-        may(by, id, &held.lease.request)?;
+        self.may(by, &held.lease)?;
         Ok(held)
     }
 
@@ -24,9 +24,14 @@ impl Book {
         by: &Caller,
         id: &LeaseId,
         longer: Duration,
+        once: u64,
         now: &Now,
     ) -> Result<Vec<Change>, Refusal> {
         let held = self.held(by, id, now)?;
+        // Whoever got no answer asks again.
+        if held.extensions().contains(&once) {
+            return Ok(Vec::new());
+        }
         let left = held.deadline().left(&now.moment).ok_or(Refusal::Frozen)?;
         let held_for = held.lease.granted.elapsed(&now.moment).ok_or(Refusal::Frozen)?;
         let (max, length) = (self.policy.max_lease, left.saturating_add(longer));
@@ -48,7 +53,8 @@ impl Book {
             }
         }
         let deadline = Deadline { from: now.moment, length };
-        Ok(vec![self.renewal(held, deadline, held.heard())])
+        let extensions = newest(held.extensions(), once, MAX_EXTENSIONS);
+        Ok(vec![renewal(held, deadline, held.heard(), extensions)])
     }
 
     pub(super) fn heartbeat(&self, by: &Caller, id: &LeaseId, now: &Now) -> Result<Vec<Change>, Refusal> {
@@ -58,7 +64,7 @@ impl Book {
         if held.heard().elapsed(&now.moment).is_some_and(|elapsed| elapsed < period / 2) {
             return Ok(Vec::new());
         }
-        Ok(vec![self.renewal(held, held.deadline(), now.moment)])
+        Ok(vec![renewal(held, held.deadline(), now.moment, held.extensions().to_vec())])
     }
 
     pub(super) fn transfer(
@@ -74,30 +80,47 @@ impl Book {
         }
         self.check_devices(&to, held.lease.devices.len())?;
         self.check_token(now)?;
+        let former = newest(&held.lease.former, held.lease.request.holder.clone(), MAX_FORMER);
         // The process of the one before is not the new holder's.
         let request = LeaseRequest { holder: to, hold_by_process: None, ..held.lease.request.clone() };
-        let lease = Lease { request, token: now.next, deadline: held.deadline(), ..held.lease.clone() };
+        let (token, deadline) = (now.next, held.deadline());
+        let lease = Lease { request, token, deadline, former, ..held.lease.clone() };
         let renewal = held.renewal.is_some().then(|| Change::Delete(Key::Renewal(id.clone())));
         Ok([Change::Put(Record::Lease(Box::new(lease)))].into_iter().chain(renewal).collect())
     }
 
     pub(super) fn release(&self, by: &Caller, id: &LeaseId, now: &Now) -> Result<Vec<Change>, Refusal> {
         if let Some(waiting) = self.queue.get(id) {
-            may(by, id, &waiting.queued.request)?;
+            is_callers(by, id, &waiting.queued.request)?;
             return Ok(vec![Change::Delete(Key::Queue(id.clone()))]);
         }
         let held = self.leases.get(id).ok_or_else(|| self.lost(id))?;
-        may(by, id, &held.lease.request)?;
+        self.may(by, &held.lease)?;
         Ok(self.end(id, now))
     }
 
-    pub(super) fn renewal(&self, held: &Held, deadline: Deadline, heard: Moment) -> Change {
-        let (lease, token) = (held.lease.request.id.clone(), held.lease.token);
-        Change::Put(Record::Renewal(Renewal { lease, token, deadline, heard }))
+    /// Whoever had the lease before it was given on has lost it; of anybody else's it is none of the business.
+    fn may(&self, by: &Caller, lease: &Lease) -> Result<(), Refusal> {
+        let refused = is_callers(by, &lease.request.id, &lease.request);
+        if refused.is_err() && lease.former.contains(&by.user) {
+            return Err(self.taken(&lease.devices).into());
+        }
+        refused
     }
 }
 
-fn may(by: &Caller, lease: &LeaseId, request: &LeaseRequest) -> Result<(), Refusal> {
+/// These, and one more, without the oldest beyond `most`.
+pub(super) fn newest<T: Clone>(known: &[T], one: T, most: usize) -> Vec<T> {
+    let kept = known.iter().skip((known.len() + 1).saturating_sub(most)).cloned();
+    kept.chain([one]).collect()
+}
+
+pub(super) fn renewal(held: &Held, deadline: Deadline, heard: Moment, extensions: Vec<u64>) -> Change {
+    let (lease, token) = (held.lease.request.id.clone(), held.lease.token);
+    Change::Put(Record::Renewal(Renewal { lease, token, deadline, heard, extensions }))
+}
+
+fn is_callers(by: &Caller, lease: &LeaseId, request: &LeaseRequest) -> Result<(), Refusal> {
     if by.admin || by.user == request.holder {
         Ok(())
     } else {

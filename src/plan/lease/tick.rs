@@ -1,11 +1,13 @@
 //! What follows from time, from devices and from what was broken off.
 
 use super::book::{Book, nanos};
+use super::hold::{newest, renewal};
 use super::{Change, Now, Refusal};
 use crate::model::device::Device;
 use crate::model::health::{Checkup, Health};
 use crate::model::id::{DeviceId, LeaseId};
-use crate::model::ledger::{DeviceRecord, Handover, Key, Queued, Record};
+use crate::model::lease::MAX_FORMER;
+use crate::model::ledger::{DeviceRecord, Handover, Key, Past, Queued, Record};
 use crate::model::scenario::Need;
 use crate::model::time::{HostBoot, Moment};
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,7 +101,7 @@ impl Book {
         let held = ids.into_iter().filter_map(|id| self.leases.get(id));
         held.filter_map(|held| {
             let deadline = held.deadline().anchored(now)?;
-            Some(self.renewal(held, deadline, held.heard()))
+            Some(renewal(held, deadline, held.heard(), held.extensions().to_vec()))
         })
         .collect()
     }
@@ -133,7 +135,9 @@ impl Book {
         let places = held.lease.devices.iter().filter_map(|device| self.devices.get(device));
         let handovers = places.filter(|place| place.record.handover.is_none()).map(|place| {
             let handover = Some(Handover { after: Some(id.clone()), since: now.moment });
-            put(DeviceRecord { handover, ..place.record.clone() })
+            let past = Past { lease: id.clone(), holder: held.lease.request.holder.clone() };
+            let past = newest(&place.record.past, past, MAX_FORMER);
+            put(DeviceRecord { handover, past, ..place.record.clone() })
         });
         let queue = Key::Queue(id.clone());
         let left_over = self.litter.contains(&queue).then_some(queue);
@@ -199,7 +203,7 @@ impl Book {
                     since: now.moment.at,
                 };
                 let handover = Some(Handover { after: None, since: now.moment });
-                Some(put(DeviceRecord { device, checkup, handover, removed: false }))
+                Some(put(DeviceRecord { device, checkup, handover, removed: false, past: Vec::new() }))
             }
         });
         gone.into_iter().chain(there).collect()

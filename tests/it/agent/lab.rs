@@ -9,6 +9,7 @@ use pilab::bus::kv::Entry;
 use pilab::bus::provision;
 use pilab::bus::server::{EmbeddedServer, ServerOptions, ServerState};
 use pilab::model::id::{DeviceId, LabName};
+use pilab::model::lease::FencingToken;
 use pilab::model::workload::{Phase, Presence, Status};
 use pilab::wire::fleet::{Pong, Verb};
 use pilab::wire::subject;
@@ -26,6 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Between two looks at a key.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The token of the device's first holder.
+const FIRST: FencingToken = FencingToken { epoch: 1, sequence: 1 };
 
 fn lab_name() -> LabName {
     LabName::new("lab").unwrap()
@@ -117,7 +121,7 @@ impl Lab {
         let server = EmbeddedServer::start(options, issuer.clone(), &tasks, shutdown.clone()).await.unwrap();
         let bus = connect(&server, issuer.coordinator(HOUR).unwrap(), COORDINATOR).await;
         provision::buckets(&bus, &lab_name()).await.unwrap();
-        provision::device(&bus, &device).await.unwrap();
+        provision::device(&bus, &device, FIRST).await.unwrap();
         Some(Self { dir, issuer, server, _stop: shutdown.drop_guard(), bus, device })
     }
 
@@ -189,7 +193,7 @@ impl Lab {
         let call = format!("STREAM.DELETE.{}", subject::stream(subject::DESIRED));
         self.bus.api::<Value>(&call, &Value::Null).await.unwrap();
         provision::buckets(&self.bus, &lab_name()).await.unwrap();
-        provision::device(&self.bus, &self.device).await.unwrap();
+        provision::device(&self.bus, &self.device, FIRST).await.unwrap();
     }
 
     /// Kills the server; its keeper starts it again.

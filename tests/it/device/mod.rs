@@ -17,6 +17,7 @@ use pilab::model::event::Event;
 use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::{PowerReading, PowerState};
+use pilab::support::term::Term;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,7 @@ impl Lab {
             journal: journal.handle.clone(),
             min_off,
             stagger,
+            term: Term::endless(),
         };
         let device = device::spawn(parts, &tracker, token.clone());
         Self { world, device, rig, journal, tracker, token }

@@ -21,7 +21,7 @@ async fn a_request_is_granted_waits_and_is_granted_when_the_device_is_ready() {
     assert!(matches!(&place.blocker, Blocker::Lease { holder, .. } if holder.as_str() == "ann"), "{place:?}");
     assert!(place.estimate.unwrap() > HOUR);
     assert_eq!(handle.queue().await.unwrap().len(), 1);
-    let refused = handle.extend(by("ann"), lease_id("a"), HOUR).await;
+    let refused = handle.extend(by("ann"), lease_id("a"), HOUR, 1).await;
     assert!(matches!(refused, Err(LedgerError::Refused(Refusal::WaitedFor { .. }))), "{refused:?}");
 
     let changes = handle.changes();
@@ -34,7 +34,7 @@ async fn a_request_is_granted_waits_and_is_granted_when_the_device_is_ready() {
 
     let third = handle.transfer(by("bob"), lease_id("b"), user("cid")).await.unwrap();
     assert!(third.token > second.token);
-    let deadline = handle.extend(by("cid"), lease_id("b"), HOUR).await.unwrap();
+    let deadline = handle.extend(by("cid"), lease_id("b"), HOUR, 2).await.unwrap();
     assert!(deadline.length > HOUR);
     let row = handle.devices().await.unwrap().remove(0);
     assert_eq!(row.lease, Some((third, deadline)));

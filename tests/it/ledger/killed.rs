@@ -25,9 +25,9 @@ async fn script(ledger: &LedgerHandle) {
     for (id, device) in [("first", "pi-1"), ("second", "pi-2"), ("waits", "pi-1")] {
         allowed(ledger.reserve(by("ann"), request(id, "ann", Some(device))).await.map(drop));
     }
-    allowed(ledger.extend(by("ann"), lease_id("second"), HOUR).await.map(drop));
+    allowed(ledger.extend(by("ann"), lease_id("second"), HOUR, 1).await.map(drop));
     allowed(ledger.transfer(by("ann"), lease_id("second"), user("bob")).await.map(drop));
-    allowed(ledger.extend(by("bob"), lease_id("second"), HOUR).await.map(drop));
+    allowed(ledger.extend(by("bob"), lease_id("second"), HOUR, 2).await.map(drop));
     allowed(ledger.release(by("ann"), lease_id("first")).await);
     allowed(ledger.device_ready(device_id("pi-1")).await);
     allowed(ledger.release(by("bob"), lease_id("second")).await);

@@ -17,6 +17,7 @@ use pilab::model::scenario::Need;
 use pilab::model::time::Moment;
 use pilab::plan::lease::{Caller, Policy, Quota};
 use pilab::support::clock;
+use pilab::support::term::Term;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +37,11 @@ pub(crate) fn policy() -> Policy {
         quota: Quota { devices: 10_000, requests: 10_000 },
         quotas: BTreeMap::new(),
     }
+}
+
+/// A coordinator's right to act, on this clock.
+pub(crate) fn term(clock: Clock) -> Term {
+    Term::new(Arc::new(move || clock().at.boot_ns))
 }
 
 pub(crate) fn host_clock() -> Clock {
@@ -98,6 +104,8 @@ pub(crate) fn options(bus: &Bus, dir: &Path, hook: Option<Hook>) -> LedgerOption
         policy: policy(),
         epoch_file: dir.join("ledger-epoch"),
         clock: host_clock(),
+        term: term(host_clock()),
+        longest_act: Duration::ZERO,
         hook,
     }
 }

@@ -16,7 +16,7 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     let coordinator = lab.coordinator().await;
     let (mine, other) = (device_id("lab-one"), device_id("lab-two"));
     for device in [&mine, &other] {
-        provision::device(&coordinator, device).await.unwrap();
+        provision::device(&coordinator, device, TOKEN).await.unwrap();
         provision::put_desired(&coordinator, device, &web(), &score(), TOKEN).await.unwrap();
         coordinator.kv_put(subject::STATUS, &subject::deployment_key(device, &web()), "mine").await.unwrap();
     }

@@ -6,6 +6,7 @@ use pilab::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts};
 use pilab::model::id::UserName;
 use pilab::model::time::{Moment, Stamp};
 use pilab::plan::lease::{Policy, Quota};
+use pilab::support::term::Term;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
             let at = Stamp { boot_ns: 1, wall_ms: 1 };
             Moment { boot: BOOT.parse().unwrap(), at, synchronised: true }
         }),
+        term: Term::endless(),
+        longest_act: Duration::ZERO,
         dir: lab.dir.path().to_owned(),
         devices,
         image,

@@ -261,7 +261,9 @@ impl Coordinator {
                 let asked: RunRequest = body(&message);
                 if self.script.refuse == Some(asked.scenario.name.as_str()) {
                     let error = "it needs 2 devices, the lab has 1".to_owned();
-                    serde_json::to_vec(&Reply::<()>::Refused { error, hint: None }).unwrap().into()
+                    serde_json::to_vec(&Reply::<()>::Refused { error, hint: None, lost: None })
+                        .unwrap()
+                        .into()
                 } else {
                     let run = RunId::new(format!("{}-{}", asked.scenario.name, self.runs.len())).unwrap();
                     publish = self.record(&run);

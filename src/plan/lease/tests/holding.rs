@@ -71,7 +71,16 @@ fn a_transfer_gives_the_lease_a_new_token_and_leaves_its_deadline() {
     let lost = lab.book.holds(&device_id("pi-1"), before.token).unwrap_err().present.unwrap();
     assert_eq!(lost.holder, user("bob"), "the holder before is told who has it");
     assert!(lab.book.holds(&device_id("pi-1"), after.token).is_ok());
-    assert_eq!(lab.release("ann", "a"), Err(Refusal::NotYours { lease: lease_id("a"), holder: user("bob") }));
+    let taken = lab.release("ann", "a");
+    assert!(
+        matches!(&taken, Err(Refusal::LeaseLost(LeaseLost { present: Some(now) })) if now.holder == user("bob")),
+        "{taken:?}"
+    );
+    assert_eq!(
+        lab.book.former(&user("ann"), &device_id("pi-1")).unwrap().present.unwrap().holder,
+        user("bob")
+    );
+    assert_eq!(lab.book.former(&user("eve"), &device_id("pi-1")), None);
     assert_eq!(lab.transfer("bob", "a", "bob"), Ok(Vec::new()), "to oneself is nothing");
 }
 
@@ -113,7 +122,11 @@ fn an_expired_holder_that_keeps_calling_is_told_who_came_after() {
     lab.ready("pi-2");
     let next = lab.lease("b").unwrap().token;
     assert!(next > token);
-    let bob = Present { device: device_id("pi-2"), lease: lease_id("b"), holder: user("bob"), token: next };
+    let until_ms = lab.book.deadline(&lease_id("b")).unwrap().wall_ms();
+    let (device, lease, holder) = (device_id("pi-2"), lease_id("b"), user("bob"));
+    let bob = Present { device, lease, holder, token: next, until_ms };
+    // So it is told by the next coordinator, which was not there when it ended.
+    lab.restart();
     assert_eq!(lab.extend("ann", "a", MINUTE), lost(Some(bob.clone())));
     assert_eq!(lab.heartbeat("ann", "a"), lost(Some(bob.clone())));
     assert_eq!(lab.release("ann", "a"), lost(Some(bob.clone())));
@@ -122,12 +135,39 @@ fn an_expired_holder_that_keeps_calling_is_told_who_came_after() {
 }
 
 #[test]
+fn an_extension_that_comes_twice_is_one_also_for_the_next_coordinator() {
+    let mut lab = Lab::of(&["pi-1"]);
+    lab.ask(request("a", "ann", &["any"]));
+    let extend = |lab: &mut Lab, once| {
+        lab.must(Input::Extend { by: by("ann"), lease: lease_id("a"), longer: MINUTE, once });
+        lab.left("a").unwrap()
+    };
+    assert_eq!(extend(&mut lab, 1), HOUR + MINUTE);
+    lab.restart();
+    assert_eq!(extend(&mut lab, 1), HOUR + MINUTE);
+    assert_eq!(extend(&mut lab, 2), HOUR + 2 * MINUTE);
+    assert_eq!(extend(&mut lab, 1), HOUR + 2 * MINUTE, "another one came in between");
+    // A beat of the holder's process forgets none of them.
+    lab.give_back("ann", "a");
+    lab.ask(by_process(request("a", "ann", &["any"])));
+    extend(&mut lab, 3);
+    lab.pass(Duration::from_secs(10));
+    assert_eq!(lab.heartbeat("ann", "a").unwrap().len(), 1);
+    assert_eq!(extend(&mut lab, 3), HOUR + MINUTE - Duration::from_secs(10));
+    for once in 10..20 {
+        extend(&mut lab, once);
+    }
+    let Some(Record::Renewal(renewal)) = lab.bucket.get(&Key::Renewal(lease_id("a"))) else { panic!() };
+    assert_eq!(renewal.extensions, (12..20).collect::<Vec<_>>(), "they do not pile up");
+}
+
+#[test]
 fn a_holder_is_refused_from_the_deadline_on_also_before_the_lease_has_been_ended() {
     let mut lab = Lab::of(&["pi-1"]);
     lab.ask(request("a", "ann", &["any"]));
     lab.now.moment.at.boot_ns += u64::try_from(HOUR.as_nanos()).unwrap();
-    let refused =
-        decide(&lab.book, Input::Extend { by: by("ann"), lease: lease_id("a"), longer: MINUTE }, &lab.now);
+    let extend = Input::Extend { by: by("ann"), lease: lease_id("a"), longer: MINUTE, once: 1 };
+    let refused = decide(&lab.book, extend, &lab.now);
     assert!(matches!(refused, Err(Refusal::LeaseLost(_))), "{refused:?}");
 }
 

@@ -209,7 +209,8 @@ impl Lab {
     }
 
     fn extend(&mut self, holder: &str, lease: &str, longer: Duration) -> Result<Vec<Change>, Refusal> {
-        self.put(Input::Extend { by: by(holder), lease: lease_id(lease), longer })
+        let once = self.now.next.sequence;
+        self.put(Input::Extend { by: by(holder), lease: lease_id(lease), longer, once })
     }
 
     fn release(&mut self, holder: &str, lease: &str) -> Result<Vec<Change>, Refusal> {
