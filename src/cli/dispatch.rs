@@ -18,6 +18,7 @@ use super::ui::Ui;
 use crate::config;
 use crate::config::wiring::WiredDevice;
 use crate::model::scenario::Scenario;
+use crate::model::wiring::PowerSwitch;
 use crate::support::log;
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -103,7 +104,11 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
 fn wiring(wired: &WiredDevice) -> String {
     let WiredDevice { device, console, power, .. } = wired;
     let console = console.as_ref().map_or("none".to_owned(), ToString::to_string);
-    format!("{} ({}): console: {console}, power: {power}\n", device.id, device.model)
+    let released = match power {
+        PowerSwitch::Gpio(gpio) => format!(", when nobody drives the pin: {}", gpio.released()),
+        _ => String::new(),
+    };
+    format!("{} ({}): console: {console}, power: {power}{released}\n", device.id, device.model)
 }
 
 fn described(scenario: &Scenario) -> String {

@@ -1,6 +1,9 @@
 //! `[[devices]]` of a lab file: real devices, and how each is wired.
 
+mod gpio;
 mod switch;
+
+pub use gpio::{kernel_keeps, kernel_says};
 
 use super::error::ConfigError;
 use super::raw::{RawDuration, Source};
