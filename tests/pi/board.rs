@@ -1,5 +1,12 @@
 //! An emulated Raspberry Pi 3: its serial port, where commands are given, and its pins, which are read from outside.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, its helpers too, and says why it is skipped"
+)]
+
 use pilab::support::command::Command;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
