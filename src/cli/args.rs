@@ -1,12 +1,15 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod lab;
+mod pin;
 
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs,
     LoginArgs, LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
     TransferArgs, UndeployArgs, VerifyArgs,
 };
+
+pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 
 use crate::model::device::Arch;
 use clap::{Args, Parser, Subcommand};
@@ -104,6 +107,9 @@ pub enum Command {
     /// Switch a device that you hold
     #[command(subcommand)]
     Power(PowerCommand),
+    /// Try a relay by hand: pins of this machine's header, without a lab
+    #[command(subcommand)]
+    Pin(PinCommand),
     /// Read a device's console, and write to it if you hold the device.
     ///
     /// Everybody may read; nothing that one reader does is seen by another. In a terminal, after a new line: ~. leaves,

@@ -11,6 +11,7 @@ use super::image::image;
 use super::lending;
 use super::local::Local;
 use super::login;
+use super::pin::pin;
 use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
@@ -59,6 +60,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Release(args) => lending::release(local, args, ui).await,
         Command::Queue(args) => lending::queue(local, args, ui).await,
         Command::Power(command) => power(local, command, ui).await,
+        Command::Pin(command) => pin(local, command, ui).await,
         Command::Console(args) => console(local, args, ui).await,
         Command::Deploy(args) => deploying::deploy(local, args, ui).await,
         Command::Undeploy(args) => deploying::undeploy(local, args, ui).await,

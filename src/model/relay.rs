@@ -117,6 +117,17 @@ impl fmt::Display for GpioPin {
     }
 }
 
+/// What can be known of a pin without touching it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PinState {
+    /// It drives its level itself.
+    pub output: bool,
+    /// Its level; none where it cannot be read without changing what the pin does.
+    pub level: Option<Level>,
+    /// Who holds its line, in their own words.
+    pub user: Option<String>,
+}
+
 /// A relay between a pin and a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Relay {

@@ -73,8 +73,11 @@ async fn relays_on_pins_do_what_is_said_of_them_and_a_restart_moves_none() {
 
     // Inputs become outputs at the level that they have.
     shows(&mut board, [INPUT; 3], "before the first start").await;
+    assert_eq!(board.run("pilab pin look 17 --driver gpio-rppal").await, "pin 17: input, low\n");
     board.run(START).await;
     shows(&mut board, [LOW; 3], "after the first start").await;
+    let refused = board.ends("pilab pin hold 22 high", 4).await;
+    assert!(refused.contains("pin 22 is in use by \"pilab\""), "{refused}");
     assert_eq!(status(&mut board, "held").await, ("off".to_owned(), 0));
     assert_eq!(
         status(&mut board, "closed").await,

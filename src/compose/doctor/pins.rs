@@ -6,9 +6,9 @@ use crate::cli::doctor::Finding;
 use crate::config::lab::Lab;
 use crate::config::wiring::{kernel_keeps, kernel_says};
 use crate::model::id::DeviceId;
-use crate::model::relay::{GpioDriver, OnCrash, Released};
+use crate::model::relay::{GpioDriver, OnCrash, PinState, Released};
 use crate::model::wiring::{GpioSwitch, PowerSwitch};
-use crate::power::gpio::{self, CONSUMER, GpioError, Look};
+use crate::power::gpio::{self, CONSUMER, GpioError};
 use crate::support::chain::Chain;
 use crate::support::command::Command;
 
@@ -20,25 +20,25 @@ pub(super) fn look(part: String, switch: &GpioSwitch) -> Finding {
     judge(part, switch, gpio::look(&switch.pin))
 }
 
-fn judge(part: String, switch: &GpioSwitch, looked: Result<Look, GpioError>) -> Finding {
+fn judge(part: String, switch: &GpioSwitch, looked: Result<PinState, GpioError>) -> Finding {
     let pin = &switch.pin;
     let seen = match looked {
         Err(error) => {
             let seen = format!("{pin}: {}", Chain(&error));
             return Finding::bad(part, seen, error.hint());
         }
-        Ok(Look { user: Some(user), .. }) if user == CONSUMER => {
+        Ok(PinState { user: Some(user), .. }) if user == CONSUMER => {
             format!("{pin}: a coordinator has it, or the service manager keeps it for one")
         }
-        Ok(Look { user: Some(by), .. }) => {
+        Ok(PinState { user: Some(by), .. }) => {
             let error = GpioError::Busy { pin: pin.number, by };
             return Finding::bad(part, error.to_string(), error.hint());
         }
-        Ok(Look { level: Some(level), output, .. }) => {
+        Ok(PinState { level: Some(level), output, .. }) => {
             let reading = switch.relay.reading(level);
             format!("{pin}: {reading} ({level}, {})", if output { "driven" } else { "not driven" })
         }
-        Ok(Look { level: None, .. }) => {
+        Ok(PinState { level: None, .. }) => {
             format!("{pin}: an output that nobody holds; to read it would release it")
         }
     };
@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_pin_is_judged_by_what_can_be_seen_of_it() {
-        let seen = |output, level, user: Option<&str>| Look { output, level, user: user.map(str::to_owned) };
+        let seen =
+            |output, level, user: Option<&str>| PinState { output, level, user: user.map(str::to_owned) };
         let table = [
             (
                 switch(17, false),

@@ -1,7 +1,7 @@
 //! The same functions in a build without pins. A [`Line`] never exists here.
 
 use super::GpioError;
-use crate::model::relay::{GpioPin, Level};
+use crate::model::relay::{GpioPin, Level, PinState};
 
 /// Never exists in this build.
 pub enum Line {}
@@ -24,6 +24,6 @@ impl Line {
 }
 
 /// Answers [`GpioError::NotEnabled`].
-pub fn look(_pin: &GpioPin) -> Result<super::Look, GpioError> {
+pub fn look(_pin: &GpioPin) -> Result<PinState, GpioError> {
     Err(GpioError::NotEnabled)
 }

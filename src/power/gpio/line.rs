@@ -1,9 +1,9 @@
 //! A pin that is held, by either driver.
 
+use super::GpioError;
 use super::registers::{self, Registers};
 use super::request::{self, Request};
-use super::{GpioError, Look};
-use crate::model::relay::{GpioDriver, GpioPin, Level};
+use crate::model::relay::{GpioDriver, GpioPin, Level, PinState};
 
 /// A pin that this process drives.
 pub struct Line {
@@ -45,7 +45,7 @@ impl Line {
 }
 
 /// Looks at a pin and changes nothing of it.
-pub fn look(pin: &GpioPin) -> Result<Look, GpioError> {
+pub fn look(pin: &GpioPin) -> Result<PinState, GpioError> {
     match pin.driver {
         GpioDriver::Cdev => request::look(pin.chip.as_deref(), pin.number),
         GpioDriver::Rppal => registers::look(pin.number),

@@ -33,7 +33,6 @@ pub use disabled::{Line, look};
 
 pub use error::GpioError;
 
-use crate::model::relay::Level;
 use crate::support::fdstore;
 
 /// What the kernel calls the user of our lines.
@@ -45,17 +44,6 @@ const STORE_NAME: &str = "pilab-gpio-";
 #[cfg(feature = "gpio")]
 fn store_name(pin: u8) -> String {
     format!("{STORE_NAME}{pin}")
-}
-
-/// What can be known of a pin without touching it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
-    /// It drives its level itself.
-    pub output: bool,
-    /// Its level; none where it cannot be read without changing what the pin does.
-    pub level: Option<Level>,
-    /// Who holds its line, in their own words.
-    pub user: Option<String>,
 }
 
 /// Lets go of the lines that the last process of this service left in the store and that this one has not taken: their

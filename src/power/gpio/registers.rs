@@ -1,7 +1,7 @@
 //! A pin by the chip's registers, mapped into memory. They stay as they are when the process ends.
 
-use super::{GpioError, Look, request, store_name};
-use crate::model::relay::Level;
+use super::{GpioError, request, store_name};
+use crate::model::relay::{Level, PinState};
 use crate::support::fdstore;
 use crate::support::lock::lock;
 use rppal::gpio::{Error, Gpio, Mode, OutputPin, Pin};
@@ -49,10 +49,13 @@ impl Registers {
 }
 
 /// Looks at a pin: reading registers changes none.
-pub(super) fn look(number: u8) -> Result<Look, GpioError> {
+pub(super) fn look(number: u8) -> Result<PinState, GpioError> {
     let pin = pin(number)?;
-    let look =
-        Look { output: pin.mode() == Mode::Output, level: Some(level(&pin)), user: request::user(number) };
+    let look = PinState {
+        output: pin.mode() == Mode::Output,
+        level: Some(level(&pin)),
+        user: request::user(number),
+    };
     Ok(look)
 }
 

@@ -2,8 +2,8 @@
 //! active.
 
 use super::chip::{self, Chip, io_error};
-use super::{CONSUMER, GpioError, Look, store_name};
-use crate::model::relay::Level;
+use super::{CONSUMER, GpioError, store_name};
+use crate::model::relay::{Level, PinState};
 use crate::support::fdstore;
 use gpiocdev_uapi::v2::{
     LineConfig, LineFlags, LineInfo, LineRequest, LineValues, Name, Offsets, get_line, get_line_info,
@@ -90,13 +90,13 @@ impl Request {
 
 /// Looks at a line. An input that nobody holds is taken for a moment, and let go as it was. An output that nobody holds is
 /// not: the kernel may make an input of it then.
-pub(super) fn look(wanted: Option<&str>, pin: u8) -> Result<Look, GpioError> {
+pub(super) fn look(wanted: Option<&str>, pin: u8) -> Result<PinState, GpioError> {
     let chip = chip::open(wanted)?;
     let info = line_info(&chip, pin)?;
     let used = info.flags.contains(LineFlags::USED);
     let output = info.flags.contains(LineFlags::OUTPUT);
     let level = if used || output { None } else { Some(Request::ask(&chip, pin)?.level()?) };
-    Ok(Look { output, level, user: used.then(|| text(&info.consumer)) })
+    Ok(PinState { output, level, user: used.then(|| text(&info.consumer)) })
 }
 
 /// Who has the line of a pin of the header; none when nobody has, or the kernel does not show.
