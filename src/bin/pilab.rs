@@ -8,6 +8,8 @@ use std::time::Duration;
 const LAST_CALL: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    // Before anything is opened or started that could get hold of it.
+    pilab::support::fdstore::inherit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod lab;
+mod pin;
 mod remote;
 
 pub use lab::{
@@ -9,6 +10,7 @@ pub use lab::{
     StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
+pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
 
 use crate::model::device::Arch;
@@ -107,6 +109,9 @@ pub enum Command {
     /// Switch a device that you hold
     #[command(subcommand)]
     Power(PowerCommand),
+    /// Try a relay by hand: pins of this machine's header, without a lab
+    #[command(subcommand)]
+    Pin(PinCommand),
     /// Read a device's console, and write to it if you hold the device.
     ///
     /// Everybody may read; nothing that one reader does is seen by another. In a terminal, after a new line: ~. leaves,

@@ -12,6 +12,7 @@ use super::image::image;
 use super::lending;
 use super::local::Local;
 use super::login;
+use super::pin::pin;
 use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
@@ -20,6 +21,7 @@ use super::ui::Ui;
 use crate::config;
 use crate::config::wiring::WiredDevice;
 use crate::model::scenario::Scenario;
+use crate::model::wiring::PowerSwitch;
 use crate::support::log;
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -60,6 +62,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Release(args) => lending::release(local, args, ui).await,
         Command::Queue(args) => lending::queue(local, args, ui).await,
         Command::Power(command) => power(local, command, ui).await,
+        Command::Pin(command) => pin(local, command, ui).await,
         Command::Console(args) => console(local, args, ui).await,
         Command::Ssh(args) => ssh::ssh(local, args, ui).await,
         Command::Put(args) => ssh::put(local, args, ui).await,
@@ -110,7 +113,11 @@ fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
 fn wiring(wired: &WiredDevice) -> String {
     let WiredDevice { device, console, power, .. } = wired;
     let console = console.as_ref().map_or("none".to_owned(), ToString::to_string);
-    format!("{} ({}): console: {console}, power: {power}\n", device.id, device.model)
+    let released = match power {
+        PowerSwitch::Gpio(gpio) => format!(", when nobody drives the pin: {}", gpio.released()),
+        _ => String::new(),
+    };
+    format!("{} ({}): console: {console}, power: {power}{released}\n", device.id, device.model)
 }
 
 fn described(scenario: &Scenario) -> String {

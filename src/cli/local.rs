@@ -6,7 +6,9 @@ use super::doctor::Finding;
 use super::error::CliError;
 use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
+use crate::model::relay::{GpioPin, Level, PinState};
 use serde::Serialize;
+use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -32,6 +34,17 @@ pub trait Local: Send + Sync {
 
     /// Looks at what the lab of this file needs of this machine. Nothing is switched or changed.
     fn examine<'a>(&'a self, lab: &'a Path) -> LocalFuture<'a, Vec<Finding>>;
+
+    /// Looks at a pin of this machine. Nothing is changed.
+    fn pin_look(&self, pin: &GpioPin) -> Result<PinState, CliError>;
+
+    /// Takes a pin at the level it has, and drives it where a level is given. Answers its level, and what holds it until it
+    /// is dropped.
+    fn pin_hold(
+        &self,
+        pin: &GpioPin,
+        level: Option<Level>,
+    ) -> Result<(Level, Box<dyn Any + Send + Sync>), CliError>;
 
     /// Builds an image, or finds it built.
     fn image_build<'a>(

@@ -42,7 +42,10 @@ async fn status(local: &dyn Local, args: PowerStatusArgs, ui: Ui) -> Result<Exit
     let found = devices.into_iter().find(|row| row.device.id == args.device);
     let row = found.ok_or_else(|| no_such(&args.device))?;
     if args.json.json {
-        ui.json(&json!({ "device": row.device.id, "power": row.power, "attempt": row.attempt }))?;
+        let (power, attempt) = (row.power, row.attempt);
+        ui.json(
+            &json!({ "device": row.device.id, "power": power, "attempt": attempt, "switched": row.switched }),
+        )?;
     } else {
         ui.data(&format!("{}: {}, boot attempt {}\n", row.device.id, row.power, row.attempt))?;
     }

@@ -1,5 +1,7 @@
 //! What `pilab doctor` looks at on this machine: the lab file, and everything that it takes to run that lab.
 
+mod pins;
+
 use super::image::{find_agent, host_agent};
 use super::instance::state_root;
 use crate::bus::server;
@@ -9,6 +11,8 @@ use crate::config::lab::Lab;
 use crate::device::ports::PortError;
 use crate::image::{Check, Recipe, Store};
 use crate::model::device::{Arch, Backend};
+use crate::model::id::DeviceId;
+use crate::model::wiring::PowerSwitch;
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::support::command::Command;
@@ -52,6 +56,7 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
             containers(&mut findings).await;
         }
         wired(&lab, &mut findings).await;
+        pins::after_a_restart(&lab, &mut findings).await;
     }
     findings
 }
@@ -188,16 +193,10 @@ async fn wired(lab: &Lab, findings: &mut Vec<Finding>) {
     for device in &lab.wired {
         let id = &device.device.id;
         let part = format!("power of {id}");
-        findings.push(match power::open(id.clone(), device.power.clone()) {
-            Err(error) => Finding::bad(part, Chain(&error).to_string(), error.hint()),
-            Ok(switch) => match tokio::time::timeout(LOOK, switch.get()).await {
-                Ok(Ok(reading)) => Finding::good(part, reading.to_string()),
-                Ok(Err(error)) => {
-                    let hint = if let PortError::Failed { hint, .. } = &error { hint.clone() } else { None };
-                    Finding::bad(part, Chain(&error).to_string(), hint)
-                }
-                Err(_) => Finding::bad(part, format!("no answer within {} s", LOOK.as_secs()), None),
-            },
+        findings.push(match &device.power {
+            // To open one is to take it.
+            PowerSwitch::Gpio(gpio) => pins::look(part, gpio),
+            switch => power(part, id, switch).await,
         });
         let Some(line) = &device.console else { continue };
         let part = format!("console of {id}");
@@ -211,5 +210,20 @@ async fn wired(lab: &Lab, findings: &mut Vec<Finding>) {
             }
             Err(_) => Finding::bad(part, format!("{line}: not open within {} s", LOOK.as_secs()), None),
         });
+    }
+}
+
+/// What a switch says.
+async fn power(part: String, device: &DeviceId, switch: &PowerSwitch) -> Finding {
+    match power::open(device.clone(), switch.clone()) {
+        Err(error) => Finding::bad(part, Chain(&error).to_string(), error.hint()),
+        Ok(switch) => match tokio::time::timeout(LOOK, switch.get()).await {
+            Ok(Ok(reading)) => Finding::good(part, reading.to_string()),
+            Ok(Err(error)) => {
+                let hint = if let PortError::Failed { hint, .. } = &error { hint.clone() } else { None };
+                Finding::bad(part, Chain(&error).to_string(), hint)
+            }
+            Err(_) => Finding::bad(part, format!("no answer within {} s", LOOK.as_secs()), None),
+        },
     }
 }

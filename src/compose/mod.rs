@@ -12,6 +12,9 @@ mod wired;
 use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab};
+use crate::model::relay::{GpioPin, Level, PinState};
+use crate::power::gpio::{self, Line};
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +43,25 @@ impl Local for ThisMachine {
 
     fn examine<'a>(&'a self, lab: &'a Path) -> LocalFuture<'a, Vec<Finding>> {
         Box::pin(doctor::examine(lab))
+    }
+
+    fn pin_look(&self, pin: &GpioPin) -> Result<PinState, CliError> {
+        gpio::look(pin).map_err(|error| failed(format!("look at {pin}"), error.hint(), error))
+    }
+
+    fn pin_hold(
+        &self,
+        pin: &GpioPin,
+        level: Option<Level>,
+    ) -> Result<(Level, Box<dyn Any + Send + Sync>), CliError> {
+        let taken = Line::take(pin).and_then(|line| {
+            level.map_or(Ok(()), |level| line.set(level))?;
+            Ok((line.level()?, line))
+        });
+        match taken {
+            Ok((level, line)) => Ok((level, Box::new(line))),
+            Err(error) => Err(failed(format!("take {pin}"), error.hint(), error)),
+        }
     }
 
     fn image_build<'a>(

@@ -51,6 +51,9 @@ impl Devices<'_> {
             let machine = Machine::Wired { console: wanted.console.as_ref().map(ToString::to_string) };
             made.insert(id.clone(), (handle, machine));
         }
+        for pin in power::gpio::release_rest() {
+            tracing::info!(pin, "no device has it any more: its line is released");
+        }
         Ok(made)
     }
 }

@@ -1,6 +1,9 @@
 //! `[[devices]]` of a lab file: real devices, and how each is wired.
 
+mod gpio;
 mod switch;
+
+pub use gpio::{kernel_keeps, kernel_says};
 
 use super::error::ConfigError;
 use super::raw::{RawDuration, Source};
@@ -345,6 +348,11 @@ mod tests {
         };
         let tool =
             |get: &str| format!("power = {{ driver = \"command\", on = [\"r\", \"1\"], off = [\"{get}\"] }}");
+        let relay = |driver: &str, pin: u8, on_crash: &str| {
+            format!(
+                "power = {{ driver = \"{driver}\", pin = {pin}, active_low = false, contact = \"no\", on_crash = \"{on_crash}\" }}"
+            )
+        };
         let tty_of = |path: &Path| format!("console = {{ tty = {path:?} }}");
         let table = [
             ("".to_owned(), "".to_owned(), "a", "devices[1].id: l-a has the id of l-a (line 2)"),
@@ -364,6 +372,12 @@ mod tests {
             (plug("tasmota", "http://h", 1), plug("shelly-gen1", "http://h", 0), "b", "devices[1].power: "),
             (tool("x"), tool("y"), "b", "devices[1].power: l-b has the power of l-a (line 5): r"),
             (
+                relay("gpio-rppal", 17, "holds"),
+                relay("gpio-rppal", 17, "holds"),
+                "b",
+                "devices[1].power: l-b has the power of l-a (line 5): gpio-rppal pin 17",
+            ),
+            (
                 "mac = \"dc:a6:32:01:36:c2\"".to_owned(),
                 "mac = \"DC:A6:32:01:36:C2\"".to_owned(),
                 "b",
@@ -382,6 +396,11 @@ mod tests {
             assert!(error.starts_with(&format!("/lab.toml:{line}: {expected}")), "{error}");
         }
         load_text(&lab(&plug("tasmota", "http://h", 1), &plug("tasmota", "http://h", 2), "b")).unwrap();
+        // One header, whichever way to it.
+        let of_kernel = relay("gpio-cdev", 17, if kernel_keeps() { "holds" } else { "releases" });
+        let error = load_text(&lab(&relay("gpio-rppal", 17, "holds"), &of_kernel, "b")).unwrap_err();
+        assert!(error.contains("devices[1].power: l-b has the power of l-a (line 5)"), "{error}");
+        load_text(&lab(&relay("gpio-rppal", 18, "holds"), &of_kernel, "b")).unwrap();
         let pool = "[[pools]]\nname = \"vm\"\nbackend = \"vm\"\ncount = 1\n";
         let error = load_text(&format!("{}{pool}", lab("", "", "vm-1"))).unwrap_err();
         assert_eq!(error, "/lab.toml:6: devices[1].id: l-vm-1 is a device of a pool");

@@ -53,6 +53,7 @@ impl Lending {
             Some(DeviceRow {
                 device: record.device,
                 power: state.power,
+                switched: state.wear.switched,
                 attempt: state.attempt,
                 stage,
                 health: record.checkup.health,

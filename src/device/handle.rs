@@ -9,7 +9,7 @@ use crate::model::boot::BootAttempt;
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::model::lease::{Fenced, FencingToken};
-use crate::model::power::{PowerReading, PowerState};
+use crate::model::power::{PowerReading, PowerState, Wear};
 use crate::model::time::Stamp;
 use crate::support::term::Lapsed;
 use std::net::IpAddr;
@@ -23,6 +23,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct DeviceState {
     /// What the power switch said last.
     pub power: PowerReading,
+    /// How often it has switched, over the life of the journal.
+    pub wear: Wear,
     /// The current boot attempt.
     pub attempt: BootAttempt,
     /// Where the device is, once it has exchanged its ticket.

@@ -80,6 +80,7 @@ pub fn spawn(parts: DeviceParts, tracker: &TaskTracker, token: CancellationToken
     let (commands, received) = mpsc::channel(COMMANDS);
     let (state, watched) = watch::channel(DeviceState {
         power: PowerReading::Unknown,
+        wear: parts.journal.recovered().wear,
         attempt: parts.journal.recovered().attempt,
         address: None,
         host_key: None,

@@ -29,7 +29,7 @@ pub(super) struct Supply {
     pub(super) journal: JournalHandle,
     pub(super) min_off: Duration,
     pub(super) stagger: Arc<Stagger>,
-    /// Of which only `power` is written here.
+    /// Of which only `power` and `wear` are written here.
     pub(super) state: watch::Sender<DeviceState>,
     pub(super) fence: DeviceFence,
     /// Since when the device has been off, as far as this process knows.
@@ -147,6 +147,14 @@ impl Supply {
     /// Journals what has happened. When it cannot, what happened stays so, and the log says it.
     pub(super) async fn note(&self, event: Event) {
         let attempt = self.state.borrow().attempt;
+        // As the journal counts when it is read again.
+        match &event {
+            Event::PowerDone { state: done, .. } => self.state.send_modify(|state| state.wear.done(*done)),
+            Event::PowerFailed { .. } | Event::PowerUnsettled { .. } => {
+                self.state.send_modify(|state| state.wear.doubt());
+            }
+            _ => {}
+        }
         if let Err(error) = self.journal.event(attempt, event).await {
             tracing::error!("an event of {} is lost: {}", self.device, Chain(&error));
         }

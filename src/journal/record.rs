@@ -4,7 +4,7 @@
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::lease::FencingToken;
-use crate::model::power::PowerState;
+use crate::model::power::{PowerState, Wear};
 use crate::model::time::Stamp;
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,9 @@ pub struct Summary {
     pub console_open: bool,
     /// Power was about to be switched, and nothing tells whether it was.
     pub intent: Option<Intent>,
+    /// How often power was switched. Journals of older versions begin at none.
+    #[serde(default)]
+    pub wear: Wear,
 }
 
 /// A power switch that was begun.
@@ -104,9 +107,14 @@ impl Summary {
             Entry::Event(Event::PowerIntent { state, token }) => {
                 self.intent = Some(Intent { state: *state, token: *token, stamp });
             }
-            Entry::Event(
-                Event::PowerDone { .. } | Event::PowerFailed { .. } | Event::PowerUnsettled { .. },
-            ) => self.intent = None,
+            Entry::Event(Event::PowerDone { state, .. }) => {
+                self.intent = None;
+                self.wear.done(*state);
+            }
+            Entry::Event(Event::PowerFailed { .. } | Event::PowerUnsettled { .. }) => {
+                self.intent = None;
+                self.wear.doubt();
+            }
             Entry::Event(Event::ConsoleOpened {}) => self.console_open = true,
             Entry::Event(Event::ConsoleGap { offset, .. }) => {
                 self.console_open = false;

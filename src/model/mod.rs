@@ -10,6 +10,7 @@ pub mod identity;
 pub mod lease;
 pub mod ledger;
 pub mod power;
+pub mod relay;
 pub mod report;
 pub mod role;
 pub mod run;

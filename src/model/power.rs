@@ -25,6 +25,30 @@ pub enum PowerReading {
     Unknown,
 }
 
+/// How often a switch has switched: what wears a relay out. Only what was done through the lab is counted, and what was
+/// so already is not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wear {
+    /// Changes so far, on and off each one.
+    pub switched: u64,
+    /// What it was set to last, where that is known.
+    pub last: Option<PowerState>,
+}
+
+impl Wear {
+    /// It was set.
+    pub fn done(&mut self, state: PowerState) {
+        if self.last.replace(state) != Some(state) {
+            self.switched += 1;
+        }
+    }
+
+    /// Setting it failed, or nobody knows: it may be either.
+    pub fn doubt(&mut self) {
+        self.last = None;
+    }
+}
+
 impl fmt::Display for PowerReading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -47,5 +71,25 @@ impl From<PowerState> for PowerReading {
 impl fmt::Display for PowerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         PowerReading::from(*self).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changes_wears() {
+        use PowerState::{Off, On};
+        let mut wear = Wear::default();
+        let table =
+            [(Some(Off), 1), (Some(Off), 1), (Some(On), 2), (Some(Off), 3), (None, 3), (Some(Off), 4)];
+        for (done, expected) in table {
+            match done {
+                Some(state) => wear.done(state),
+                None => wear.doubt(),
+            }
+            assert_eq!(wear.switched, expected);
+        }
     }
 }

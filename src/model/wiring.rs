@@ -1,5 +1,6 @@
 //! How a real device is wired: the line of its console and the switch of its power.
 
+use super::relay::{GpioPin, Relay, Released};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub enum PowerSwitch {
     Command(CommandSwitch),
     /// A plug, a relay board or another thing that is told over HTTP.
     Http(HttpSwitch),
+    /// A relay on a pin of the machine that the coordinator runs on.
+    Gpio(GpioSwitch),
 }
 
 impl PowerSwitch {
@@ -53,6 +56,8 @@ impl PowerSwitch {
         match self {
             Self::None => None,
             Self::Command(command) => Some(command.on.join("\0")),
+            // A machine has one header, whatever its driver and its chip are called.
+            Self::Gpio(gpio) => Some(format!("gpio {}", gpio.pin.number)),
             Self::Http(http) => Some(match &http.dialect {
                 Dialect::ShellyGen1 { base, switch } | Dialect::ShellyGen2 { base, switch } => {
                     format!("{base} {switch}")
@@ -84,6 +89,7 @@ impl fmt::Display for PowerSwitch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("no switch"),
+            Self::Gpio(gpio) => gpio.pin.fmt(f),
             Self::Command(command) => f.write_str(command.on.first().map_or("no program", String::as_str)),
             Self::Http(http) => match &http.dialect {
                 Dialect::ShellyGen1 { base, switch }
@@ -95,6 +101,22 @@ impl fmt::Display for PowerSwitch {
                 }
             },
         }
+    }
+}
+
+/// A relay on a pin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpioSwitch {
+    /// The pin.
+    pub pin: GpioPin,
+    /// What is between pin and device.
+    pub relay: Relay,
+}
+
+impl GpioSwitch {
+    /// What the device is when nobody drives the pin.
+    pub fn released(&self) -> Released {
+        self.relay.released(self.pin.number)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong with a power switch.
 
+use super::gpio::GpioError;
 use crate::support::command::CommandError;
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub enum PowerError {
     /// The program did not do what it was asked.
     #[error("the program that switches failed")]
     Command(#[source] CommandError),
+    /// The pin of its relay cannot be used.
+    #[error(transparent)]
+    Gpio(GpioError),
     /// Nobody accepts a connection there.
     #[error("it cannot be reached")]
     Connect(#[source] reqwest::Error),
@@ -93,6 +97,7 @@ impl PowerError {
             Self::Status { .. } | Self::Answer { .. } => {
                 "check `kind` and `switch` in the lab file against what the switch is"
             }
+            Self::Gpio(error) => return error.hint(),
             Self::TooLong { .. } | Self::Exchange(_) => return None,
         };
         Some(hint.to_owned())

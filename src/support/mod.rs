@@ -6,6 +6,8 @@ pub mod chain;
 pub mod clock;
 #[cfg(feature = "coordinator")]
 pub mod command;
+#[cfg(feature = "coordinator")]
+pub mod fdstore;
 pub mod lock;
 pub mod log;
 pub mod notify;

@@ -42,10 +42,7 @@ impl Notifier {
     /// The service manager at `address`: a path, or an abstract name that begins with `@`. It ends this
     /// process when `watchdog` passes without a sign of life.
     pub fn new(address: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
-        let address = match address.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            _ => SocketAddr::from_pathname(address)?,
-        };
+        let address = socket_address(address)?;
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, address, watchdog })
@@ -81,6 +78,14 @@ impl Notifier {
         if let Err(error) = self.socket.send_to_addr(text.as_bytes(), &self.address) {
             tracing::debug!(%error, text, "the service manager was not told");
         }
+    }
+}
+
+/// An address as the service manager writes it: a path, or an abstract name that begins with `@`.
+pub(super) fn socket_address(address: &OsStr) -> io::Result<SocketAddr> {
+    match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(address),
     }
 }
 

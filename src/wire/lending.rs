@@ -45,6 +45,9 @@ pub struct DeviceRow {
     pub device: Device,
     /// What its power switch said last.
     pub power: PowerReading,
+    /// How often that has switched through the lab, on and off each once.
+    #[serde(default)]
+    pub switched: u64,
     /// Its current boot attempt.
     pub attempt: BootAttempt,
     /// The last boot stage of that attempt; none before the first.

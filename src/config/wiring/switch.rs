@@ -1,7 +1,9 @@
 //! `power` of a wired device: what switches it.
 
 use super::Wrong;
+use super::gpio::{self, RawGpio};
 use crate::config::raw::RawDuration;
+use crate::model::relay::GpioDriver;
 use crate::model::wiring::{
     CommandSwitch, Credentials, Dialect, Generic, HttpAuth, HttpCall, HttpSwitch, PowerSwitch, ReadBack,
 };
@@ -35,6 +37,8 @@ pub(super) enum RawPower {
         timeout: Option<RawDuration>,
     },
     Http(Box<RawHttp>),
+    GpioRppal(RawGpio),
+    GpioCdev(RawGpio),
 }
 
 #[derive(Deserialize)]
@@ -124,6 +128,8 @@ pub(super) fn check(raw: RawPower, dir: &Path) -> Result<PowerSwitch, Wrong> {
             }))
         }
         RawPower::Http(raw) => http(*raw, dir),
+        RawPower::GpioRppal(raw) => gpio::check(GpioDriver::Rppal, raw, gpio::kernel_keeps()),
+        RawPower::GpioCdev(raw) => gpio::check(GpioDriver::Cdev, raw, gpio::kernel_keeps()),
     }
 }
 

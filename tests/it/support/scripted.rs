@@ -11,6 +11,7 @@ use pilab::cli::local::{
     ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Preparation, Progress, RunningLab,
 };
 use pilab::model::id::{LabName, RunId, UserName};
+use pilab::model::relay::{GpioPin, Level, PinState};
 use pilab::model::run::{Outcome, RunEvent, RunFact, Verdict};
 use pilab::wire::request::{
     self, BundleFile, BundleList, BundleRead, EventsRequest, Reply, RunRef, RunRequest,
@@ -19,6 +20,7 @@ use pilab::wire::subject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -113,6 +115,18 @@ impl Local for ScriptedMachine {
 
     fn examine<'a>(&'a self, _: &'a Path) -> LocalFuture<'a, Vec<Finding>> {
         Box::pin(async { vec![Finding::good("script", "it is one")] })
+    }
+
+    fn pin_look(&self, _: &GpioPin) -> Result<PinState, CliError> {
+        Err(CliError::local("do that", "this is a test"))
+    }
+
+    fn pin_hold(
+        &self,
+        _: &GpioPin,
+        _: Option<Level>,
+    ) -> Result<(Level, Box<dyn Any + Send + Sync>), CliError> {
+        Err(CliError::local("do that", "this is a test"))
     }
 
     fn image_build<'a>(
