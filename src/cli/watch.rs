@@ -238,7 +238,14 @@ impl Watch<'_> {
         let Some(tracked) = self.runs.get(index).filter(|run| !run.follower.has_ended()) else {
             return Ok(());
         };
-        let outcome = Outcome { verdict, reason, device: None, step: tracked.view.running_step() };
+        let outcome = Outcome {
+            verdict,
+            reason,
+            decisive: None,
+            suspect: None,
+            device: None,
+            step: tracked.view.running_step(),
+        };
         self.take(RunEvent {
             run: tracked.view.run.clone(),
             seq: tracked.follower.next(),

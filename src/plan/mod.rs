@@ -6,6 +6,7 @@ pub mod lease;
 pub mod operator;
 pub mod place;
 pub mod reconcile;
+pub mod retry;
 pub mod rollout;
 pub mod spec;
 pub mod verdict;

@@ -33,4 +33,5 @@ mod ssh;
 mod support;
 mod tickets;
 mod unit;
+mod verdicts;
 mod wired;

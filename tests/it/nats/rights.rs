@@ -1,6 +1,8 @@
 //! What is permitted.
 
-use super::{HOUR, Lab, NEVER, SOON, TOKEN, denied, device_id, device_settled, lab_name, raw_client, score, web};
+use super::{
+    HOUR, Lab, NEVER, SOON, TOKEN, denied, device_id, device_settled, lab_name, raw_client, score, web,
+};
 use pilab::bus::consume::{Durable, Pulled};
 use pilab::bus::error::BusError;
 use pilab::bus::issuer::COORDINATOR;

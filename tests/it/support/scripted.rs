@@ -322,6 +322,8 @@ impl Coordinator {
         let outcome = Outcome {
             verdict: Verdict::Cancelled,
             reason: "cancelled by ann".into(),
+            decisive: None,
+            suspect: None,
             device: None,
             step: None,
         };
