@@ -1,6 +1,7 @@
 //! From arguments to a command, from its end to an exit code.
 
-use super::args::{CheckArgs, Cli, Command, CompletionArgs};
+use super::args::{Cli, Command, CompletionArgs};
+use super::check::check;
 use super::console::console;
 use super::coordinator::coordinator;
 use super::deploying;
@@ -15,9 +16,6 @@ use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
 use super::ui::Ui;
-use crate::config;
-use crate::config::wiring::WiredDevice;
-use crate::model::scenario::Scenario;
 use crate::support::log;
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -69,46 +67,6 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Check(args) => check(&args, ui),
         Command::Completion(args) => completion(&args, ui),
     }
-}
-
-/// Reads all files and says everything that is wrong, not only the first thing.
-fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
-    let mut exit = Exit::Ok;
-    let mut wrong = |error: CliError| {
-        ui.error(&error);
-        exit = exit.max(error.exit());
-    };
-    if let Some(path) = &args.lab {
-        match config::lab::load(path, None, None) {
-            Ok(lab) => {
-                let devices = lab.devices.len() + lab.containers.len() + lab.wired.len();
-                ui.data(&format!("{}: lab {}, devices: {devices}\n", path.display(), lab.name))?;
-                for wired in &lab.wired {
-                    ui.data(&wiring(wired))?;
-                }
-            }
-            Err(error) => wrong(error.into()),
-        }
-    }
-    for name in &args.scenarios {
-        match config::scenario::find(name).and_then(|path| config::scenario::load(&path)) {
-            Ok(scenario) => ui.data(&described(&scenario))?,
-            Err(error) => wrong(error.into()),
-        }
-    }
-    Ok(exit)
-}
-
-/// A real device and where its wires lead, to be compared with the rack.
-fn wiring(wired: &WiredDevice) -> String {
-    let WiredDevice { device, console, power, .. } = wired;
-    let console = console.as_ref().map_or("none".to_owned(), ToString::to_string);
-    format!("{} ({}): console: {console}, power: {power}\n", device.id, device.model)
-}
-
-fn described(scenario: &Scenario) -> String {
-    let Scenario { name, summary, needs, steps, .. } = scenario;
-    format!("{name}: {summary} (devices: {}, steps: {})\n", needs.len(), steps.len())
 }
 
 fn completion(args: &CompletionArgs, ui: Ui) -> Result<Exit, CliError> {

@@ -10,6 +10,7 @@
 
 pub mod args;
 pub mod bundle;
+pub mod check;
 pub mod client;
 pub mod console;
 pub mod coordinator;

@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod health;
 pub mod lease;
+pub mod night;
 pub mod operator;
 pub mod place;
 pub mod reconcile;
