@@ -1,12 +1,15 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod lab;
+mod nightly;
 
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs,
     LoginArgs, LoginMakeArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs,
     TransferArgs, UndeployArgs, VerifyArgs,
 };
+
+pub use nightly::{NightlyArgs, NightlyCommand};
 
 use crate::model::device::Arch;
 use clap::{Args, Parser, Subcommand};
@@ -125,6 +128,9 @@ pub enum Command {
     /// Each desired value is acknowledged, running at its generation, and its containers carry its hash. Every mismatch
     /// is named with device, deployment, container, what was expected and what was found; the exit code is then 1.
     Verify(VerifyArgs),
+    /// Run all that the lab file's plan says for every night, unattended, and say in the morning how it went
+    #[command(subcommand)]
+    Nightly(NightlyCommand),
     /// Let somebody use the lab: write a login file for a person or a CI job
     ///
     /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.

@@ -12,6 +12,7 @@ use super::image::image;
 use super::lending;
 use super::local::Local;
 use super::login;
+use super::nightly::nightly;
 use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
@@ -62,6 +63,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Status(args) => deploying::status(local, args, ui).await,
         Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Doctor(args) => doctor(local, args, ui).await,
+        Command::Nightly(command) => nightly(local, command, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),

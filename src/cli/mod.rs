@@ -25,6 +25,7 @@ pub mod junit;
 pub mod lending;
 pub mod local;
 pub mod login;
+pub mod nightly;
 pub mod power;
 pub mod progress;
 pub mod reserve;

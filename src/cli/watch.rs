@@ -26,7 +26,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What is told of the runs.
-pub trait Observer {
+pub trait Observer: Send {
     /// A run has a new event, in order and exactly once; `view` has taken it in.
     fn event(&mut self, view: &RunView, event: &RunEvent) -> Result<(), CliError>;
     /// The runs are being stopped.

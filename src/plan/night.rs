@@ -4,6 +4,7 @@
 //! free, the run that is expected to take longest, of those that they meet, goes first. A run that is not expected to
 //! end before the deadline is not begun. What became of the attempts decides `plan::retry`.
 
+pub mod calendar;
 pub mod compare;
 
 use super::place::{Placement, place};

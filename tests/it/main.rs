@@ -19,6 +19,7 @@ mod ledger;
 mod missing;
 mod nats;
 mod nats_attacks;
+mod nightly;
 mod operator;
 mod podman;
 mod podman_canned;

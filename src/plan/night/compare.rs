@@ -36,12 +36,10 @@ pub fn compare(nights: &[Record]) -> Comparison {
     let mut found = Comparison::default();
     let Some((now, before)) = nights.split_last() else { return found };
     found.apart = apart(now);
-    found.flaky = now
-        .runs
-        .iter()
-        .filter(|run| run.is_unstable() || flips(&history(nights, &run.cell)) >= FLIPS)
-        .map(|run| run.cell.clone())
-        .collect();
+    let histories = histories(nights);
+    let changes = |run: &Run| histories.get(&run.cell).is_some_and(|history| flips(history) >= FLIPS);
+    found.flaky =
+        now.runs.iter().filter(|run| run.is_unstable() || changes(run)).map(|run| run.cell.clone()).collect();
     let Some(before) = before.last() else { return found };
     let current: BTreeMap<&Cell, &Run> = now.runs.iter().map(|run| (&run.cell, run)).collect();
     for then in &before.runs {
@@ -82,10 +80,19 @@ fn apart(night: &Record) -> Vec<String> {
     seen.into_iter().filter(|(_, backends)| differs(backends)).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// A cell's verdicts, night by night; none where it did not end.
-pub fn history(nights: &[Record], cell: &Cell) -> Vec<Option<Verdict>> {
-    let of = |night: &Record| night.runs.iter().find(|run| run.cell == *cell).and_then(|run| run.verdict);
-    nights.iter().map(of).collect()
+/// The verdicts of the last night's cells, night by night; none where a cell did not end.
+pub fn histories(nights: &[Record]) -> BTreeMap<&Cell, Vec<Option<Verdict>>> {
+    let cells = nights.last().into_iter().flat_map(|night| &night.runs).map(|run| &run.cell);
+    let mut all: BTreeMap<&Cell, Vec<Option<Verdict>>> =
+        cells.map(|cell| (cell, vec![None; nights.len()])).collect();
+    for (index, night) in nights.iter().enumerate() {
+        for run in &night.runs {
+            if let Some(verdict) = all.get_mut(&run.cell).and_then(|history| history.get_mut(index)) {
+                *verdict = run.verdict;
+            }
+        }
+    }
+    all
 }
 
 fn flips(history: &[Option<Verdict>]) -> usize {
@@ -105,6 +112,14 @@ pub struct Score {
     pub low: f64,
     /// The upper bound.
     pub high: f64,
+}
+
+impl Score {
+    /// The rate as it was seen; none without anything seen.
+    pub fn rate(&self) -> Option<f64> {
+        let float = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        (self.seen > 0).then(|| float(self.bad) / float(self.seen))
+    }
 }
 
 /// The score of a device over these nights: of all attempts that ended on it, those that were blamed on it or on the lab,
