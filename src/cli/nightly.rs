@@ -240,8 +240,10 @@ fn begun(lab: &Lab, plan: &Nightly, runs: &[(Scenario, Cell)], past: &[Record], 
         plan: plan.name.clone(),
         began_ms: now_ms,
         ended_ms: None,
-        // The first night of all makes up for nothing.
-        late: last.is_some() && calendar::is_late(now_ms, plan.start, plan.window),
+        // The first of all makes up for nothing, and neither does a second one of the same night.
+        late: last.is_some_and(|last| {
+            calendar::night_of(last, plan.start) != calendar::night_of(now_ms, plan.start)
+        }) && calendar::is_late(now_ms, plan.start, plan.window),
         missed: missed.into_iter().map(|night| words::day(calendar::starts_ms(night, plan.start))).collect(),
         runs: runs.iter().map(|(_, cell)| Run::planned(cell.clone())).collect(),
     }

@@ -10,5 +10,6 @@ pub mod reconcile;
 pub mod retry;
 pub mod rollout;
 pub mod spec;
+pub mod trust;
 pub mod verdict;
 pub mod verify;

@@ -6,6 +6,7 @@ use crate::cli::table::{printable, seconds};
 use crate::model::night::{Record, Run};
 use crate::model::run::Verdict;
 use crate::plan::night::compare::{Comparison, flakiness, histories};
+use crate::plan::trust;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -208,9 +209,9 @@ fn devices(out: &mut String, nights: &[Record], night: &Record) {
     put(
         out,
         &format!(
-            "<h2>Devices</h2><p>Runs of the last {} nights whose fault was the device's, the lab's or nobody's, with the bounds \
-         of 95 % confidence.</p><div class=\"scroll\"><table><tr><th>device</th><th>flaky</th><th>of</th><th>rate</th>\
-         <th>between</th></tr>",
+            "<h2>Devices</h2><p>Runs of the last {} nights whose fault was the device's or nobody's, with the bounds of 95 % \
+         confidence, and how far the rule of trust goes by them.</p><div class=\"scroll\"><table><tr><th>device</th><th>flaky</th><th>of</th><th>rate</th>\
+         <th>between</th><th>by rule</th></tr>",
             nights.len()
         ),
     );
@@ -221,10 +222,11 @@ fn devices(out: &mut String, nights: &[Record], night: &Record) {
         let bounds = format!("{} and {}", percent(score.low), percent(score.high));
         let _ = write!(
             out,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{rate}</td><td>{bounds}</td></tr>",
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{rate}</td><td>{bounds}</td><td>{}</td></tr>",
             escape(device),
             score.bad,
-            score.seen
+            score.seen,
+            trust::over(nights, device).health()
         );
     }
     put(out, "</table></div>");
@@ -324,7 +326,7 @@ pub(super) mod tests {
             "<p>newly failing</p><ul><li>ping on lab-1</li></ul>",
             "<span class=\"t\">.D</span>",
             "at try 2",
-            "<td>lab-1</td><td class=\"n\">1</td><td class=\"n\">2</td><td class=\"n\">50 %</td><td>9 % and 91 %</td>",
+            "<td>lab-1</td><td class=\"n\">1</td><td class=\"n\">2</td><td class=\"n\">50 %</td><td>9 % and 91 %</td><td>suspect</td>",
             "9.5 s: ",
         ] {
             assert!(page.contains(words), "{words} is not in {page}");

@@ -122,8 +122,8 @@ impl Score {
     }
 }
 
-/// The score of a device over these nights: of all attempts that ended on it, those that were blamed on it or on the lab,
-/// or that nobody could be blamed for. What fails by the product's fault says nothing about the device.
+/// The score of a device over these nights: of all runs that ended on it, those that were blamed on it or that nobody could
+/// be blamed for. What fails by the product's fault was no fault of the device; what fails by the lab's says nothing of it.
 pub fn flakiness(nights: &[Record], device: &str) -> Score {
     let mut score = (0, 0);
     for run in nights.iter().flat_map(|night| &night.runs) {
@@ -132,8 +132,8 @@ pub fn flakiness(nights: &[Record], device: &str) -> Score {
         }
         match run.verdict {
             Some(Verdict::Passed | Verdict::Failed) => score = (score.0 + 1, score.1),
-            Some(Verdict::Device | Verdict::Lab | Verdict::Timeout) => score = (score.0 + 1, score.1 + 1),
-            Some(Verdict::Cancelled | Verdict::Skipped) | None => {}
+            Some(Verdict::Device | Verdict::Timeout) => score = (score.0 + 1, score.1 + 1),
+            Some(Verdict::Lab | Verdict::Cancelled | Verdict::Skipped) | None => {}
         }
     }
     wilson(score.1, score.0)
