@@ -27,7 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("coordinator", &["model", "plan", "wire", "bus", "journal", "device", "console", "image", "support"]),
     ("agent", &["model", "plan", "wire", "bus", "support"]),
     ("podman", &["agent", "model", "support"]),
-    ("cli", &["model", "wire", "bus", "config", "support"]),
+    ("cli", &["model", "plan", "wire", "bus", "config", "support"]),
     (
         "compose",
         &[

@@ -1,6 +1,7 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod lab;
+mod nightly;
 mod pin;
 mod remote;
 
@@ -10,6 +11,7 @@ pub use lab::{
     StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
+pub use nightly::{NightlyArgs, NightlyCommand};
 pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
 
@@ -156,6 +158,9 @@ pub enum Command {
     /// Each desired value is acknowledged, running at its generation, and its containers carry its hash. Every mismatch
     /// is named with device, deployment, container, what was expected and what was found; the exit code is then 1.
     Verify(VerifyArgs),
+    /// Run all that the lab file's plan says for every night, unattended, and say in the morning how it went
+    #[command(subcommand)]
+    Nightly(NightlyCommand),
     /// Let somebody use the lab: write a login file for a person or a CI job
     ///
     /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.
@@ -177,13 +182,17 @@ pub enum Command {
     /// Build, list, check and remove boot images
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Read scenario files, and the lab file, without running anything.
+    /// Read scenario and lab files without running anything.
     ///
-    /// An error names file, line and key. What only a coordinator can know, such as whether the devices are
-    /// there, is not checked.
+    /// Everything that can be known to be wrong is told before a device is powered, each with file, line, key and what
+    /// to do: unknown steps, needs that no device can meet, time-outs of zero, patterns that do not compile. With --lab,
+    /// a need that no device of that lab meets is wrong as well. What only a coordinator can know, such as whether
+    /// devices answer, is not checked.
     #[command(after_long_help = "Examples:
-  pilab check lab/scenarios/*.toml
-  pilab check ping --lab my-lab.toml")]
+  pilab check                             all files of lab/ and lab/scenarios/
+  pilab check ping my-lab.toml
+  pilab check ping --lab my-lab.toml      whether that lab can run it
+  pilab check --json | jq 'select(.ok | not)'")]
     Check(CheckArgs),
     /// Print a completion script for a shell.
     #[command(after_long_help = "Examples:
@@ -298,12 +307,15 @@ pub struct ImagePruneArgs {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Scenarios: names of files in lab/scenarios without .toml, or paths
-    #[arg(required_unless_present = "lab", value_name = "SCENARIO")]
-    pub scenarios: Vec<String>,
-    /// A lab file to check, with the scenarios or alone
+    /// Names of files in lab/scenarios without .toml, or paths of scenario or lab files; none for all of lab/
+    #[arg(value_name = "FILE")]
+    pub files: Vec<String>,
+    /// A lab file to check, and to hold the scenarios' needs against
     #[arg(long, value_name = "FILE")]
     pub lab: Option<PathBuf>,
+    /// How to print what was found.
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Arguments of `completion`.

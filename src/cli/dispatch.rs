@@ -1,6 +1,7 @@
 //! From arguments to a command, from its end to an exit code.
 
-use super::args::{CheckArgs, Cli, Command, CompletionArgs};
+use super::args::{Cli, Command, CompletionArgs};
+use super::check::check;
 use super::console::console;
 use super::coordinator::coordinator;
 use super::deploying;
@@ -12,16 +13,13 @@ use super::image::image;
 use super::lending;
 use super::local::Local;
 use super::login;
+use super::nightly::nightly;
 use super::pin::pin;
 use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
 use super::ssh;
 use super::ui::Ui;
-use crate::config;
-use crate::config::wiring::WiredDevice;
-use crate::model::scenario::Scenario;
-use crate::model::wiring::PowerSwitch;
 use crate::support::log;
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
@@ -73,56 +71,13 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Status(args) => deploying::status(local, args, ui).await,
         Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Doctor(args) => doctor(local, args, ui).await,
+        Command::Nightly(command) => nightly(local, command, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Logout(args) => login::revoke(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),
         Command::Completion(args) => completion(&args, ui),
     }
-}
-
-/// Reads all files and says everything that is wrong, not only the first thing.
-fn check(args: &CheckArgs, ui: Ui) -> Result<Exit, CliError> {
-    let mut exit = Exit::Ok;
-    let mut wrong = |error: CliError| {
-        ui.error(&error);
-        exit = exit.max(error.exit());
-    };
-    if let Some(path) = &args.lab {
-        match config::lab::load(path, None, None) {
-            Ok(lab) => {
-                let devices = lab.devices.len() + lab.containers.len() + lab.wired.len();
-                ui.data(&format!("{}: lab {}, devices: {devices}\n", path.display(), lab.name))?;
-                for wired in &lab.wired {
-                    ui.data(&wiring(wired))?;
-                }
-            }
-            Err(error) => wrong(error.into()),
-        }
-    }
-    for name in &args.scenarios {
-        match config::scenario::find(name).and_then(|path| config::scenario::load(&path)) {
-            Ok(scenario) => ui.data(&described(&scenario))?,
-            Err(error) => wrong(error.into()),
-        }
-    }
-    Ok(exit)
-}
-
-/// A real device and where its wires lead, to be compared with the rack.
-fn wiring(wired: &WiredDevice) -> String {
-    let WiredDevice { device, console, power, .. } = wired;
-    let console = console.as_ref().map_or("none".to_owned(), ToString::to_string);
-    let released = match power {
-        PowerSwitch::Gpio(gpio) => format!(", when nobody drives the pin: {}", gpio.released()),
-        _ => String::new(),
-    };
-    format!("{} ({}): console: {console}, power: {power}{released}\n", device.id, device.model)
-}
-
-fn described(scenario: &Scenario) -> String {
-    let Scenario { name, summary, needs, steps, .. } = scenario;
-    format!("{name}: {summary} (devices: {}, steps: {})\n", needs.len(), steps.len())
 }
 
 fn completion(args: &CompletionArgs, ui: Ui) -> Result<Exit, CliError> {

@@ -135,9 +135,7 @@ impl CliError {
             Self::Usage { hint, .. } | Self::Local { hint, .. } | Self::Refused { hint, .. } => {
                 hint.as_deref()
             }
-            Self::Config(ConfigError::NoSuchScenario { .. }) => {
-                Some("give the name of a file in lab/scenarios without .toml, or a path to a file")
-            }
+            Self::Config(error) => error.hint(),
             Self::NoLab { .. } => {
                 Some("its coordinator is not running, or the login is from before its move")
             }

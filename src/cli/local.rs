@@ -32,6 +32,9 @@ pub trait Local: Send + Sync {
     /// The login files of the labs that have, or had, a coordinator on this machine.
     fn logins(&self) -> Result<Vec<PathBuf>, CliError>;
 
+    /// Where this user's labs keep what outlives them.
+    fn state_dir(&self) -> Result<PathBuf, CliError>;
+
     /// Looks at what the lab of this file needs of this machine. Nothing is switched or changed.
     fn examine<'a>(&'a self, lab: &'a Path) -> LocalFuture<'a, Vec<Finding>>;
 

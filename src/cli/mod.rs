@@ -10,6 +10,7 @@
 
 pub mod args;
 pub mod bundle;
+pub mod check;
 pub mod client;
 pub mod console;
 pub mod coordinator;
@@ -25,6 +26,7 @@ pub mod junit;
 pub mod lending;
 pub mod local;
 pub mod login;
+pub mod nightly;
 pub mod pin;
 pub mod power;
 pub mod progress;

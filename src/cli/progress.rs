@@ -180,6 +180,7 @@ fn event_line(view: &RunView, event: &RunEvent) -> Option<String> {
             let again = if *boot > 1 { format!(", boot {boot}") } else { String::new() };
             format!("{device} {stage} {} s after power-on{again}", seconds(*after))
         }
+        RunFact::Fault { fault } => format!("fault: {}", printable(&fault.cause)),
         RunFact::StepStarted { step, name } => {
             format!("step {}/{} {}", step + 1, view.steps.len(), printable(name))
         }

@@ -65,8 +65,9 @@ pub(super) fn check_backend(args: &LabArgs) -> Result<(), CliError> {
 }
 
 fn load(names: &[String]) -> Result<Vec<Scenario>, CliError> {
-    let load = |name: &String| Ok(config::scenario::load(&config::scenario::find(name)?)?);
-    names.iter().map(load).collect()
+    let load = |name: &String| Ok(config::scenario::load_all(&config::scenario::find(name)?)?);
+    let all: Vec<Vec<Scenario>> = names.iter().map(load).collect::<Result<_, CliError>>()?;
+    Ok(all.concat())
 }
 
 /// The first signal asks to stop, the second to leave.

@@ -88,6 +88,8 @@ mod tests {
         run.outcome = Some(Outcome {
             verdict: Verdict::Failed,
             reason: "phase is Failed, not Running".into(),
+            decisive: None,
+            suspect: None,
             device: Some(run.devices[0].assigned.device.clone()),
             step: Some(0),
         });

@@ -126,6 +126,8 @@ impl RunView {
                     boot.reach(Mark::Stage(*stage), *after);
                 }
             }
+            // What it was is in the outcome.
+            RunFact::Fault { .. } => {}
             RunFact::StepStarted { step, name } => self.set_step(*step, name, StepState::Running),
             RunFact::StepEnded { step, name, result, took } => {
                 self.set_step(*step, name, StepState::Ended { result: result.clone(), took: *took });

@@ -26,7 +26,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 
 /// What is told of the runs.
-pub trait Observer {
+pub trait Observer: Send {
     /// A run has a new event, in order and exactly once; `view` has taken it in.
     fn event(&mut self, view: &RunView, event: &RunEvent) -> Result<(), CliError>;
     /// The runs are being stopped.
@@ -238,7 +238,14 @@ impl Watch<'_> {
         let Some(tracked) = self.runs.get(index).filter(|run| !run.follower.has_ended()) else {
             return Ok(());
         };
-        let outcome = Outcome { verdict, reason, device: None, step: tracked.view.running_step() };
+        let outcome = Outcome {
+            verdict,
+            reason,
+            decisive: None,
+            suspect: None,
+            device: None,
+            step: tracked.view.running_step(),
+        };
         self.take(RunEvent {
             run: tracked.view.run.clone(),
             seq: tracked.follower.next(),

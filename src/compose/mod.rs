@@ -41,6 +41,10 @@ impl Local for ThisMachine {
         Ok(labs.into_iter().map(|dir| dir.join(lab::LOGIN)).filter(|path| path.is_file()).collect())
     }
 
+    fn state_dir(&self) -> Result<PathBuf, CliError> {
+        instance::state_root().map_err(|e| failed("find the state directory", None, e))
+    }
+
     fn examine<'a>(&'a self, lab: &'a Path) -> LocalFuture<'a, Vec<Finding>> {
         Box::pin(doctor::examine(lab))
     }

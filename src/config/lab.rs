@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
+use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
 use super::wiring::{self, RawDevice, WiredDevice};
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
@@ -65,6 +66,8 @@ pub struct Lab {
     pub wired: Vec<WiredDevice>,
     /// The least time between the power-ons of two real devices.
     pub stagger: Duration,
+    /// What is run every night.
+    pub nightly: Vec<Nightly>,
 }
 
 impl Lab {
@@ -115,6 +118,8 @@ struct RawLab {
     #[serde(default)]
     devices: Vec<Spanned<RawDevice>>,
     stagger: Option<Spanned<RawDuration>>,
+    #[serde(default)]
+    nightly: Vec<Spanned<RawNightly>>,
 }
 
 #[derive(Deserialize)]
@@ -219,6 +224,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         let cause = "a lab has devices: at least one of [[pools]] and [[devices]]";
         return Err(source.value(&(0..0), "pools", cause));
     }
+    let nightly = nightly::check(&source, raw.nightly)?;
     let image = image.map_or(raw.image, str::to_owned);
     Ok(Lab {
         name: raw.name,
@@ -230,6 +236,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         containers,
         wired,
         stagger,
+        nightly,
     })
 }
 

@@ -5,6 +5,8 @@ pub mod error;
 pub mod lab;
 pub mod leases;
 pub mod login;
+mod matrix;
+pub mod nightly;
 pub mod raw;
 pub mod scenario;
 mod steps;

@@ -26,6 +26,15 @@ impl Source {
         Ok(Self { path: path.to_owned(), text: std::fs::read_to_string(path).map_err(error)? })
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The same file with another text, line by line the same.
+    pub(super) fn with_text(&self, text: String) -> Self {
+        Self { path: self.path.clone(), text }
+    }
+
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         toml::from_str(&self.text).map_err(|error| {
             let at = error.span().unwrap_or_default().start;

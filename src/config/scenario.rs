@@ -1,12 +1,14 @@
 //! Scenario files: what devices are needed, what is done, what is expected.
 
 use super::error::ConfigError;
+use super::matrix;
 use super::raw::{RawDuration, Source};
 use super::steps::{RawStep, checked_step};
 use crate::model::device::{Capability, Model};
 use crate::model::id::{DeviceId, ScenarioName};
 use crate::model::scenario::{Action, Need, Scenario, Step, UnderTest};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,11 @@ struct RawScenario {
     steps: Vec<Spanned<RawStep>>,
     #[serde(default)]
     cleanup: Vec<Spanned<RawStep>>,
+    // Read before: `matrix`.
+    #[serde(default, rename = "variables")]
+    _variables: IgnoredAny,
+    #[serde(default, rename = "matrix")]
+    _matrix: IgnoredAny,
 }
 
 #[derive(Deserialize)]
@@ -55,13 +62,44 @@ pub fn find(name: &str) -> Result<PathBuf, ConfigError> {
     }
 }
 
-/// Reads and checks a scenario file. Its name is that of the file.
+/// Reads and checks a scenario file that stands for one scenario. Its name is that of the file.
 pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
     let source = Source::read(path)?;
+    let mut all = expanded(path, &source)?;
+    match (all.pop(), all.is_empty()) {
+        (Some(one), true) => Ok(one),
+        _ => Err(source.value(
+            &(0..0),
+            "matrix",
+            "one scenario is wanted here, and the file stands for several",
+        )),
+    }
+}
+
+/// Reads and checks a scenario file: one scenario, or one for each combination of its matrix, their values in its name.
+pub fn load_all(path: &Path) -> Result<Vec<Scenario>, ConfigError> {
+    expanded(path, &Source::read(path)?)
+}
+
+fn expanded(path: &Path, source: &Source) -> Result<Vec<Scenario>, ConfigError> {
+    matrix::expand(source)?.into_iter().map(|(values, source)| checked(path, &values, &source)).collect()
+}
+
+/// A scenario's name: the file's, then its values of the matrix, as far as names can hold them.
+fn name(path: &Path, values: &[String], source: &Source) -> Result<ScenarioName, ConfigError> {
+    let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    for value in values {
+        let word = value.to_ascii_lowercase();
+        let word = word.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+        name = format!("{name}-{}", word.collect::<Vec<_>>().join("-"));
+    }
+    ScenarioName::new(name).map_err(|e| source.value(&(0..0), "file name", e.to_string()))
+}
+
+fn checked(path: &Path, values: &[String], source: &Source) -> Result<Scenario, ConfigError> {
     let raw: RawScenario = source.parse()?;
     let dir = path.parent().unwrap_or(Path::new(""));
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = ScenarioName::new(stem).map_err(|e| source.value(&(0..0), "file name", e.to_string()))?;
+    let name = name(path, values, source)?;
     if raw.needs.is_empty() {
         return Err(source.value(&(0..0), "needs", "a scenario needs at least one device"));
     }
@@ -87,10 +125,13 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
     };
     let steps = check(&raw.steps, "steps")?;
     let cleanup = check(&raw.cleanup, "cleanup")?;
-    let needs = raw
+    in_order(source, &raw.steps, &steps)?;
+    let mut spans = Vec::new();
+    let needs: Vec<Need> = raw
         .needs
         .into_iter()
         .map(|(role, need)| {
+            spans.push(need.span());
             let RawNeed { device, model, labels, mut capabilities } = need.into_inner();
             let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
             let acts: Vec<_> = acts.filter(|act| act.roles().contains(&role.as_str())).collect();
@@ -102,6 +143,10 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
             Need { role, device, model, labels, capabilities }
         })
         .collect();
+    for (index, (need, span)) in needs.iter().zip(&spans).enumerate() {
+        possible(need, needs.get(..index).unwrap_or_default())
+            .map_err(|cause| source.value(span, format!("needs.{}", need.role), cause))?;
+    }
     Ok(Scenario {
         name,
         summary: raw.summary,
@@ -111,6 +156,41 @@ pub fn load(path: &Path) -> Result<Scenario, ConfigError> {
         steps,
         cleanup,
     })
+}
+
+/// Whether any lab could have such a device, beside those that are needed already.
+fn possible(need: &Need, others: &[Need]) -> Result<(), String> {
+    if need.model == Some(Model::Container) {
+        let lacks = need.capabilities.iter().filter(|wanted| **wanted != Capability::Boot);
+        let lacks = lacks.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !lacks.is_empty() {
+            return Err(format!("no container has {lacks}, which the steps take: ask for another model"));
+        }
+    }
+    let same = others.iter().find(|other| need.device.is_some() && other.device == need.device);
+    if let (Some(device), Some(other)) = (&need.device, same) {
+        return Err(format!("{device} is {:?} already: one device cannot have two roles", other.role));
+    }
+    Ok(())
+}
+
+/// No network is restored that was not cut.
+fn in_order(source: &Source, raw: &[Spanned<RawStep>], steps: &[Step]) -> Result<(), ConfigError> {
+    let mut cut = BTreeSet::new();
+    for (index, (step, raw)) in steps.iter().zip(raw).enumerate() {
+        match &step.action {
+            Action::CutNetwork { on } => {
+                cut.insert(on.as_str());
+            }
+            Action::RestoreNetwork { on } if !cut.remove(on.as_str()) => {
+                let cause =
+                    format!("the network of {on:?} is not cut before: add cut_network, or leave it out");
+                return Err(source.value(&raw.span(), format!("steps[{index}].restore_network"), cause));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A length of time that a step or boot may be given.
@@ -211,6 +291,81 @@ mod tests {
             (
                 "[[steps]]\nabsent = { on = \"dut\", deployment = \"web\", hold = \"90s\" }\n",
                 "/try.toml:4: steps[0].hold: 90s does not fit",
+            ),
+        ];
+        for (text, expected) in table {
+            let error = load_text(&format!("{HEAD}{text}")).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?} gave {error:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_matrix_makes_a_scenario_of_each_combination() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("try.toml");
+        let text = "summary = \"s\"\nunder_test = \"agent\"\n[variables]\nwhat = \"web\"\n\
+                    [matrix]\nmodel = [\"pi4b\", \"vm-aarch64\"]\nimage = [\"i:1\", \"i:2\"]\n\
+                    [needs.dut]\nmodel = \"${model}\"\n\
+                    [[steps]]\nname = \"deploy ${image}, $${HOME}\"\n\
+                    delete = { on = \"dut\", deployment = \"${what}\" }\n";
+        std::fs::write(&path, text).unwrap();
+        let all = load_all(&path).unwrap();
+        let told = |s: &Scenario| format!("{} {:?} {}", s.name, s.needs[0].model.unwrap(), s.steps[0].name);
+        assert_eq!(
+            all.iter().map(told).collect::<Vec<_>>(),
+            [
+                "try-i-1-pi4b Pi4B deploy i:1, ${HOME}",
+                "try-i-1-vm-aarch64 VmAarch64 deploy i:1, ${HOME}",
+                "try-i-2-pi4b Pi4B deploy i:2, ${HOME}",
+                "try-i-2-vm-aarch64 VmAarch64 deploy i:2, ${HOME}",
+            ]
+        );
+        assert!(load(&path).unwrap_err().to_string().contains("stands for several"));
+    }
+
+    #[test]
+    fn a_matrix_that_makes_no_sense_is_refused_with_its_place() {
+        let step = "[[steps]]\nping = { on = \"dut\" }\n";
+        let table = [
+            (
+                format!("{step}name = \"${{x}}\"\n"),
+                "/try.toml:6: ${x}: is neither in [variables] nor in [matrix] (there is none)",
+            ),
+            (format!("{step}[matrix]\nx = []\n"), "/try.toml:7: matrix.x: is empty"),
+            (
+                format!("{step}[matrix]\nx = [\"a\\\"b\"]\n"),
+                "/try.toml:7: matrix.x: \"a\\\"b\" is not 1 to 128 bytes",
+            ),
+            (
+                format!("{step}[variables]\nx = \"1\"\n[matrix]\nx = [\"1\"]\n"),
+                "/try.toml:7: variables.x: \"x\" is in [matrix] as well",
+            ),
+            (
+                format!("{step}[matrix]\nx = {:?}\n", vec!["v"; 65]),
+                "/try.toml:7: matrix.x: makes more than 64",
+            ),
+            (format!("{step}name = \"${{x\"\n[variables]\nx = \"1\"\n"), "/try.toml:6: ${x\"}: is neither"),
+        ];
+        for (text, expected) in table {
+            let error = load_text(&format!("{HEAD}{text}")).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?} gave {error:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_lab_could_do_is_refused() {
+        let table = [
+            (
+                "model = \"container\"\n[[steps]]\npower_cycle = { on = \"dut\" }\n",
+                "/try.toml:3: needs.dut: no container has power",
+            ),
+            (
+                "device = \"lab-1\"\n[needs.two]\ndevice = \"lab-1\"\n[[steps]]\nping = { on = \"dut\" }\n",
+                "/try.toml:5: needs.two: lab-1 is \"dut\" already",
+            ),
+            (
+                "[[steps]]\nrestore_network = { on = \"dut\" }\n",
+                "/try.toml:4: steps[0].restore_network: the network of \"dut\" is not cut",
             ),
         ];
         for (text, expected) in table {

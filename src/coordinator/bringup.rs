@@ -4,7 +4,7 @@
 use super::session::{Seat, Session};
 use super::steps::GRACE;
 use crate::device::BootRequest;
-use crate::model::boot::{BootAttempt, BootStage};
+use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
 use crate::model::run::{Fault, FaultKind};
@@ -142,10 +142,8 @@ impl Session {
             }
             None => "the console showed no boot stage at all".to_owned(),
         };
-        let suspect = last_stage_suspect(last.map(|last| last.stage));
-        let suspect = suspect.map(|suspect| format!("; suspect: {suspect}")).unwrap_or_default();
         let cause = format!(
-            "boot attempt {attempt}: the agent did not answer within {} s; {reached}{suspect}",
+            "boot attempt {attempt}: the agent did not answer within {} s; {reached}",
             self.boot_timeout.as_secs()
         );
         self.silent(seat, FaultKind::BootTimeout, cause)
@@ -175,24 +173,5 @@ impl Session {
         let cause =
             format!("the agent that answered has SHA-256 {}; the image's has {expected}", pong.agent_sha256);
         Err(seat.fault(FaultKind::AgentMismatch, cause))
-    }
-}
-
-/// Who is to be looked at first when a boot stands still after `stage`.
-fn last_stage_suspect(stage: Option<BootStage>) -> Option<&'static str> {
-    match stage {
-        None => Some("power, or the console's wiring"),
-        Some(BootStage::Bootloader | BootStage::Firmware) => Some("the kernel or initramfs was not loaded"),
-        Some(BootStage::Kernel) => Some("the initramfs, or a driver"),
-        Some(BootStage::Initramfs) => Some("the network: no DHCP answer"),
-        Some(BootStage::Network) => {
-            Some("the boot ticket was not accepted, or the coordinator cannot be reached")
-        }
-        Some(BootStage::Ticket) => Some("a layer of the image"),
-        Some(BootStage::SwitchRoot | BootStage::Systemd) => Some("the image's services"),
-        Some(BootStage::Sshd | BootStage::Agent | BootStage::Login) => {
-            Some("the agent, or its way to the NATS server")
-        }
-        Some(_) => None,
     }
 }

@@ -126,7 +126,7 @@ impl Session {
         let left = deadline.saturating_duration_since(Instant::now());
         let words = command.iter().map(|&word| word.to_owned()).collect();
         let output = seat.device.run(seat.token, words, left).await;
-        let output = output.map_err(|e| seat.lab("run a command over SSH", &e))?;
+        let output = output.map_err(|e| seat.unreachable("run a command over SSH", &e))?;
         if output.exit_code != Some(0) {
             let cause = format!("{command:?} ended with {:?}: {}", output.exit_code, quote(&output.stderr));
             return Err(seat.fault(FaultKind::Lab, cause));

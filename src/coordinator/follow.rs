@@ -11,7 +11,7 @@ use crate::support::chain::Chain;
 use std::sync::Arc;
 
 /// Adds what the device's journal says from record number `from` on to the log, until the record that
-/// says that the log's run has ended.
+/// says that the log's run is over.
 pub(super) async fn follow(device: DeviceHandle, from: u64, log: Arc<RunLog>) {
     let mut cursor = device.journal().cursor(Since::Sequence(from));
     let mut powered_on: Option<Stamp> = None;
@@ -37,7 +37,7 @@ pub(super) async fn follow(device: DeviceHandle, from: u64, log: Arc<RunLog>) {
 }
 
 fn ends(record: &Record, run: &str) -> bool {
-    matches!(&record.entry, Entry::Event(Event::RunEnded { run: ended, .. }) if ended == run)
+    matches!(&record.entry, Entry::Event(Event::RunOver { run: over }) if over == run)
 }
 
 fn fact(device: &DeviceHandle, record: &Record, powered_on: &mut Option<Stamp>) -> Option<(Stamp, RunFact)> {
@@ -47,9 +47,9 @@ fn fact(device: &DeviceHandle, record: &Record, powered_on: &mut Option<Stamp>) 
     }
     let (device, attempt) = (device.id().clone(), record.attempt);
     let fact = match event {
-        Event::Stage { stage, boot, .. } => {
+        Event::Stage { stage, boot, line, .. } => {
             let after = powered_on.map_or(0.0, |on| record.stamp.seconds_since(&on));
-            RunFact::Stage { device, attempt, stage: *stage, after, boot: *boot }
+            RunFact::Stage { device, attempt, stage: *stage, after, boot: *boot, line: line.clone() }
         }
         event => RunFact::Device { device, attempt, event: event.clone() },
     };

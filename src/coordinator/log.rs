@@ -102,6 +102,11 @@ impl RunLog {
         RunEvent { run: self.run.clone(), seq: index as u64, at, fact }
     }
 
+    /// All events so far.
+    pub(super) async fn events(&self) -> Vec<RunEvent> {
+        self.events.lock().await.clone()
+    }
+
     /// Events from number `from`, as many as fit a message.
     pub(super) async fn page(&self, from: u64) -> Vec<RunEvent> {
         let events = self.events.lock().await;

@@ -65,7 +65,7 @@ impl Session {
             return Ok(seen);
         }
         let cause = format!("{deployment} did not become {wanted:?} in time; last: {seen}");
-        Err(fault(FaultKind::Expectation, cause))
+        Err(fault(FaultKind::Awaited, cause))
     }
 }
 

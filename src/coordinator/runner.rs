@@ -17,7 +17,7 @@ use crate::support::clock;
 use crate::support::lock::lock;
 use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -48,9 +48,6 @@ pub(super) struct Kept {
     pub(super) lines: Vec<String>,
 }
 
-/// A fault and the step, if any, during which it was seen.
-type Ended = (Option<Fault>, Option<usize>);
-
 impl Runner {
     /// Runs to the end; the last thing it does is to log [`RunFact::Ended`]. Devices that are kept go to
     /// `kept` before that, so that whoever knows of the end can learn of them.
@@ -61,8 +58,8 @@ impl Runner {
         let grant = match self.acquire().await {
             Ok(grant) => grant,
             Err(denied) => {
-                let fault = denied_fault(denied);
-                self.end(&begun, self.judge((Some(fault), None)), Vec::new()).await;
+                self.log.push(RunFact::Fault { fault: denied_fault(denied) }).await;
+                self.end(&begun, self.judge().await, Vec::new()).await;
                 return;
             }
         };
@@ -74,17 +71,18 @@ impl Runner {
                 followers.spawn(follow(seat.device.clone(), *from, Arc::clone(&self.log)));
             }
         }
-        let mut ended = self.drive(&session, &grant.lost).await;
+        self.drive(&session, &grant.lost).await;
         if let Err(fault) = self.hand_back(&session).await {
-            ended.0.get_or_insert(fault);
+            self.log.push(RunFact::Fault { fault }).await;
         }
-        let outcome = self.judge(ended);
-        let spans = self.finish(&session, &outcome, starts).await;
+        self.over(&session).await;
         followers.close();
-        // They end with the records that `finish` has written.
+        // They end with the records that `over` has written; only then is all there that the run is judged by.
         if timeout(FOLLOW_TIMEOUT, followers.wait()).await.is_err() {
             tracing::warn!(run = %self.log.run(), "the journals were not followed to the run's end");
         }
+        let outcome = self.judge().await;
+        let spans = self.finish(&session, &outcome, starts).await;
         if self.keep {
             let lines = session.seats.iter().flat_map(|seat| {
                 let key = lock(&seat.ssh_key);
@@ -109,7 +107,13 @@ impl Runner {
         join_all(notes).await
     }
 
-    /// Marks the run's end in each device's journal; answers what lies between.
+    /// Marks in each device's journal that the run has done what it did.
+    async fn over(&self, session: &Session) {
+        let run = self.log.run().to_string();
+        join_all(session.seats.iter().map(|seat| self.note(seat, Event::RunOver { run: run.clone() }))).await;
+    }
+
+    /// Marks the run's verdict in each device's journal; answers what lies between.
     async fn finish(&self, session: &Session, outcome: &Outcome, starts: Vec<Option<u64>>) -> Vec<Span> {
         let mut spans = Vec::new();
         for (seat, first) in session.seats.iter().zip(starts) {
@@ -142,14 +146,16 @@ impl Runner {
         RunFact::Started { devices: devices.collect(), image: self.parts.image.id.clone() }
     }
 
-    /// Boots and steps, until done, a device is lost, or somebody stops the run; then cleanup.
-    async fn drive(&self, session: &Session, lease_lost: &CancellationToken) -> Ended {
-        let current = Mutex::new(None);
+    /// Boots and steps, until done, a device is lost, or somebody stops the run; then cleanup. What goes wrong is
+    /// told in the log.
+    async fn drive(&self, session: &Session, lease_lost: &CancellationToken) {
         let work = async {
-            try_join_all(session.seats.iter().map(|seat| session.bring_up_bounded(seat))).await?;
+            try_join_all(session.seats.iter().map(|seat| session.bring_up_bounded(seat)))
+                .await
+                .map_err(Some)?;
             for (index, step) in self.scenario.steps.iter().enumerate() {
-                *lock(&current) = Some(index);
-                self.step(session, index, step).await?;
+                // The step has told its fault.
+                self.step(session, index, step).await.map_err(|_| None)?;
             }
             Ok(())
         };
@@ -160,17 +166,15 @@ impl Runner {
             () = self.log.cancel().cancelled() => (Some(cancelled()), true),
             () = lease_lost.cancelled() => (Some(lease_ended()), true),
             fault = session.lost() => (Some(fault), true),
-            done = work => (done.err(), false),
+            done = work => (done.err().flatten(), false),
         };
-        let step = *lock(&current);
         // Cleanup needs an agent that can act.
         let lost = lost || fault.as_ref().is_some_and(|fault| fault.kind == FaultKind::BootTimeout);
-        if lost || self.keep {
-            return (fault, step);
+        if let Some(fault) = fault {
+            self.log.push(RunFact::Fault { fault }).await;
         }
-        match self.clean_up(session).await {
-            Err(late) if fault.is_none() => (Some(late), step),
-            _ => (fault, step),
+        if !lost && !self.keep {
+            self.clean_up(session).await;
         }
     }
 
@@ -188,20 +192,17 @@ impl Runner {
         done.map(|_| ())
     }
 
-    /// Every cleanup step is done, whatever becomes of the others; the first fault is answered. No cut outlasts
-    /// the steps: cleanup needs the agent.
-    async fn clean_up(&self, session: &Session) -> Result<(), Fault> {
-        let mut first = Ok(());
+    /// Every cleanup step is done, whatever becomes of the others. No cut outlasts the steps: cleanup needs the agent.
+    async fn clean_up(&self, session: &Session) {
         for seat in &session.seats {
-            first = first.and(session.restore_network(seat).await.map(drop));
-        }
-        for (index, step) in self.scenario.cleanup.iter().enumerate() {
-            let done = self.step(session, self.scenario.steps.len() + index, step).await;
-            if first.is_ok() {
-                first = done;
+            if let Err(fault) = session.restore_network(seat).await {
+                self.log.push(RunFact::Fault { fault }).await;
             }
         }
-        first
+        for (index, step) in self.scenario.cleanup.iter().enumerate() {
+            // It has told its fault, if it has one.
+            let _ = self.step(session, self.scenario.steps.len() + index, step).await;
+        }
     }
 
     /// Deployments of files forgotten, off, ticket and boot files gone, credentials revoked. A device that is
@@ -232,8 +233,8 @@ impl Runner {
         first
     }
 
-    fn judge(&self, (fault, step): Ended) -> Outcome {
-        verdict::outcome(self.scenario.under_test, fault.as_ref(), step)
+    async fn judge(&self) -> Outcome {
+        verdict::judge(self.scenario.under_test, &self.log.events().await)
     }
 
     /// Writes the bundle, the last event in it, and then says that the run has ended. A bundle that could

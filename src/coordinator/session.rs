@@ -80,6 +80,11 @@ impl Seat {
     pub(super) fn lab(&self, doing: &str, error: &(dyn Error + 'static)) -> Fault {
         self.fault(FaultKind::Lab, format!("cannot {doing}: {}", Chain(error)))
     }
+
+    /// The device was not reached over SSH: that of its image, or the lab's way to it.
+    pub(super) fn unreachable(&self, doing: &str, error: &(dyn Error + 'static)) -> Fault {
+        self.fault(FaultKind::Unreachable, format!("cannot {doing}: {}", Chain(error)))
+    }
 }
 
 /// What was put last on a deployment's desired key.

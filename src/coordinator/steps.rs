@@ -125,7 +125,7 @@ impl Session {
             }
         };
         line.map(|line| format!("the console shows {line:?}"))
-            .map_err(|e| seat.fault(FaultKind::Expectation, Chain(&e).to_string()))
+            .map_err(|e| seat.fault(FaultKind::Unseen, Chain(&e).to_string()))
     }
 
     async fn ping_step(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {
@@ -173,7 +173,7 @@ impl Session {
                         put.generation.map(|g| format!(" at generation {g}")).unwrap_or_default(),
                         describe(status.as_ref())
                     );
-                    return Err(seat.fault(FaultKind::Expectation, cause));
+                    return Err(seat.fault(FaultKind::Awaited, cause));
                 }
                 Judgement::NotYet => sleep(STATUS_PAUSE).await,
             }
@@ -184,7 +184,7 @@ impl Session {
     pub(super) async fn podman_ps(&self, seat: &Seat, deadline: Instant) -> Result<Vec<Container>, Fault> {
         let left = deadline.saturating_duration_since(Instant::now()).max(LAST_PS);
         let output = seat.device.run(seat.token, containers::command(), left).await;
-        let output = output.map_err(|e| seat.lab("run podman ps over SSH", &e))?;
+        let output = output.map_err(|e| seat.unreachable("run podman ps over SSH", &e))?;
         if output.exit_code != Some(0) {
             let cause = format!("podman ps ended with {:?}: {}", output.exit_code, quote(&output.stderr));
             return Err(seat.fault(FaultKind::Expectation, cause));
@@ -279,7 +279,7 @@ impl Session {
     ) -> Result<String, Fault> {
         let left = deadline.saturating_duration_since(Instant::now());
         let output = seat.device.run(seat.token, command.to_vec(), left).await;
-        let output = output.map_err(|e| seat.lab("run a command over SSH", &e))?;
+        let output = output.map_err(|e| seat.unreachable("run a command over SSH", &e))?;
         if output.exit_code != Some(exit_code) {
             let code = output.exit_code.map_or("a signal".to_owned(), |code| code.to_string());
             let cause = format!("{command:?} ended with {code}, not {exit_code}: {}", quote(&output.stderr));

@@ -128,7 +128,12 @@ pub enum Event {
         /// The run.
         run: String,
     },
-    /// The run ended.
+    /// The run has done what it did with the device: what it is judged by lies before this.
+    RunOver {
+        /// The run.
+        run: String,
+    },
+    /// The run was judged.
     RunEnded {
         /// The run.
         run: String,

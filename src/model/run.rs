@@ -30,7 +30,7 @@ pub enum Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Passed => "passed",
             Self::Failed => "failed",
             Self::Device => "device",
@@ -49,6 +49,12 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// One line: the decisive event, quoted. Empty when passed.
     pub reason: String,
+    /// The number of the decisive event in the run's stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decisive: Option<u64>,
+    /// Who is to be looked at first when nobody can say whose fault it is: every time-out has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<String>,
     /// The device on which it happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
@@ -61,8 +67,14 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultKind {
-    /// An expectation of a step did not hold.
+    /// An expectation of a step did not hold: something was seen that contradicts it.
     Expectation,
+    /// What a step waited for had not come when its time was up, though whoever was asked for it answered.
+    Awaited,
+    /// What the console was to show had not been seen when the step's time was up.
+    Unseen,
+    /// The device was not reached over SSH.
+    Unreachable,
     /// The device's kernel panicked.
     Panic,
     /// The device went away in mid-run, though nobody switched it off.
@@ -75,7 +87,7 @@ pub enum FaultKind {
     Agent,
     /// The agent that answered is not the one in the image.
     AgentMismatch,
-    /// The lab itself could not do its part: libvirt, NATS, image, disk, SSH.
+    /// The lab itself could not do its part: libvirt, NATS, image, disk.
     Lab,
     /// Somebody stopped the run.
     Cancelled,
@@ -164,6 +176,14 @@ pub enum RunFact {
         /// In which boot of the attempt, from 1.
         #[serde(default = "super::event::first", skip_serializing_if = "super::event::is_first")]
         boot: u32,
+        /// The console's line that showed it, cut to 200 characters.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        line: String,
+    },
+    /// Something went wrong beside the steps: in a boot, with a device, at the hand-back; or the run was stopped.
+    Fault {
+        /// What.
+        fault: Fault,
     },
     /// A step begins.
     StepStarted {

@@ -3,10 +3,13 @@
 pub mod backoff;
 pub mod health;
 pub mod lease;
+pub mod night;
 pub mod operator;
 pub mod place;
 pub mod reconcile;
+pub mod retry;
 pub mod rollout;
 pub mod spec;
+pub mod trust;
 pub mod verdict;
 pub mod verify;

@@ -113,6 +113,10 @@ impl Local for ScriptedMachine {
         Ok(Vec::new())
     }
 
+    fn state_dir(&self) -> Result<PathBuf, CliError> {
+        Err(CliError::local("find the state directory", "this is a test"))
+    }
+
     fn examine<'a>(&'a self, _: &'a Path) -> LocalFuture<'a, Vec<Finding>> {
         Box::pin(async { vec![Finding::good("script", "it is one")] })
     }
@@ -338,6 +342,8 @@ impl Coordinator {
         let outcome = Outcome {
             verdict: Verdict::Cancelled,
             reason: "cancelled by ann".into(),
+            decisive: None,
+            suspect: None,
             device: None,
             step: None,
         };
