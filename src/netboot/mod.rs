@@ -12,6 +12,7 @@ pub mod connection;
 pub mod layers;
 pub mod neighbours;
 pub mod office;
+pub mod tftp;
 pub mod ticket;
 
 pub use layers::LayerSource;

@@ -31,6 +31,7 @@ mod power;
 mod serial;
 mod ssh;
 mod support;
+mod tftp;
 mod tickets;
 mod unit;
 mod wired;
