@@ -9,6 +9,7 @@ mod console;
 mod container;
 mod coordinator;
 mod device;
+mod dhcp;
 mod doctor;
 mod faults;
 mod fuzz;
