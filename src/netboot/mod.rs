@@ -8,11 +8,17 @@
 //! [`ticket::Book`] decides, without I/O; [`office::Office`] serves; [`neighbours`] tells whose
 //! address a request comes from.
 
+pub mod board;
 pub mod connection;
+pub mod dhcp;
 pub mod layers;
+pub mod mac;
 pub mod neighbours;
 pub mod office;
+pub mod pi_boot;
+pub mod tftp;
 pub mod ticket;
+pub mod tree;
 
 pub use layers::LayerSource;
 pub use office::{Office, OfficeOptions};

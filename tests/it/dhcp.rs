@@ -1,0 +1,229 @@
+//! The netboot servers on a wire of their own, with their real ports: a network namespace, BusyBox's DHCP and TFTP
+//! clients in it, and dnsmasq as the other server. Needs root.
+
+use crate::agent::lab::installed;
+use pilab::model::id::DeviceId;
+use pilab::netboot::board::Board;
+use pilab::netboot::dhcp::{Client, DhcpEvent, DhcpNews, DhcpOptions, DhcpServer, Mode, Responder};
+use pilab::netboot::tftp::{BootPath, Content, TftpOptions, TftpServer};
+use pilab::support::command::Command;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const MAC: &str = "dc:a6:32:00:00:04";
+const PXE: &str = "PXEClient:Arch:00000:UNDI:002001";
+
+/// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `rack`.
+#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
+fn skip(why: &str) {
+    let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
+    eprintln!("skipped: {why}");
+}
+
+/// A wire between this host and a namespace; gone when dropped.
+struct Wire {
+    namespace: String,
+    /// This host's end, and the other.
+    here: String,
+    there: String,
+    /// The third byte of its addresses, 10.213.x.0/24.
+    net: u8,
+    dir: tempfile::TempDir,
+    events: mpsc::Receiver<DhcpEvent>,
+    sender: mpsc::Sender<DhcpEvent>,
+    tasks: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Wire {
+    async fn new() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !["ip", "busybox"].iter().all(|tool| installed(tool, "rack")) {
+            return None;
+        }
+        if !rustix::process::geteuid().is_root() {
+            skip("network namespaces need root");
+            return None;
+        }
+        // Unlike those of any other test process: the interfaces of all are on one host.
+        let number = std::process::id() * 4 % 100_000 + COUNT.fetch_add(1, Ordering::Relaxed);
+        let (sender, events) = mpsc::channel(100);
+        let wire = Self {
+            namespace: format!("pilab-test-{number}"),
+            here: format!("plh{number}"),
+            there: format!("plt{number}"),
+            net: u8::try_from(number % 250).unwrap(),
+            dir: tempfile::tempdir().unwrap(),
+            events,
+            sender,
+            tasks: TaskTracker::new(),
+            token: CancellationToken::new(),
+        };
+        let (namespace, here, there) = (&wire.namespace, &wire.here, &wire.there);
+        if let Err(error) = Command::new("ip").args(["netns", "add", namespace]).output().await {
+            skip(&error.to_string());
+            return None;
+        }
+        wire.ip(&["link", "add", here, "type", "veth", "peer", "name", there, "netns", namespace]).await;
+        wire.ip(&["-n", namespace, "link", "set", there, "address", MAC, "up"]).await;
+        wire.ip(&["addr", "add", &format!("{}/24", wire.address(1)), "dev", here]).await;
+        wire.ip(&["link", "set", here, "up"]).await;
+        Some(wire)
+    }
+
+    fn address(&self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.net, last)
+    }
+
+    async fn ip(&self, arguments: &[&str]) {
+        Command::new("ip").args(arguments.iter().copied()).output().await.unwrap();
+    }
+
+    /// A command at the other end.
+    fn there(&self, arguments: &[&str]) -> Command {
+        let command = Command::new("ip").args(["netns", "exec", &self.namespace, "busybox"]);
+        command.args(arguments.iter().copied()).timeout(DEADLINE)
+    }
+
+    /// Serves DHCP at this end for the one device.
+    fn serve(&self, server: Ipv4Addr, mode: Mode) {
+        let client = Client {
+            device: DeviceId::new("lab-four").unwrap(),
+            mac: MAC.parse().unwrap(),
+            board: Board::Pi4B,
+            serial: None,
+            address: self.address(44),
+        };
+        let responder = Responder::new(server, mode, [client]);
+        let server = DhcpServer::bind(DhcpOptions::new(&self.here), responder).unwrap();
+        self.tasks.spawn(server.run(self.sender.clone(), self.token.clone()));
+    }
+
+    /// Lets BusyBox's DHCP client at the other end ask; what it hands its script, `key=value` a line.
+    async fn lease(&self, class: &str) -> String {
+        let script = self.dir.path().join("script");
+        let result = self.dir.path().join("lease");
+        let text = format!("#!/bin/sh\n[ \"$1\" != bound ] || env > {}\n", result.display());
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let script = script.display().to_string();
+        let arguments =
+            ["udhcpc", "-i", &self.there, "-f", "-n", "-q", "-t", "10", "-T", "1", "-V", class, "-O", "tftp"];
+        self.there(&arguments).args(["-s", &script]).output().await.unwrap();
+        std::fs::read_to_string(result).unwrap()
+    }
+
+    async fn event(&mut self) -> DhcpNews {
+        tokio::time::timeout(DEADLINE, self.events.recv()).await.expect("nothing happened").unwrap().what
+    }
+
+    async fn end(self) {
+        self.token.cancel();
+        self.tasks.close();
+        tokio::time::timeout(DEADLINE, self.tasks.wait()).await.expect("the servers did not end");
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // The interfaces go with the namespace.
+        #[expect(clippy::disallowed_methods, reason = "nothing can be awaited here")]
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.namespace]).status();
+    }
+}
+
+fn has(lease: &str, key: &str, value: impl ToString) {
+    let wanted = format!("{key}={}", value.to_string());
+    assert!(lease.lines().any(|line| line == wanted), "no {wanted} in\n{lease}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_gets_its_address_and_then_its_files_from_the_same_place() {
+    let Some(mut wire) = Wire::new().await else { return };
+    let server = wire.address(1);
+    let mask = Ipv4Addr::new(255, 255, 255, 0);
+    let time = Duration::from_secs(600);
+    wire.serve(server, Mode::Full { mask, router: Some(server), name_servers: vec![server], time });
+    let lease = wire.lease(PXE).await;
+    for (key, value) in [("ip", wire.address(44)), ("siaddr", server), ("serverid", server), ("tftp", server)]
+    {
+        has(&lease, key, value);
+    }
+    for (key, value) in
+        [("router", server), ("dns", server), ("subnet", mask), ("broadcast", wire.address(255))]
+    {
+        has(&lease, key, value);
+    }
+    has(&lease, "lease", 600);
+    let device = DeviceId::new("lab-four").unwrap();
+    assert_eq!(wire.event().await, DhcpNews::Discovered { device: device.clone(), boots: true });
+    let address = wire.address(44);
+    assert_eq!(wire.event().await, DhcpNews::Offered { device: device.clone(), address: Some(address) });
+    assert_eq!(wire.event().await, DhcpNews::Acknowledged { device, address });
+
+    let files = move |peer: SocketAddr, path: &BootPath| {
+        assert_eq!((peer.ip(), path.as_str()), (address.into(), "9ffefdef/config.txt"));
+        Ok(Content::Bytes("arm_64bit=1\n".into()))
+    };
+    let tftp = TftpServer::bind(TftpOptions::new(SocketAddr::from((server, 69)))).unwrap();
+    let (sender, _events) = mpsc::channel(10);
+    wire.tasks.spawn(tftp.run(Arc::new(files), sender, wire.token.clone()));
+    wire.ip(&["-n", &wire.namespace, "addr", "add", &format!("{address}/24"), "dev", &wire.there]).await;
+    let target: PathBuf = wire.dir.path().join("config.txt");
+    let server = server.to_string();
+    let fetch =
+        wire.there(&["tftp", "-g", "-r", "9ffefdef//config.txt", "-b", "1468"]).arg("-l").arg(&target);
+    fetch.arg(server).output().await.unwrap();
+    assert_eq!(std::fs::read_to_string(target).unwrap(), "arm_64bit=1\n");
+    wire.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_dnsmasq_a_system_gets_its_address_from_it_and_we_name_it() {
+    if !installed("dnsmasq", "rack") {
+        return;
+    }
+    let Some(mut wire) = Wire::new().await else { return };
+    let (other, ours) = (wire.address(1), wire.address(2));
+    wire.ip(&["addr", "add", &format!("{ours}/24"), "dev", &wire.here]).await;
+    let range = format!("--dhcp-range={},{},1h", wire.address(100), wire.address(110));
+    let leases = format!("--dhcp-leasefile={}", wire.dir.path().join("leases").display());
+    let dnsmasq = Command::new("dnsmasq").args(["--keep-in-foreground", "--port=0", "--bind-interfaces"]);
+    let dnsmasq = dnsmasq.args(["--conf-file=/dev/null", "--user=root", "--group=root", "--pid-file="]);
+    let dnsmasq = dnsmasq.args([format!("--interface={}", wire.here), range, leases]);
+    let mut child = dnsmasq.build().spawn().unwrap();
+    wire.serve(ours, Mode::Beside { server: None });
+    let lease = wire.lease("udhcp").await;
+    has(&lease, "serverid", other);
+    let device = DeviceId::new("lab-four").unwrap();
+    assert_eq!(wire.event().await, DhcpNews::Discovered { device, boots: false });
+    loop {
+        match wire.event().await {
+            // Again, for dnsmasq may not have been there at once.
+            DhcpNews::Discovered { .. } => {}
+            DhcpNews::OtherServer { server, expected: true, .. } => break assert_eq!(server, other),
+            news => panic!("{news:?}"),
+        }
+    }
+    child.kill().await.unwrap();
+    wire.end().await;
+}
+
+#[tokio::test]
+async fn an_interface_that_is_not_there_is_an_error_with_a_hint() {
+    let mode = Mode::Beside { server: None };
+    let responder = Responder::new(Ipv4Addr::LOCALHOST, mode, []);
+    let options = DhcpOptions { server_port: 0, client_port: 0, ..DhcpOptions::new("no-such-if") };
+    let Err(error) = DhcpServer::bind(options, responder) else { panic!("it was opened") };
+    assert_eq!(error.to_string(), "cannot serve DHCP on port 0 of no-such-if");
+    assert!(error.hint().unwrap().contains("no interface no-such-if"), "{:?}", error.hint());
+}
