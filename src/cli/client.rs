@@ -113,7 +113,7 @@ impl Client {
         let mut connection = self.bus.connection();
         let before = connection.borrow_and_update().epoch;
         if connection.wait_for(|now| now.up && now.epoch != before).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, UNIX_EPOCH};
 pub(super) struct Refusal {
     pub(super) error: String,
     pub(super) hint: Option<String>,
-    /// The caller has lost the lease under which it asks.
-    pub(super) lost: Option<LeaseLost>,
+    /// The caller has lost the lease under which it asks. Boxed: most refusals are short words.
+    pub(super) lost: Option<Box<LeaseLost>>,
 }
 
 impl Refusal {
@@ -40,6 +40,6 @@ impl From<LeaseLost> for Refusal {
         let until = lost.present.as_ref().map(|now| UNIX_EPOCH + Duration::from_millis(now.until_ms));
         let until = until.map(|at| format!(" until {}", humantime::format_rfc3339_seconds(at)));
         let hint = Some("pilab queue shows who has what, pilab reserve asks for it".to_owned());
-        Self { error: format!("{lost}{}", until.unwrap_or_default()), hint, lost: Some(lost) }
+        Self { error: format!("{lost}{}", until.unwrap_or_default()), hint, lost: Some(Box::new(lost)) }
     }
 }

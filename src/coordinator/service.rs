@@ -188,7 +188,9 @@ impl Shared {
         }
         let answer = match answer {
             Ok(bytes) => bytes,
-            Err(Refusal { error, hint, lost }) => json(&Reply::<()>::Refused { error, hint, lost }),
+            Err(Refusal { error, hint, lost }) => {
+                json(&Reply::<()>::Refused { error, hint, lost: lost.map(|lost| *lost) })
+            }
         };
         if let Err(error) = self.parts.bus.publish(reply, answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
