@@ -2,7 +2,7 @@
 
 use super::desk::{no_such, seat};
 use super::lending::Lending;
-use super::service::Refusal;
+use super::refusal::Refusal;
 use crate::bus::observe::observe;
 use crate::bus::provision::{self, ProvisionError};
 use crate::plan::lease::Caller;

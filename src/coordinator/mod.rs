@@ -28,6 +28,7 @@ mod operate;
 pub mod operator;
 pub mod parts;
 mod people;
+mod refusal;
 mod runner;
 pub mod service;
 mod session;

@@ -3,17 +3,17 @@
 use super::bundle;
 use super::console;
 use super::handover;
-use super::ledger::{self, LedgerError, LedgerOptions, TakeError};
+use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
 use super::lending::Lending;
 use super::log::RunLog;
 use super::operator::Operator;
 use super::parts::Parts;
 use super::people::People;
+use super::refusal::Refusal;
 use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
 use crate::model::id::{DeviceId, RunId, UserName};
-use crate::model::lease::LeaseLost;
 use crate::model::role::Role;
 use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
@@ -22,8 +22,8 @@ use crate::support::lock::lock;
 use crate::wire::console::{CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
-    DEVICES, EXTEND, HEARTBEAT, LEASE, LOGIN, LeaseRef, LoginAsked, LoginMade, POWER, QUEUE, RELEASE,
-    RESERVE, Reserve, TRANSFER,
+    DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LeaseRef, LoginAsked, LoginMade, POWER, QUEUE,
+    RELEASE, RESERVE, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
@@ -84,21 +84,6 @@ pub enum StartError {
     Ledger(#[from] LedgerError),
 }
 
-/// Why a request was not met, in the words of the answer.
-#[derive(Default)]
-pub(super) struct Refusal {
-    pub(super) error: String,
-    pub(super) hint: Option<String>,
-    /// The caller has lost the lease under which it asks.
-    pub(super) lost: Option<LeaseLost>,
-}
-
-impl Refusal {
-    pub(super) fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), ..Self::default() }
-    }
-}
-
 impl Coordinator {
     /// Subscribes to the lab's requests and serves them until `shutdown`.
     pub async fn start(mut parts: Parts) -> Result<Self, StartError> {
@@ -113,15 +98,17 @@ impl Coordinator {
             epoch_file: parts.dir.join(EPOCH_FILE),
             clock: Arc::clone(&parts.clock),
             term: parts.term.clone(),
+            tenure: TERM,
             longest_act: parts.longest_act,
+            revive: Arc::clone(&parts.revive),
             hook: None,
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
         // From here on each key is written by whoever has the ledger, or not at all.
         parts.bus = parts.bus.within(parts.term.clone());
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
-        let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
-        let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());
+        let lab = parts.lab.clone();
+        let operator = Operator::start(parts.bus.clone(), lab, inventory, &tracker, token.clone());
         for device in &parts.devices {
             let publishing = console::publish(parts.bus.clone(), parts.lab.clone(), device.handle.clone());
             let stop = token.clone();
@@ -198,10 +185,9 @@ impl Shared {
             return;
         }
         let answer = self.answer(&user, verb, &message.payload).await;
+        // Whoever has the lab now heard it too, and answers.
         if self.parts.term.has_ended() {
-            // Whoever has the lab now heard it too, and answers.
-            tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
-            return;
+            return tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
         }
         let answer = match answer {
             Ok(bytes) => bytes,
@@ -235,6 +221,8 @@ impl Shared {
         match verb {
             HELLO => Ok(ok(())),
             DEVICES => lending.list().await.map(ok),
+            DEVICE => lending.show(decode(payload)?).await.map(ok),
+            HEALTH => lending.say_health(&by, decode(payload)?).await.map(ok),
             QUEUE => lending.queue().await.map(ok),
             RESERVE => {
                 let asked: Reserve = decode(payload)?;
@@ -353,8 +341,8 @@ impl Shared {
             )));
         }
         let creds = self.parts.issuer.user(&user, ttl).map_err(|e| Refusal::new(Chain(&e).to_string()))?;
-        let recorded = self.people.set(&user, role).await;
-        recorded.map_err(|e| Refusal::new(format!("the role was not recorded: {}", Chain(&e))))?;
+        let set = self.people.set(&user, role).await;
+        set.map_err(|e| Refusal::new(format!("the role was not recorded: {}", Chain(&e))))?;
         tracing::info!(%user, %role, "a login was made");
         Ok(LoginMade { url: self.parts.nats_url.clone(), creds: creds.creds })
     }
@@ -393,7 +381,7 @@ fn needed(verb: &str) -> Role {
     match verb {
         RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL | DEPLOY
         | UNDEPLOY | VERIFY => Role::User,
-        LOGIN => Role::Admin,
+        LOGIN | HEALTH => Role::Admin,
         _ => Role::Viewer,
     }
 }

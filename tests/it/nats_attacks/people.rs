@@ -57,6 +57,7 @@ async fn coordinator(scene: &Scene) -> Coordinator {
         }),
         term: Term::endless(),
         longest_act: std::time::Duration::ZERO,
+        revive: Arc::new(|| ()),
         dir: scene.lab.dir.path().to_owned(),
         devices: Vec::new(),
         image,
