@@ -4,6 +4,7 @@ use super::ledger::LedgerError;
 use crate::model::lease::LeaseLost;
 use crate::plan::lease as plan;
 use crate::support::chain::Chain;
+use crate::wire::request::Reply;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Why a request was not met, in the words of the answer.
@@ -12,12 +13,19 @@ pub(super) struct Refusal {
     pub(super) error: String,
     pub(super) hint: Option<String>,
     /// The caller has lost the lease under which it asks.
-    pub(super) lost: Option<LeaseLost>,
+    pub(super) lost: Option<Box<LeaseLost>>,
 }
 
 impl Refusal {
     pub(super) fn new(error: impl Into<String>) -> Self {
         Self { error: error.into(), ..Self::default() }
+    }
+}
+
+impl From<Refusal> for Reply<()> {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { error, hint, lost } = refusal;
+        Self::Refused { error, hint, lost: lost.map(|lost| *lost) }
     }
 }
 
@@ -35,6 +43,6 @@ impl From<LeaseLost> for Refusal {
         let until = lost.present.as_ref().map(|now| UNIX_EPOCH + Duration::from_millis(now.until_ms));
         let until = until.map(|at| format!(" until {}", humantime::format_rfc3339_seconds(at)));
         let hint = Some("pilab queue shows who has what, pilab reserve asks for it".to_owned());
-        Self { error: format!("{lost}{}", until.unwrap_or_default()), hint, lost: Some(lost) }
+        Self { error: format!("{lost}{}", until.unwrap_or_default()), hint, lost: Some(Box::new(lost)) }
     }
 }

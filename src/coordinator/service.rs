@@ -191,7 +191,7 @@ impl Shared {
         }
         let answer = match answer {
             Ok(bytes) => bytes,
-            Err(Refusal { error, hint, lost }) => json(&Reply::<()>::Refused { error, hint, lost }),
+            Err(refusal) => json(&Reply::<()>::from(refusal)),
         };
         if let Err(error) = self.parts.bus.publish(reply, answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
