@@ -5,7 +5,7 @@ use crate::cost;
 use pilab::bus::connect::{Bus, BusOptions};
 use pilab::bus::issuer::{COORDINATOR, Issuer};
 use pilab::bus::server::{EmbeddedServer, ServerOptions};
-use pilab::coordinator::ledger::{LedgerHandle, LedgerOptions, Reserved, start};
+use pilab::coordinator::ledger::{LedgerHandle, LedgerOptions, Reserved, TERM, start};
 use pilab::model::health::Health;
 use pilab::model::id::LabName;
 use pilab::model::lease::LeaseRequest;
@@ -75,7 +75,9 @@ impl Lab {
             epoch_file: dir.join("epoch"),
             clock: Arc::new(move || Moment { boot, at: clock::stamp(), synchronised: true }),
             term: Term::new(Arc::new(|| clock::stamp().boot_ns)),
+            tenure: TERM,
             longest_act: Duration::ZERO,
+            revive: Arc::new(|| ()),
             hook: None,
         };
         start(options, &self.tracker, self.shutdown.clone()).await.unwrap()

@@ -237,13 +237,14 @@ fn stale(
         let (old, new) = (accepted.generation, desired.generation);
         return Some(format!("generation {new} was refused: generation {old} came before it"));
     }
+    let admitted = fence.admit(desired.token);
     if index.is_some_and(|index| index.deployments.get(name) == Some(&desired.generation)) {
         return None;
     }
     if let Some(floor) = index.and_then(|index| index.floor).filter(|floor| desired.token < *floor) {
         return Some(Fenced { token: desired.token, floor }.to_string());
     }
-    fence.admit(desired.token).err().map(|fenced| fenced.to_string())
+    admitted.err().map(|fenced| fenced.to_string())
 }
 
 #[cfg(test)]

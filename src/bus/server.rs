@@ -16,9 +16,13 @@
 
 mod home;
 mod process;
+mod reviver;
 
 use self::home::{CONFIG, Home, LOG, PID, PORT, config};
+pub use self::reviver::Reviver;
+
 use self::process::{Spawner, child_pid, find_program, greets, stop};
+use self::reviver::backoff;
 use super::issuer::{Issuer, IssuerError};
 use crate::support::chain::Chain;
 use crate::support::command::{Command, CommandError};
@@ -41,10 +45,6 @@ pub const PROGRAM: &str = "nats-server";
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// How often a starting server is tried.
 const READY_POLL: Duration = Duration::from_millis(5);
-/// The first pause before a restart, doubled with each death in a row.
-const MIN_BACKOFF: Duration = Duration::from_millis(50);
-/// The longest.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// A server that ran so long has earned a quick restart again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -189,6 +189,7 @@ pub struct ServerStatus {
 pub struct EmbeddedServer {
     address: SocketAddr,
     status: watch::Receiver<ServerStatus>,
+    reviver: Reviver,
 }
 
 impl EmbeddedServer {
@@ -205,13 +206,14 @@ impl EmbeddedServer {
         home.end_orphan().await?;
         let address = home.choose_address(options.listen, options.port)?;
         let spawner = Spawner::start(&home)?;
-        let mut keeper = Keeper { home, address, program, issuer, spawner };
+        let reviver = Reviver::new(&options.dir);
+        let mut keeper = Keeper { home, address, program, issuer, spawner, reviver: reviver.clone() };
         let child = keeper.launch().await?;
         keeper.home.write(PORT, address.port().to_string().as_bytes())?;
         let running = ServerStatus { state: running(&child), deaths: 0 };
         let (status, watched) = watch::channel(running);
         tracker.spawn(async move { keeper.keep(child, &status, shutdown).await });
-        Ok(Self { address, status: watched })
+        Ok(Self { address, status: watched, reviver })
     }
 
     /// Ends the server that a killed owner left in `dir`. Answers its pid if there was one; a server whose
@@ -247,6 +249,11 @@ impl EmbeddedServer {
         self.address.port()
     }
 
+    /// Starts it anew when it hangs.
+    pub fn reviver(&self) -> Reviver {
+        self.reviver.clone()
+    }
+
     /// How it stands, now and later.
     pub fn status(&self) -> watch::Receiver<ServerStatus> {
         self.status.clone()
@@ -261,6 +268,7 @@ struct Keeper {
     program: PathBuf,
     issuer: Arc<Issuer>,
     spawner: Spawner,
+    reviver: Reviver,
 }
 
 impl Keeper {
@@ -331,7 +339,7 @@ impl Keeper {
         let mut since = Instant::now();
         loop {
             let ended = tokio::select! {
-                ended = child.wait() => ended,
+                ended = self.reviver.ended(&mut child) => ended,
                 () = shutdown.cancelled() => {
                     stop(&mut child).await;
                     break;
@@ -376,10 +384,6 @@ impl Keeper {
 
 fn running(child: &Child) -> ServerState {
     ServerState::Running { pid: child.id().unwrap_or_default() }
-}
-
-fn backoff(failures: u32) -> Duration {
-    MIN_BACKOFF.saturating_mul(1_u32 << failures.min(10)).min(MAX_BACKOFF)
 }
 
 /// How this host itself reaches a server that listens on `ip`.

@@ -6,9 +6,9 @@ mod pin;
 mod remote;
 
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs,
-    LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs,
-    StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
+    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs,
+    DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
+    PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
 pub use nightly::{NightlyArgs, NightlyCommand};
@@ -88,6 +88,9 @@ pub enum Command {
   pilab devices
   pilab devices --json | jq 'select(.usage.state == \"free\") | .id'")]
     Devices(ListArgs),
+    /// Show one device with its history, or say how far it can be trusted
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Get devices for yourself, all that are asked for or none, for a time.
     ///
     /// Prints the lease once it is granted; until then it tells its place in the queue, what it waits for and how long

@@ -5,6 +5,7 @@ use super::check::check;
 use super::console::console;
 use super::coordinator::coordinator;
 use super::deploying;
+use super::device::device;
 use super::doctor::doctor;
 use super::error::CliError;
 use super::exit::Exit;
@@ -54,6 +55,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Run(args) => run(local, args, ui).await,
         Command::Coordinator(args) => coordinator(local, args, ui).await,
         Command::Devices(args) => lending::devices(local, args, ui).await,
+        Command::Device(command) => device(local, command, ui).await,
         Command::Reserve(args) => reserve(local, args, ui).await,
         Command::Extend(args) => lending::extend(local, args, ui).await,
         Command::Transfer(args) => lending::transfer(local, args, ui).await,

@@ -88,7 +88,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
-fn device_table(devices: &[DeviceRow], now_ms: u64) -> String {
+pub(super) fn device_table(devices: &[DeviceRow], now_ms: u64) -> String {
     let mut rows =
         vec![row(["device", "model", "power", "boot", "stage", "health", "who", "left", "what for"])];
     rows.extend(devices.iter().map(|device| {

@@ -15,6 +15,7 @@ pub mod client;
 pub mod console;
 pub mod coordinator;
 pub mod deploying;
+pub mod device;
 pub mod dispatch;
 pub mod doctor;
 pub mod error;

@@ -194,7 +194,7 @@ async fn begin(
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
         owned.push(LabDevice { handle, gate, booting: Arc::default() });
     }
-    let user = user_name();
+    let (user, reviver) = (user_name(), server.reviver());
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
@@ -205,6 +205,11 @@ async fn begin(
         clock: host,
         term,
         longest_act: longest_act(lab),
+        revive: Arc::new(move || {
+            if reviver.revive() {
+                tracing::warn!("the NATS server answers nothing of JetStream: it is started anew");
+            }
+        }),
         policy: policy(&lab.leases, instance.is_lasting()),
         dir: instance.dir().to_owned(),
         devices: owned,

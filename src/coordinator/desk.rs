@@ -6,17 +6,18 @@ use super::refusal::Refusal;
 use super::session::{Seat, Session};
 use crate::console::WriteError;
 use crate::model::event::Event;
+use crate::model::health::Checkup;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Lease, LeaseRequest};
+use crate::model::ledger::DeviceRecord;
 use crate::model::power::PowerReading;
 use crate::plan::lease::{Blocker, Book, Caller, Now, QueueRow};
 use crate::support::chain::Chain;
 use crate::wire::console::{ConsoleBreak, ConsolePage, ConsoleRead, ConsoleWrite};
 use crate::wire::lending::{
-    DeviceRow, Devices, Extend, LeaseAsked, LeaseRow, LeaseState, Power, PowerAct, PowerDone, Queue, Reserve,
-    Transfer, Usage, WaitingRow,
+    DeviceAsked, DeviceRow, DeviceShown, Devices, Extend, HealthSaid, LeaseAsked, LeaseRow, LeaseState,
+    Power, PowerAct, PowerDone, Queue, Reserve, Transfer, Usage, WaitingRow,
 };
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -30,38 +31,50 @@ const MAX_NEEDS: usize = 256;
 impl Lending {
     pub(super) async fn list(&self) -> Result<Devices, Refusal> {
         let told = self.ledger.read(|book, _| {
-            let rows = book.devices().map(|(record, lease)| {
-                let usage = match lease.and_then(|id| Some((book.lease(id)?, book.deadline(id)?))) {
-                    Some((lease, deadline)) => Usage::Leased {
-                        lease: lease.request.id.clone(),
-                        holder: lease.request.holder.clone(),
-                        until_ms: deadline.wall_ms(),
-                        purpose: lease.request.purpose.clone(),
-                    },
-                    None if record.handover.is_some() => Usage::Handover,
-                    None => Usage::Free,
-                };
-                (record.device.id.clone(), (record.clone(), usage))
-            });
-            rows.collect::<BTreeMap<_, _>>()
+            let rows = book.devices();
+            rows.map(|(record, _)| (record.clone(), usage(book, record))).collect::<Vec<_>>()
         });
-        let told = told.await?;
-        let rows = told.into_iter().filter_map(|(id, (record, usage))| {
-            let state = self.device(&id)?.handle.state().borrow().clone();
-            let stages = self.device(&id)?.handle.console().stages();
-            let stage = stages.borrow().last().map(|reached| reached.stage);
-            Some(DeviceRow {
-                device: record.device,
-                power: state.power,
-                switched: state.wear.switched,
-                attempt: state.attempt,
-                stage,
-                health: record.checkup.health,
-                reason: record.checkup.reason,
-                usage,
-            })
-        });
+        let rows = told.await?.into_iter().filter_map(|(record, usage)| self.row(&record, usage));
         Ok(Devices { devices: rows.collect() })
+    }
+
+    fn row(&self, record: &DeviceRecord, usage: Usage) -> Option<DeviceRow> {
+        let handle = &self.device(&record.device.id)?.handle;
+        let state = handle.state().borrow().clone();
+        let stage = handle.console().stages().borrow().last().map(|reached| reached.stage);
+        let Checkup { health, reason, .. } = record.checkup.clone();
+        Some(DeviceRow {
+            device: record.device.clone(),
+            power: state.power,
+            switched: state.wear.switched,
+            attempt: state.attempt,
+            stage,
+            health,
+            reason,
+            usage,
+        })
+    }
+
+    pub(super) async fn show(&self, asked: DeviceAsked) -> Result<DeviceShown, Refusal> {
+        let id = asked.device.clone();
+        let told = self.ledger.read(move |book, _| {
+            let record = book.device(&id)?;
+            Some((record.clone(), usage(book, record)))
+        });
+        let (record, usage) = told.await?.ok_or_else(|| no_such(&asked.device))?;
+        let row = self.row(&record, usage).ok_or_else(|| no_such(&asked.device))?;
+        let checkups = record.earlier.into_iter().chain([record.checkup]).collect();
+        Ok(DeviceShown { row, checkups, past: record.past })
+    }
+
+    /// Whoever holds the device keeps it.
+    pub(super) async fn say_health(&self, by: &Caller, said: HealthSaid) -> Result<(), Refusal> {
+        let HealthSaid { device, health, reason } = said;
+        if reason.as_str().trim().is_empty() {
+            return Err(Refusal::new("a change of a device's health has a reason"));
+        }
+        let reason = format!("{} ({})", reason.as_str(), by.user);
+        Ok(self.ledger.device_health(device, health, reason).await?)
     }
 
     pub(super) async fn queue(&self) -> Result<Queue, Refusal> {
@@ -278,6 +291,19 @@ pub(super) fn no_such(device: &DeviceId) -> Refusal {
 pub(super) fn seat<'a>(session: &'a Session, device: &DeviceId) -> Result<&'a Seat, Refusal> {
     let seat = session.seats.iter().find(|seat| seat.id() == device);
     seat.ok_or_else(|| Refusal::new(format!("{device} is no part of the lease any more")))
+}
+
+fn usage(book: &Book, record: &DeviceRecord) -> Usage {
+    match book.lease_of(&record.device.id) {
+        Some((lease, deadline)) => Usage::Leased {
+            lease: lease.request.id.clone(),
+            holder: lease.request.holder.clone(),
+            until_ms: deadline.wall_ms(),
+            purpose: lease.request.purpose.clone(),
+        },
+        None if record.handover.is_some() => Usage::Handover,
+        None => Usage::Free,
+    }
 }
 
 /// Estimates and remaining times change all the time: they alone are no change.

@@ -88,7 +88,14 @@ async fn hand_over(lending: &Lending, (id, after, token): Due) {
     lending.parts.term.held().await;
     while let Err(cause) = clean(lending, &id, after.as_ref(), token).await {
         tracing::warn!(device = %id, cause, "a device did not come back clean");
-        note(lending.ledger.device_health(id.clone(), Health::Suspect, cause).await);
+        let known = id.clone();
+        let lent = lending.ledger.read(move |book, _| {
+            book.device(&known).is_some_and(|record| record.checkup.health.is_lendable())
+        });
+        // What somebody has said of it stands: it is not lent anyway.
+        if lent.await.unwrap_or(true) {
+            note(lending.ledger.device_health(id.clone(), Health::Suspect, cause).await);
+        }
         if !lending.parts.lasting {
             break;
         }

@@ -1,6 +1,6 @@
 //! What a coordinator is made of; `compose` puts it together.
 
-use super::ledger::Clock;
+use super::ledger::{Clock, Revive};
 use crate::bus::connect::Bus;
 use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
@@ -35,6 +35,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Whether it may act on its devices, which have it too. The ledger renews it.
     pub term: Term,
+    /// Starts its NATS server anew when that hangs.
+    pub revive: Revive,
     /// The longest that an act on a device may still take effect after it was begun.
     pub longest_act: Duration,
     /// Its own directory, where it remembers how far its ledger has come.

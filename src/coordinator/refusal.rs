@@ -4,9 +4,10 @@ use super::ledger::LedgerError;
 use crate::model::lease::LeaseLost;
 use crate::plan::lease as plan;
 use crate::support::chain::Chain;
+use crate::wire::request::Reply;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A request that was not met.
+/// Why a request was not met, in the words of the answer.
 #[derive(Default)]
 pub(super) struct Refusal {
     pub(super) error: String,
@@ -23,6 +24,13 @@ impl Refusal {
     /// With what to try.
     pub(super) fn hinted(error: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { error: error.into(), hint: Some(hint.into()), lost: None }
+    }
+}
+
+impl From<Refusal> for Reply<()> {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { error, hint, lost } = refusal;
+        Self::Refused { error, hint, lost: lost.map(|lost| *lost) }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::bundle;
 use super::console;
 use super::handover;
-use super::ledger::{self, LedgerError, LedgerOptions, TakeError};
+use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
 use super::lending::Lending;
 use super::log::RunLog;
 use super::operator::Operator;
@@ -22,8 +22,8 @@ use crate::support::lock::lock;
 use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
-    DEVICES, EXTEND, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone, POWER, QUEUE,
-    RELEASE, RESERVE, Reserve, TRANSFER,
+    DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone,
+    POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
@@ -94,7 +94,9 @@ impl Coordinator {
             epoch_file: parts.dir.join(EPOCH_FILE),
             clock: Arc::clone(&parts.clock),
             term: parts.term.clone(),
+            tenure: TERM,
             longest_act: parts.longest_act,
+            revive: Arc::clone(&parts.revive),
             hook: None,
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
@@ -102,8 +104,8 @@ impl Coordinator {
         parts.bus = parts.bus.within(parts.term.clone());
         let people = People::load(&parts).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
-        let (bus, lab) = (parts.bus.clone(), parts.lab.clone());
-        let operator = Operator::start(bus, lab, inventory, &tracker, token.clone());
+        let lab = parts.lab.clone();
+        let operator = Operator::start(parts.bus.clone(), lab, inventory, &tracker, token.clone());
         for device in &parts.devices {
             let publishing = console::publish(parts.bus.clone(), parts.lab.clone(), device.handle.clone());
             let stop = token.clone();
@@ -181,16 +183,13 @@ impl Shared {
             return;
         }
         let answer = self.answer(&user, verb, &message.payload).await;
+        // Whoever has the lab now heard it too, and answers.
         if self.parts.term.has_ended() {
-            // Whoever has the lab now heard it too, and answers.
-            tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
-            return;
+            return tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
         }
         let answer = match answer {
             Ok(bytes) => bytes,
-            Err(Refusal { error, hint, lost }) => {
-                json(&Reply::<()>::Refused { error, hint, lost: lost.map(|lost| *lost) })
-            }
+            Err(refusal) => json(&Reply::<()>::from(refusal)),
         };
         if let Err(error) = self.parts.bus.publish(reply, answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
@@ -219,6 +218,8 @@ impl Shared {
         match verb {
             HELLO => Ok(ok(())),
             DEVICES => lending.list().await.map(ok),
+            DEVICE => lending.show(decode(payload)?).await.map(ok),
+            HEALTH => lending.say_health(&by, decode(payload)?).await.map(ok),
             QUEUE => lending.queue().await.map(ok),
             RESERVE => {
                 let asked: Reserve = decode(payload)?;
@@ -375,10 +376,9 @@ fn same_version(version: u32) -> Result<(), Refusal> {
 /// The least role that a request takes; that of a request which there is not is the least of all.
 fn needed(verb: &str) -> Role {
     match verb {
-        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | CONSOLE_BREAK | RUN
-        | CANCEL | DEPLOY | UNDEPLOY | VERIFY | ADMIT | TUNNEL_OPEN | TUNNEL_SEND | TUNNEL_RECEIVE
-        | TUNNEL_CLOSE => Role::User,
-        LOGIN | LOGOUT => Role::Admin,
+        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL | DEPLOY
+        | UNDEPLOY | VERIFY => Role::User,
+        LOGIN | HEALTH => Role::Admin,
         _ => Role::Viewer,
     }
 }

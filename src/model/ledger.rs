@@ -129,6 +129,9 @@ pub struct DeviceRecord {
     pub device: Device,
     /// How far it can be trusted.
     pub checkup: Checkup,
+    /// How far it could be trusted before, the last one last, at most [`MAX_CHECKUPS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Checkup>,
     /// It is being made ready for the next holder.
     #[serde(default)]
     pub handover: Option<Handover>,
@@ -165,6 +168,9 @@ pub struct Renewal {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<u64>,
 }
+
+/// How many earlier states of a device's health are remembered.
+pub const MAX_CHECKUPS: usize = 16;
 
 /// How many extensions of a lease are known again.
 pub const MAX_EXTENSIONS: usize = 8;

@@ -2,9 +2,10 @@
 
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::device::Device;
-use crate::model::health::Health;
+use crate::model::health::{Checkup, Health};
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Priority, Purpose};
+use crate::model::ledger::Past;
 use crate::model::power::PowerReading;
 use crate::model::role::Role;
 use crate::model::scenario::Need;
@@ -27,6 +28,10 @@ pub const RELEASE: &str = "release";
 pub const HEARTBEAT: &str = "heartbeat";
 /// All leases and all requests that wait. No body. Answer: [`Queue`].
 pub const QUEUE: &str = "queue";
+/// One device, with its history. Body: [`DeviceAsked`]. Answer: [`DeviceShown`].
+pub const DEVICE: &str = "device";
+/// Say how far a device can be trusted. Body: [`HealthSaid`]. Answer: nothing.
+pub const HEALTH: &str = "health";
 /// Switch a device. Body: [`Power`]. Answer: [`PowerDone`].
 pub const POWER: &str = "power";
 
@@ -35,6 +40,36 @@ pub const POWER: &str = "power";
 pub struct Devices {
     /// In the order of their ids.
     pub devices: Vec<DeviceRow>,
+}
+
+/// Body of [`DEVICE`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceAsked {
+    /// Which.
+    pub device: DeviceId,
+}
+
+/// Answer to [`DEVICE`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceShown {
+    /// As it stands.
+    #[serde(flatten)]
+    pub row: DeviceRow,
+    /// Its health, the last one last.
+    pub checkups: Vec<Checkup>,
+    /// Who had it last, the last one last.
+    pub past: Vec<Past>,
+}
+
+/// Body of [`HEALTH`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HealthSaid {
+    /// Which.
+    pub device: DeviceId,
+    /// How far it can be trusted.
+    pub health: Health,
+    /// Why.
+    pub reason: Purpose,
 }
 
 /// A device as it stands.

@@ -1,7 +1,14 @@
 //! A lab that outlives a command, through the program itself: two people, containers, real NATS and podman.
 
 use crate::agent::lab::installed;
+use pilab::bus::connect::{Bus, BusOptions};
+use pilab::bus::error::BusError;
+use pilab::bus::issuer::{COORDINATOR, Issuer};
+use pilab::model::id::{DeviceId, LabName};
+use pilab::model::identity::file;
+use pilab::model::workload::label;
 use pilab::support::command::Command;
+use pilab::wire::subject;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -386,5 +393,65 @@ async fn a_lease_ends_at_its_deadline_and_with_its_process() {
     signal(&held, "KILL").await;
     held.wait().await.unwrap();
     bench.device("the dead holder's end", |device| usage(device) == "free").await;
+    stop(coordinator).await;
+}
+
+/// The lab's NATS, with the coordinator's own rights.
+async fn bus(bench: &Bench, creds: &str, name: &str) -> Result<Bus, BusError> {
+    let login = std::fs::read(bench.dir.path().join("state/labs/team/login.json")).unwrap();
+    let login: Value = serde_json::from_slice(&login).unwrap();
+    let options = BusOptions {
+        url: login["url"].as_str().unwrap().to_owned(),
+        creds: creds.to_owned(),
+        name: name.to_owned(),
+        inbox_prefix: subject::inbox(name),
+    };
+    Bus::connect(options, Some(Duration::from_secs(3))).await
+}
+
+#[tokio::test]
+async fn whatever_the_last_holder_left_is_gone_before_the_next_has_the_device() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    let lease = bench.reserve(&[DEVICE]).await;
+    bench.pilab(&["power", "on", DEVICE]).await.done();
+    bench.device("its agent", |device| device["stage"] == "agent").await;
+    bench.pilab(&["deploy", DEVICE, "lab/deployments/hello.toml"]).await.done();
+    bench.pilab(&["verify", DEVICE, "--within", "30s"]).await.done();
+
+    // Beside what was deployed: a container, keys, and a copy of the device's credentials.
+    let lab = bench.dir.path().join("state/labs/team");
+    let podman = async |args: &[&str]| {
+        let conf = |name: &str| lab.join("podman").join(name).to_str().unwrap().to_owned();
+        let command = Command::new("podman")
+            .env("CONTAINERS_CONF", conf("containers.conf"))
+            .env("CONTAINERS_STORAGE_CONF", conf("storage.conf"));
+        String::from_utf8(command.args(args.iter().copied()).output().await.unwrap()).unwrap()
+    };
+    let label = format!("{}={DEVICE}", label::DEVICE);
+    podman(&["create", "--label", &label, "--name", "planted", "localhost/pilab/hello:1", "true"]).await;
+    let agent = format!("pilab-agent.{DEVICE}");
+    let mounts = podman(&["inspect", &agent, "--format", "{{range .Mounts}}{{.Source}}\n{{end}}"]).await;
+    let creds = mounts.lines().map(|dir| Path::new(dir).join(file::NATS_CREDS)).find(|path| path.is_file());
+    let creds = std::fs::read_to_string(creds.expect("the device's credentials")).unwrap();
+    let issuer = Issuer::open(lab.join("keys"), &LabName::new("team").unwrap()).unwrap();
+    let rights = issuer.coordinator(PATIENCE).unwrap().creds;
+    let lab_bus = bus(&bench, &rights, COORDINATOR).await.unwrap();
+    for bucket in [subject::DESIRED, subject::STATUS] {
+        lab_bus.kv_put(bucket, &format!("{DEVICE}.planted"), "{}").await.unwrap();
+    }
+    bus(&bench, &creds, DEVICE).await.expect("good as long as the lease").close().await.unwrap();
+
+    bench.pilab(&["release", &lease]).await.done();
+    bench.device("its return", |device| usage(device) == "free" && device["health"] == "good").await;
+    let left =
+        podman(&["ps", "--all", "--filter", &format!("label={label}"), "--format", "{{.Names}}"]).await;
+    assert_eq!(left, "");
+    let index = subject::index_key(&DeviceId::new(DEVICE).unwrap());
+    let filter = format!("{DEVICE}.>");
+    assert_eq!(lab_bus.kv_keys(subject::DESIRED, &filter).await.unwrap(), [index]);
+    assert_eq!(lab_bus.kv_keys(subject::STATUS, &filter).await.unwrap(), [""; 0]);
+    assert!(bus(&bench, &creds, DEVICE).await.is_err(), "its credentials are revoked");
+    let _ = lab_bus.close().await;
     stop(coordinator).await;
 }

@@ -54,6 +54,45 @@ pub struct ListArgs {
     pub json: JsonArgs,
 }
 
+/// The commands on one device.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Who has it, how its health came about, and who had it last
+    Show(DeviceShowArgs),
+    /// Lend it to nobody: somebody works on it. Whoever has it keeps it
+    Maintenance(DeviceHealthArgs),
+    /// Lend it to nobody: something is wrong with it. Whoever has it keeps it
+    Quarantine(DeviceHealthArgs),
+    /// Lend it again
+    Release(DeviceHealthArgs),
+}
+
+/// Arguments of `device show`.
+#[derive(Debug, Args)]
+pub struct DeviceShowArgs {
+    /// The device
+    pub device: DeviceId,
+    /// Which lab.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Arguments of `device maintenance`, `quarantine` and `release`.
+#[derive(Debug, Args)]
+pub struct DeviceHealthArgs {
+    /// The device
+    pub device: DeviceId,
+    /// Why: one line, kept in the device's history
+    #[arg(long, value_name = "TEXT", value_parser = purpose)]
+    pub reason: Purpose,
+    /// Which lab.
+    #[command(flatten)]
+    pub login: LoginArgs,
+}
+
 /// Arguments of `reserve`.
 #[derive(Debug, Args)]
 pub struct ReserveArgs {

@@ -10,6 +10,10 @@
 //! whose ledger another one has taken writes nothing more, under whatever key. It learns that from the failure,
 //! answers [`LedgerError::Deposed`] to all and stays so.
 //!
+//! **Acting.** A write that is stored proves that nobody else had the ledger when it was sent, so it renews the
+//! coordinator's right to act on devices ([`Term`](crate::support::term::Term)) for [`TERM`]. Who takes the ledger from another acts only when
+//! that one cannot any more: `docs/decisions/0020-a-coordinator-acts-within-a-term.md`.
+//!
 //! **Taking it** (module `take`): the epoch becomes one more than both the bucket's and the one on this
 //! coordinator's disk; it goes to the disk, fsynced, then to the bucket, and only then is the bucket read. So no
 //! token is granted twice, whether the bucket is made anew, comes back from an old copy, or forgot its last
@@ -27,6 +31,7 @@
 mod disk;
 mod error;
 mod handle;
+mod options;
 mod outbox;
 mod points;
 mod take;
@@ -34,8 +39,9 @@ mod task;
 
 pub use error::{LedgerError, TakeError};
 pub use handle::{DeviceRow, LedgerHandle, Place, Reserved, Wait};
+pub use options::{Clock, LedgerOptions, Revive, TERM};
 pub use points::{FailPoint, Hook};
-pub use task::{Clock, LedgerOptions, TERM, start};
+pub use task::start;
 
 #[cfg(doc)]
 use crate::bus::sole_writer::SoleWriter;

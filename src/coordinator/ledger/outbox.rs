@@ -2,7 +2,7 @@
 
 use super::error::LedgerError;
 use super::handle::Reply;
-use super::task::Clock;
+use super::options::Clock;
 use crate::bus::error::BusError;
 use crate::bus::sole_writer::{Sent, SoleWriter};
 use crate::model::ledger::{Epoch, LEDGER_VERSION, Stored};

@@ -2,21 +2,18 @@
 
 use super::error::{LedgerError, TakeError};
 use super::handle::{Ask, LedgerHandle, Read, Waiter};
+use super::options::LedgerOptions;
 use super::outbox::{Outbox, SendError, Tenure};
-use super::points::{FailPoint, Hook};
+use super::points::FailPoint;
 use super::take::{Taken, Taker};
-use crate::bus::connect::{Bus, Connection};
+use crate::bus::connect::Connection;
 use crate::bus::error::BusError;
-use crate::model::id::{LabName, LeaseId};
+use crate::model::id::LeaseId;
 use crate::model::lease::{FencingToken, Lease};
 use crate::model::ledger::{Epoch, Key, Record};
-use crate::model::time::Moment;
-use crate::plan::lease::{Book, Change, Input, Now, Policy, Refusal, decide};
+use crate::plan::lease::{Book, Change, Input, Now, Refusal, decide};
 use crate::support::chain::Chain;
-use crate::support::term::Term;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -31,42 +28,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long what was sent may take to be stored at the end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// For how long after its last write a coordinator may act on devices. It writes three times as often, so that an answer of
-/// NATS may take seconds.
-pub const TERM: Duration = Duration::from_secs(10);
-/// Tells the time.
-pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
-
-/// What a ledger needs.
-#[derive(Clone)]
-pub struct LedgerOptions {
-    /// The coordinator's connection.
-    pub bus: Bus,
-    /// The lab.
-    pub lab: LabName,
-    /// The rules.
-    pub policy: Policy,
-    /// The file with the greatest epoch that this coordinator has taken.
-    pub epoch_file: PathBuf,
-    /// The host's clocks.
-    pub clock: Clock,
-    /// Whether this coordinator may act on devices, on the boot clock of `clock`: the ledger's task renews it.
-    pub term: Term,
-    /// The longest that an act may still take effect after it was begun.
-    pub longest_act: Duration,
-    /// For tests that kill the coordinator.
-    pub hook: Option<Hook>,
-}
-
-impl fmt::Debug for LedgerOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LedgerOptions")
-            .field("lab", &self.lab)
-            .field("policy", &self.policy)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Takes the lab's ledger, whoever has it, and starts its task.
 pub async fn start(
     options: LedgerOptions,
@@ -84,8 +45,8 @@ pub async fn start(
 }
 
 fn taker(options: &LedgerOptions, me: u64) -> Taker<'_> {
-    let LedgerOptions { bus, lab, epoch_file, hook, clock, longest_act, .. } = options;
-    let (boot, acts_for) = (clock().boot, TERM.saturating_add(*longest_act));
+    let LedgerOptions { bus, lab, epoch_file, hook, clock, tenure, longest_act, .. } = options;
+    let (boot, acts_for) = (clock().boot, tenure.saturating_add(*longest_act));
     Taker { bus, lab, disk: epoch_file, me, boot, acts_for, hook: hook.as_ref() }
 }
 
@@ -125,14 +86,14 @@ struct Task {
 impl Task {
     fn new(options: LedgerOptions, me: u64, taken: Taken, stored: watch::Sender<u64>) -> Self {
         let Taken { epoch, wait, writer, records, marks } = taken;
-        let (term, clock) = (options.term.clone(), Arc::clone(&options.clock));
+        let (term, clock, length) = (options.term.clone(), Arc::clone(&options.clock), options.tenure);
         let now = clock().at.boot_ns;
         term.begin(now.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)));
         if !wait.is_zero() {
             let seconds = wait.as_secs();
             tracing::warn!(seconds, "another coordinator had the ledger: no device is touched for so long");
         }
-        let outbox = Outbox::new(writer, marks, stored, Tenure { term, length: TERM, clock });
+        let outbox = Outbox::new(writer, marks, stored, Tenure { term, length, clock });
         let book = Book::load(options.policy.clone(), []);
         let mut task = Self { options, me, epoch, book, outbox, hearing_ns: 0, waiters: BTreeMap::new() };
         task.load(epoch, records);
@@ -356,7 +317,12 @@ impl Task {
                     return None;
                 }
                 Err(TakeError::Deposed { epoch }) => return Some(Ended::Deposed(epoch)),
-                Err(error) => tracing::warn!(error = %Chain(&error), "the ledger is not taken yet"),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "the ledger is not taken yet");
+                    if connection.borrow().up {
+                        (self.options.revive)();
+                    }
+                }
             }
         }
     }

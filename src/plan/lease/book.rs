@@ -185,6 +185,11 @@ impl Book {
         self.devices.iter().map(|(id, place)| (&place.record, self.lent.get(id)))
     }
 
+    /// A device, if it is there.
+    pub fn device(&self, id: &DeviceId) -> Option<&DeviceRecord> {
+        self.devices.get(id).map(|place| &place.record)
+    }
+
     /// What the user holds and waits for.
     pub fn usage(&self, user: &UserName) -> Usage {
         self.usage.get(user).copied().unwrap_or_default()

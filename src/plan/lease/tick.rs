@@ -7,7 +7,7 @@ use crate::model::device::Device;
 use crate::model::health::{Checkup, Health};
 use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::MAX_FORMER;
-use crate::model::ledger::{DeviceRecord, Handover, Key, Past, Queued, Record};
+use crate::model::ledger::{DeviceRecord, Handover, Key, MAX_CHECKUPS, Past, Queued, Record};
 use crate::model::scenario::Need;
 use crate::model::time::{HostBoot, Moment};
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,7 +173,8 @@ impl Book {
             return Ok(Vec::new());
         }
         let checkup = Checkup { health, reason, since: now.moment.at };
-        Ok(vec![put(DeviceRecord { checkup, ..record.clone() })])
+        let earlier = newest(&record.earlier, record.checkup.clone(), MAX_CHECKUPS);
+        Ok(vec![put(DeviceRecord { checkup, earlier, ..record.clone() })])
     }
 
     fn record(&self, id: &DeviceId) -> Result<&DeviceRecord, Refusal> {
@@ -203,7 +204,14 @@ impl Book {
                     since: now.moment.at,
                 };
                 let handover = Some(Handover { after: None, since: now.moment });
-                Some(put(DeviceRecord { device, checkup, handover, removed: false, past: Vec::new() }))
+                Some(put(DeviceRecord {
+                    device,
+                    checkup,
+                    earlier: Vec::new(),
+                    handover,
+                    removed: false,
+                    past: Vec::new(),
+                }))
             }
         });
         gone.into_iter().chain(there).collect()

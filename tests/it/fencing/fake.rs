@@ -12,8 +12,9 @@ use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::{PowerReading, PowerState};
 use pilab::support::term::{Nanos, Term};
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -43,6 +44,7 @@ pub(super) struct Effects {
     pub(super) pace: AtomicU64,
     clock: Mutex<Option<Nanos>>,
     seen: Mutex<Vec<(&'static str, bool)>>,
+    log: Mutex<Option<File>>,
 }
 
 impl Effects {
@@ -51,12 +53,20 @@ impl Effects {
         *self.floor.lock().unwrap() = Some(token);
     }
 
+    /// Each act is a line of this file too.
+    pub(super) fn log_to(&self, path: &Path) {
+        *self.log.lock().unwrap() = Some(File::options().create(true).append(true).open(path).unwrap());
+    }
+
     /// What was done since it was asked last; `true` for what came too late.
     pub(super) fn take(&self) -> Vec<(&'static str, bool)> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 
     fn act(&self, what: &'static str, token: Option<FencingToken>) {
+        if let Some(log) = self.log.lock().unwrap().as_mut() {
+            writeln!(log, "{what}").unwrap();
+        }
         let floor = *self.floor.lock().unwrap();
         let fenced = token.is_some_and(|token| Some(token) < floor);
         let until = self.until.load(Ordering::Relaxed);

@@ -5,10 +5,13 @@
 mod answers;
 mod killed;
 mod loss;
+mod tenure;
 
 use crate::nats::{Lab, lab_name};
 use pilab::bus::connect::Bus;
-use pilab::coordinator::ledger::{Clock, Hook, LedgerError, LedgerHandle, LedgerOptions, Reserved, start};
+use pilab::coordinator::ledger::{
+    Clock, Hook, LedgerError, LedgerHandle, LedgerOptions, Reserved, TERM, start,
+};
 use pilab::model::device::{Backend, Device, Model};
 use pilab::model::health::Health;
 use pilab::model::id::{DeviceId, LeaseId, UserName};
@@ -105,7 +108,9 @@ pub(crate) fn options(bus: &Bus, dir: &Path, hook: Option<Hook>) -> LedgerOption
         epoch_file: dir.join("ledger-epoch"),
         clock: host_clock(),
         term: term(host_clock()),
+        tenure: TERM,
         longest_act: Duration::ZERO,
+        revive: Arc::new(|| ()),
         hook,
     }
 }

@@ -56,6 +56,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         }),
         term: Term::endless(),
         longest_act: Duration::ZERO,
+        revive: Arc::new(|| ()),
         dir: lab.dir.path().to_owned(),
         devices,
         image,

@@ -1,0 +1,58 @@
+//! `pilab device`: one device and its history, and what an admin says of its health.
+
+use super::args::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs};
+use super::error::CliError;
+use super::exit::Exit;
+use super::lending::device_table;
+use super::local::Local;
+use super::login::connect;
+use super::table::printable;
+use super::ui::Ui;
+use crate::model::health::Health;
+use crate::support::clock;
+use crate::wire::lending::{self, DeviceAsked, DeviceShown, HealthSaid};
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Shows a device, or changes its health.
+pub async fn device(local: &dyn Local, command: DeviceCommand, ui: Ui) -> Result<Exit, CliError> {
+    match command {
+        DeviceCommand::Show(args) => show(local, args, ui).await,
+        DeviceCommand::Maintenance(args) => say(local, args, Health::Maintenance, ui).await,
+        DeviceCommand::Quarantine(args) => say(local, args, Health::Quarantined, ui).await,
+        DeviceCommand::Release(args) => say(local, args, Health::Good, ui).await,
+    }
+}
+
+async fn show(local: &dyn Local, args: DeviceShowArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let shown: DeviceShown = client.ask(lending::DEVICE, &DeviceAsked { device: args.device }).await?;
+    if args.json.json {
+        ui.json(&shown)?;
+        return Ok(Exit::Ok);
+    }
+    let mut text = device_table(std::slice::from_ref(&shown.row), clock::wall_ms());
+    text.push_str("\nhealth\n");
+    for checkup in &shown.checkups {
+        let at = UNIX_EPOCH + Duration::from_millis(checkup.since.wall_ms);
+        let (at, reason) = (humantime::format_rfc3339_seconds(at), printable(&checkup.reason));
+        // Writing to a text does not fail.
+        let _ = writeln!(text, "{at}  {}: {reason}", checkup.health);
+    }
+    if !shown.past.is_empty() {
+        text.push_str("\nlast holders\n");
+    }
+    for past in &shown.past {
+        let _ = writeln!(text, "{} ({})", past.holder, past.lease);
+    }
+    ui.data(&text)?;
+    Ok(Exit::Ok)
+}
+
+async fn say(local: &dyn Local, args: DeviceHealthArgs, health: Health, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let said = HealthSaid { device: args.device, health, reason: args.reason };
+    let () = client.ask(lending::HEALTH, &said).await?;
+    ui.note(&format!("{} is {health}", said.device));
+    Ok(Exit::Ok)
+}
