@@ -23,7 +23,7 @@ const STYLE: &str = "\
 :root{color-scheme:light dark;--line:#8884}body{font:16px/1.4 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:.8rem}\
 h1{font-size:1.3rem;margin:.2rem 0}h2{font-size:1.1rem;margin:1.4rem 0 .4rem}p{margin:.4rem 0}\
 .scroll{overflow-x:auto}table{border-collapse:collapse}th,td{border:1px solid var(--line);padding:.25rem .5rem;text-align:left;white-space:nowrap}\
-.n{text-align:right}pre{overflow-x:auto;border:1px solid var(--line);padding:.5rem;font-size:.8rem}\
+.n{text-align:right}pre{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--line);padding:.5rem;font-size:.8rem}\
 .v{display:inline-block;border-radius:.3rem;padding:0 .4rem;color:#fff;background:#666}\
 .green,.passed{background:#1a7f37}.red,.failed{background:#c2261f}.device{background:#a04a00}.lab{background:#7a3fb0}\
 .timeout{background:#8a6100}.alarm{border-left:.4rem solid #c2261f;padding-left:.6rem;font-weight:bold}\
@@ -140,7 +140,7 @@ fn runs(out: &mut String, nights: &[Record], night: &Record) {
     );
     let histories = histories(nights.get(nights.len().saturating_sub(TREND)..).unwrap_or_default());
     let mut sorted: Vec<&Run> = night.runs.iter().collect();
-    sorted.sort_by_key(|run| (run.verdict == Some(Verdict::Passed) && !run.is_unstable(), &run.cell));
+    sorted.sort_by_key(|run| (rank(run), &run.cell));
     let mut left = QUOTED;
     for run in sorted {
         let open = if run.verdict == Some(Verdict::Failed) { " open" } else { "" };
@@ -183,6 +183,18 @@ fn runs(out: &mut String, nights: &[Record], night: &Record) {
             put(out, &format!("<p>bundle: bundles/{}</p>", escape(id.as_str())));
         }
         put(out, "</details>");
+    }
+}
+
+/// What is to be looked at first comes first.
+fn rank(run: &Run) -> u8 {
+    match run.verdict {
+        Some(Verdict::Failed) => 0,
+        Some(Verdict::Device | Verdict::Lab | Verdict::Timeout) => 1,
+        None | Some(Verdict::Cancelled) => 2,
+        Some(Verdict::Skipped) => 3,
+        Some(Verdict::Passed) if run.is_unstable() => 4,
+        Some(Verdict::Passed) => 5,
     }
 }
 
