@@ -1,4 +1,14 @@
-//! How a device gets what it boots: boot tickets and layers over HTTP.
+//! How a device gets what it boots: an address by DHCP and its boot files by TFTP, where it is a Raspberry Pi; boot
+//! tickets and layers over HTTP for all.
+//!
+//! ```text
+//!   Pi ── DHCP ──► dhcp    by MAC and serial number: an address, and where the files are
+//!    ├─── TFTP ──► tftp ── pi_boot ── tree    by address or card, and prefix: firmware, config.txt, kernel
+//!    └─── HTTP ──► office  layers; and the ticket, once
+//! ```
+//!
+//! [`dhcp`], [`tftp`] and [`tree`] decide without I/O; their thin parts hold the sockets. [`pi_boot::PiBoot`] is the port
+//! `Boot` of one Pi. [`board`] has what each model needs, and why some cannot boot so.
 //!
 //! | request | answer |
 //! |---|---|

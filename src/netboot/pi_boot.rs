@@ -12,7 +12,7 @@ use crate::model::lease::{Fence, FencingToken};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-/// What all Pis of a lab boot from; give it to [`super::tftp::TftpServer::run`] as the files.
+/// What all Pis of a lab boot from; give it to [`super::tftp::TftpServer::start`] as the files.
 pub struct PiFiles {
     forest: RwLock<Forest>,
     neighbours: Box<dyn Neighbours>,

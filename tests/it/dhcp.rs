@@ -110,16 +110,29 @@ impl Wire {
 
     /// Lets BusyBox's DHCP client at the other end ask; what it hands its script, `key=value` a line.
     async fn lease(&self, class: &str) -> String {
+        self.ask(self.there(&["udhcpc", "-i", &self.there, "-V", class])).await
+    }
+
+    /// Runs a DHCP client to its end.
+    async fn ask(&self, client: Command) -> String {
         let script = self.dir.path().join("script");
         let result = self.dir.path().join("lease");
         let text = format!("#!/bin/sh\n[ \"$1\" != bound ] || env > {}\n", result.display());
         std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         let script = script.display().to_string();
-        let arguments =
-            ["udhcpc", "-i", &self.there, "-f", "-n", "-q", "-t", "10", "-T", "1", "-V", class, "-O", "tftp"];
-        self.there(&arguments).args(["-s", &script]).output().await.unwrap();
+        let client = client.args(["-f", "-n", "-q", "-t", "10", "-T", "1", "-O", "tftp", "-s", &script]);
+        client.output().await.unwrap();
         std::fs::read_to_string(result).unwrap()
+    }
+
+    /// dnsmasq as a DHCP server on an interface, by the command that runs it.
+    fn dnsmasq(&self, command: Command, interface: &str) -> Command {
+        let range = format!("--dhcp-range={},{},1h", self.address(100), self.address(110));
+        let leases = format!("--dhcp-leasefile={}", self.dir.path().join("leases").display());
+        let command = command.args(["--keep-in-foreground", "--port=0", "--bind-interfaces", "--pid-file="]);
+        let command = command.args(["--conf-file=/dev/null", "--user=root", "--group=root"]);
+        command.args([format!("--interface={interface}"), range, leases])
     }
 
     async fn event(&mut self) -> DhcpNews {
@@ -176,7 +189,7 @@ async fn a_device_gets_its_address_and_then_its_files_from_the_same_place() {
     };
     let tftp = TftpServer::bind(TftpOptions::new(SocketAddr::from((server, 69)))).unwrap();
     let (sender, _events) = mpsc::channel(10);
-    wire.tasks.spawn(tftp.run(Arc::new(files), sender, wire.token.clone()));
+    tftp.start(Arc::new(files), sender, &wire.tasks, wire.token.clone()).unwrap();
     wire.ip(&["-n", &wire.namespace, "addr", "add", &format!("{address}/24"), "dev", &wire.there]).await;
     let target: PathBuf = wire.dir.path().join("config.txt");
     let server = server.to_string();
@@ -195,12 +208,7 @@ async fn beside_dnsmasq_a_system_gets_its_address_from_it_and_we_name_it() {
     let Some(mut wire) = Wire::new().await else { return };
     let (other, ours) = (wire.address(1), wire.address(2));
     wire.ip(&["addr", "add", &format!("{ours}/24"), "dev", &wire.here]).await;
-    let range = format!("--dhcp-range={},{},1h", wire.address(100), wire.address(110));
-    let leases = format!("--dhcp-leasefile={}", wire.dir.path().join("leases").display());
-    let dnsmasq = Command::new("dnsmasq").args(["--keep-in-foreground", "--port=0", "--bind-interfaces"]);
-    let dnsmasq = dnsmasq.args(["--conf-file=/dev/null", "--user=root", "--group=root", "--pid-file="]);
-    let dnsmasq = dnsmasq.args([format!("--interface={}", wire.here), range, leases]);
-    let mut child = dnsmasq.build().spawn().unwrap();
+    let mut child = wire.dnsmasq(Command::new("dnsmasq"), &wire.here).build().spawn().unwrap();
     wire.serve(ours, Mode::Beside { server: None });
     let lease = wire.lease("udhcp").await;
     has(&lease, "serverid", other);
@@ -213,6 +221,34 @@ async fn beside_dnsmasq_a_system_gets_its_address_from_it_and_we_name_it() {
             DhcpNews::OtherServer { server, expected: true, .. } => break assert_eq!(server, other),
             news => panic!("{news:?}"),
         }
+    }
+    child.kill().await.unwrap();
+    wire.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_server_on_the_wire_is_named_by_its_own_offers() {
+    if !installed("dnsmasq", "rack") {
+        return;
+    }
+    let Some(mut wire) = Wire::new().await else { return };
+    let other = wire.address(9);
+    wire.ip(&["-n", &wire.namespace, "addr", "add", &format!("{other}/24"), "dev", &wire.there]).await;
+    let dnsmasq = Command::new("ip").args(["netns", "exec", &wire.namespace, "dnsmasq"]);
+    let mut child = wire.dnsmasq(dnsmasq, &wire.there).build().spawn().unwrap();
+    let mask = Ipv4Addr::new(255, 255, 255, 0);
+    let time = Duration::from_secs(600);
+    wire.serve(wire.address(1), Mode::Full { mask, router: None, name_servers: vec![], time });
+    // The client is at our end, and asks that answers go to all: so we do not hear it, but what it is answered.
+    let client = Command::new("busybox").args(["udhcpc", "-i", &wire.here, "-B"]).timeout(DEADLINE);
+    let lease = wire.ask(client).await;
+    has(&lease, "serverid", other);
+    match wire.event().await {
+        DhcpNews::OtherServer { server, expected: false, gave: Some(gave), .. } => {
+            assert_eq!(server, other);
+            has(&lease, "ip", gave);
+        }
+        news => panic!("{news:?}"),
     }
     child.kill().await.unwrap();
     wire.end().await;

@@ -51,7 +51,7 @@ impl Server {
         let server = TftpServer::bind(options).unwrap();
         let (address, (sender, events)) = (server.address(), mpsc::channel(1024));
         let (tasks, token) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(server.run(Arc::new(files), sender, token.clone()));
+        server.start(Arc::new(files), sender, &tasks, token.clone()).unwrap();
         tasks.close();
         Self { address, events, dir, tasks, token }
     }

@@ -77,15 +77,16 @@ pub struct DhcpServer {
 impl DhcpServer {
     /// Opens the sockets. Must be called within a tokio runtime.
     pub fn bind(options: DhcpOptions, responder: Responder) -> Result<Self, DhcpError> {
-        let open = |port| {
-            bind(&options.interface, port).map_err(|source| DhcpError::Bind {
+        let open = |address, port| {
+            bind(&options.interface, address, port).map_err(|source| DhcpError::Bind {
                 interface: options.interface.clone(),
                 port,
                 source,
             })
         };
-        let socket = open(options.server_port)?;
-        let ear = open(options.client_port)
+        let socket = open(Ipv4Addr::UNSPECIFIED, options.server_port)?;
+        // Bound to the address of all: what is meant for a DHCP client of this host goes on to that alone.
+        let ear = open(Ipv4Addr::BROADCAST, options.client_port)
             .inspect_err(|error| {
                 tracing::info!(
                     interface = options.interface,
@@ -156,13 +157,13 @@ impl DhcpServer {
 }
 
 /// Opens a socket that hears `interface` alone, and may send to all on it.
-fn bind(interface: &str, port: u16) -> io::Result<UdpSocket> {
+fn bind(interface: &str, address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     // Others may have the port on other interfaces: libvirt's dnsmasq has.
     socket.set_reuse_address(true)?;
     socket.set_broadcast(true)?;
     socket.bind_device(Some(interface.as_bytes()))?;
-    socket.bind(&SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)).into())?;
+    socket.bind(&SocketAddr::V4(SocketAddrV4::new(address, port)).into())?;
     UdpSocket::from_std(socket.into())
 }

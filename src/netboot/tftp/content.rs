@@ -64,7 +64,7 @@ pub enum Refusal {
     Unreadable(String),
 }
 
-/// Says which file a client gets. Called for each request, from the task that serves all clients, so it must
+/// Says which file a client gets. Called for each request, from the thread that serves all clients, so it must
 /// not wait for anything but the opening of a file.
 pub trait BootFiles: Send + Sync + 'static {
     /// The file that `peer` gets for `path`.

@@ -3,7 +3,7 @@
 //! ```text
 //!   port 69 ──► requests ─┐                ┌─► pace    how often an address asks
 //!   a few ports ◄─► ACK,  ├─► server ──► table        which transfer; the bounds ──► events
-//!   DATA, OACK, ERROR ────┘  (sockets)     └─► transfer  one file to one client
+//!   DATA, OACK, ERROR ────┘ (one thread)  └─► transfer  one file to one client
 //!                                  ▲
 //!                                  └── BootFiles: (who, path) → bytes, a file, or a refusal
 //! ```

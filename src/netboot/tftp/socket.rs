@@ -17,7 +17,7 @@ const UDP_SEGMENT: (i32, i32) = (17, 103);
 const CANNOT_CUT: [i32; 3] = [22, 5, 95];
 
 /// Opens a socket on `address`, on `interface` alone if one is named.
-pub(super) fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
+pub(super) fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<std::net::UdpSocket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if let Some(interface) = interface {
@@ -26,7 +26,7 @@ pub(super) fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<U
     // The kernel gives what net.core.rmem_max allows.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Sends blocks: `bytes` are theirs, `size` is that of each but the last. With `cut`, in one call that the
@@ -97,7 +97,7 @@ mod tests {
     #[tokio::test]
     async fn a_window_arrives_as_packets_whether_the_kernel_cuts_or_not() {
         let here = "127.0.0.1:0".parse().unwrap();
-        let (from, to) = (bind(here, None).unwrap(), bind(here, None).unwrap());
+        let [from, to] = [(); 2].map(|()| UdpSocket::from_std(bind(here, None).unwrap()).unwrap());
         let bytes: Vec<u8> = (0..100_u8).collect();
         let blocks = Blocks { first: 65_535, count: 4, offset: 0, bytes: 100 };
         for mut cut in [true, false] {
