@@ -373,13 +373,14 @@ fn same_version(version: u32) -> Result<(), Refusal> {
     ))
 }
 
-/// The least role that a request takes; that of a request which there is not is the least of all.
+/// The least role that a request takes. One that is not named here acts on something, and is no viewer's.
 fn needed(verb: &str) -> Role {
     match verb {
-        RESERVE | EXTEND | TRANSFER | RELEASE | HEARTBEAT | POWER | CONSOLE_WRITE | RUN | CANCEL | DEPLOY
-        | UNDEPLOY | VERIFY => Role::User,
-        LOGIN | HEALTH => Role::Admin,
-        _ => Role::Viewer,
+        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | STATUS | EVENTS | BUNDLE | BUNDLE_READ => {
+            Role::Viewer
+        }
+        LOGIN | LOGOUT | HEALTH => Role::Admin,
+        _ => Role::User,
     }
 }
 
