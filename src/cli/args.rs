@@ -223,8 +223,9 @@ pub struct RunArgs {
     /// Where bundles go, one directory a run; by default pilab/bundles in $XDG_STATE_HOME (~/.local/state)
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
-    /// Run in the lab of this login file
-    #[arg(long, value_name = "FILE", env = "PILAB_LOGIN", conflicts_with_all = ["on", "arch", "image", "keep"])]
+    /// Run in the lab of this login file; by default that of PILAB_LOGIN in the environment, where no option asks for a
+    /// lab of one's own
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "arch", "image", "keep"])]
     pub login: Option<PathBuf>,
     /// Print the runs' events to standard output, one JSON object a line, and the table to standard error
     #[arg(long)]

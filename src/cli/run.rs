@@ -1,6 +1,6 @@
 //! `pilab run`: reads the files, starts the lab, watches the runs, writes what they came to, ends the lab.
 
-use super::args::{LabArgs, LoginArgs, RunArgs};
+use super::args::{LabArgs, RunArgs};
 use super::bundle;
 use super::client::Client;
 use super::error::CliError;
@@ -140,11 +140,15 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> CliError {
 /// The lab in which the runs are to be, if it is not to be one of their own: that of the login which is named, else
 /// that of the lab file, where its coordinator runs on this machine.
 async fn shared(local: &dyn Local, args: &RunArgs, show: &Show) -> Result<Option<Client>, CliError> {
-    if args.login.is_some() {
-        return login::connect(local, &LoginArgs { login: args.login.clone() }).await.map(Some);
-    }
     let LabArgs { file, on, arch, image } = &args.lab;
-    if on.is_some() || arch.is_some() || image.is_some() || args.keep {
+    let own = on.is_some() || arch.is_some() || image.is_some() || args.keep;
+    let of_environment =
+        || std::env::var_os("PILAB_LOGIN").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let named = args.login.clone().or_else(|| of_environment().filter(|_| !own));
+    if let Some(path) = named {
+        return login::connect_by(&path).await.map(Some);
+    }
+    if own {
         return Ok(None);
     }
     let lab = config::lab::load(file, None, None)?;

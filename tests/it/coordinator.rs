@@ -455,3 +455,14 @@ async fn whatever_the_last_holder_left_is_gone_before_the_next_has_the_device() 
     let _ = lab_bus.close().await;
     stop(coordinator).await;
 }
+
+#[tokio::test]
+async fn a_login_of_the_environment_gives_way_to_options_that_ask_for_a_lab_of_ones_own() {
+    let run = |args: &'static [&str]| {
+        let command = Command::new(env!("CARGO_BIN_EXE_pilab")).env("PILAB_LOGIN", "/nonexistent/ann.json");
+        end(command.arg("run").args(args.iter().copied()).build().stderr(Stdio::piped()).spawn().unwrap())
+    };
+    run(&["ping"]).await.refused("/nonexistent/ann.json");
+    let own = run(&["no-such", "--on", "container"]).await;
+    assert!(own.stderr.contains("no-such") && !own.stderr.contains("--login"), "{}", own.stderr);
+}

@@ -5,20 +5,24 @@ use super::event::FileEvent;
 use super::packet::MAX_REQUEST;
 use super::socket;
 use super::table::{Limits, Output, Table, What};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::ReadBuf;
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Sockets that transfers are spread over. More than one, so that a client that begins anew hears from
 /// another port; not more than that, for the fewer there are the more packets come with each wake-up.
 const DATA_SOCKETS: usize = 2;
+
+/// Packets that are read from one socket before the others have their turn.
+const MAX_TURNS: usize = 32;
 
 /// The server could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -84,21 +88,10 @@ impl TftpOptions {
 /// A server with its sockets open.
 #[derive(Debug)]
 pub struct TftpServer {
-    listener: std::net::UdpSocket,
-    data: Vec<std::net::UdpSocket>,
+    listener: UdpSocket,
+    data: Vec<UdpSocket>,
     address: SocketAddr,
     limits: Limits,
-}
-
-/// The sockets in the runtime that serves them: those of transfers, and the listener as the last.
-struct Sockets(Vec<UdpSocket>);
-
-/// What the server woke up for.
-enum Wake {
-    /// A packet of so many bytes came to a socket, the listener being the last.
-    Packet(usize, usize, SocketAddr),
-    Time,
-    Closed,
 }
 
 impl TftpServer {
@@ -128,9 +121,9 @@ impl TftpServer {
         self.address
     }
 
-    /// Serves until `token` is cancelled, in a thread of its own: with that a block costs the processor a third less, and
-    /// nobody else waits while a file is read from a slow disk. What happens goes to `events`; while that is full,
-    /// events are lost, and how many is logged.
+    /// Serves until `token` is cancelled, in a thread of its own: nobody else waits while a file is read from a slow disk, and
+    /// a block costs the processor less than as a task. What happens goes to `events`; while that is full, events are
+    /// lost, and how many is logged.
     pub fn start(
         self,
         files: Arc<dyn BootFiles>,
@@ -139,114 +132,122 @@ impl TftpServer {
         token: CancellationToken,
     ) -> Result<(), TftpError> {
         let address = self.address;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| TftpError::Thread { address, source })?;
+        let failed = |source: Errno| TftpError::Thread { address, source: source.into() };
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?);
+        let ring = Arc::clone(&bell);
         tracker.spawn_blocking(move || {
-            if let Err(error) = runtime.block_on(self.run(files, events, token)) {
+            if let Err(error) = self.serve(files.as_ref(), &Teller::new(events), &bell) {
                 tracing::error!(%error, %address, "the TFTP server ended");
             }
+        });
+        tracker.spawn(async move {
+            token.cancelled().await;
+            // A counter that is as high as it goes has been rung often enough.
+            let _ = rustix::io::write(&*ring, &1_u64.to_ne_bytes());
         });
         Ok(())
     }
 
-    async fn run(
-        self,
-        files: Arc<dyn BootFiles>,
-        events: mpsc::Sender<FileEvent>,
-        token: CancellationToken,
-    ) -> io::Result<()> {
-        let sockets = self.data.into_iter().chain([self.listener]).map(UdpSocket::from_std);
-        let sockets = Sockets(sockets.collect::<io::Result<_>>()?);
-        let listener = sockets.0.len() - 1;
+    /// Serves until the bell rings.
+    fn serve(self, files: &dyn BootFiles, teller: &Teller, bell: &OwnedFd) -> io::Result<()> {
+        let sockets: Vec<UdpSocket> = self.data.into_iter().chain([self.listener]).collect();
+        let listener = sockets.len() - 1;
         let mut table = Table::new(self.limits, listener);
         let mut buffer = vec![0; 2 * MAX_REQUEST];
-        let mut sender = Sender { sockets: &sockets.0, cut: true };
-        let mut timer = Box::pin(tokio::time::sleep_until(far()));
-        let mut closed = Box::pin(token.cancelled());
-        let mut first = 0;
-        let mut lost = 0_u64;
+        let mut sender = Sender { sockets: &sockets, cut: true };
+        // No later than the first time at which something is due; at what is due for whom the table is asked then.
+        let mut alarm = None;
+        let mut watched: Vec<PollFd<'_>> =
+            sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        watched.push(PollFd::new(bell, PollFlags::IN));
         loop {
-            let wake = std::future::poll_fn(|cx| {
-                if closed.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Wake::Closed);
-                }
-                sockets.poll(cx, &mut buffer, &mut first, timer.as_mut())
-            })
-            .await;
-            let now = Instant::now();
-            match wake {
-                Wake::Packet(socket, length, peer) => {
-                    let packet = buffer.get(..length).unwrap_or_default();
-                    let output = if socket == listener {
-                        table.on_request(peer, packet, files.as_ref(), now)
-                    } else {
-                        table.on_packet(peer, socket, packet, now)
-                    };
-                    if let Some(output) = output {
-                        sender.send(&mut table, output, now).await;
-                    }
-                    if let Some(deadline) = table.deadline_of(peer).filter(|at| *at < timer.deadline()) {
-                        timer.as_mut().reset(deadline);
-                    }
-                }
-                Wake::Time => {
-                    for output in table.on_time(now) {
-                        sender.send(&mut table, output, now).await;
-                    }
-                    timer.as_mut().reset(table.deadline().unwrap_or_else(far));
-                }
-                Wake::Closed => table.close(now),
-            }
-            for event in table.events() {
-                match events.try_send(event) {
-                    Ok(()) if lost > 0 => {
-                        tracing::warn!(lost, "events of the TFTP server were lost: nobody read them in time");
-                        lost = 0;
-                    }
-                    Ok(()) => {}
-                    Err(_) => lost += 1,
-                }
-            }
-            if matches!(wake, Wake::Closed) {
+            wait(&mut watched, alarm)?;
+            let rings = watched.last().is_some_and(|bell| !bell.revents().is_empty());
+            if rings {
+                table.close(Instant::now());
+                teller.tell(table.events());
                 return Ok(());
             }
+            for (at, socket) in sockets.iter().enumerate() {
+                if watched.get(at).is_none_or(|watched| watched.revents().is_empty()) {
+                    continue;
+                }
+                // Where there is one transfer, a look for its next packet would find none.
+                for _ in 0..table.len().clamp(1, MAX_TURNS) {
+                    let (length, peer) = match socket.recv_from(&mut buffer) {
+                        Ok(received) => received,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => {
+                            // About a packet sent before, such as an unreachable port. The transfer's time will tell.
+                            tracing::debug!(%error, "a socket of the TFTP server");
+                            continue;
+                        }
+                    };
+                    let (packet, now) = (buffer.get(..length).unwrap_or_default(), Instant::now());
+                    let output = if at == listener {
+                        table.on_request(peer, packet, files, now)
+                    } else {
+                        table.on_packet(peer, at, packet, now)
+                    };
+                    if let Some(output) = output {
+                        sender.send(&mut table, output, now);
+                    }
+                    if let Some(due) = table.deadline_of(peer) {
+                        alarm = Some(alarm.map_or(due, |alarm: Instant| alarm.min(due)));
+                    }
+                }
+            }
+            let now = Instant::now();
+            if alarm.is_some_and(|alarm| now >= alarm) {
+                for output in table.on_time(now) {
+                    sender.send(&mut table, output, now);
+                }
+                alarm = table.deadline();
+            }
+            teller.tell(table.events());
         }
     }
 }
 
-impl Sockets {
-    /// Looks for a packet, beginning with another socket each time, then at the clock.
-    fn poll(
-        &self,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-        first: &mut usize,
-        timer: std::pin::Pin<&mut Sleep>,
-    ) -> Poll<Wake> {
-        let count = self.0.len();
-        for at in (0..count).map(|n| (*first + n) % count) {
-            let Some(socket) = self.0.get(at) else { continue };
-            let mut space = ReadBuf::new(buffer);
-            match socket.poll_recv_from(cx, &mut space) {
-                Poll::Ready(Ok(peer)) => {
-                    *first = at + 1;
-                    return Poll::Ready(Wake::Packet(at, space.filled().len(), peer));
-                }
-                // About a packet sent before, such as an unreachable port. The transfer's time will tell.
-                Poll::Ready(Err(error)) => {
-                    tracing::debug!(%error, "a socket of the TFTP server");
-                    cx.waker().wake_by_ref();
-                }
-                Poll::Pending => {}
+/// Waits until a packet comes, the bell rings, or it is time. Level-triggered, so that a packet is read without another
+/// look whether there is one more.
+fn wait(watched: &mut [PollFd<'_>], alarm: Option<Instant>) -> io::Result<()> {
+    loop {
+        let left = alarm.map(|alarm| alarm.saturating_duration_since(Instant::now()));
+        // A file is given up after a minute at the most.
+        let left = left.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 }));
+        match poll(watched, left.as_ref()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Tells what happens, as far as somebody listens.
+struct Teller {
+    events: mpsc::Sender<FileEvent>,
+    lost: Cell<u64>,
+}
+
+impl Teller {
+    fn new(events: mpsc::Sender<FileEvent>) -> Self {
+        Self { events, lost: Cell::new(0) }
+    }
+
+    fn tell(&self, events: impl Iterator<Item = FileEvent>) {
+        for event in events {
+            match self.events.try_send(event) {
+                Ok(()) => match self.lost.take() {
+                    0 => {}
+                    lost => {
+                        tracing::warn!(lost, "events of the TFTP server were lost: nobody read them in time");
+                    }
+                },
+                Err(_) => self.lost.set(self.lost.get() + 1),
             }
         }
-        timer.poll(cx).map(|()| Wake::Time)
     }
-}
-
-/// A time that does not come.
-fn far() -> Instant {
-    Instant::now() + std::time::Duration::from_secs(365 * 24 * 3600)
 }
 
 /// Puts what is to be sent on the sockets.
@@ -257,19 +258,19 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    async fn send(&mut self, table: &mut Table, output: Output, now: Instant) {
+    fn send(&mut self, table: &mut Table, output: Output, now: Instant) {
         let Output { peer, socket, what } = output;
         let Some(socket) = self.sockets.get(socket) else { return };
         let sent = match what {
-            What::Packet(packet) => socket::send_packet(socket, peer, &packet).await,
+            What::Packet(packet) => socket::send_packet(socket, peer, &packet),
             What::Data(blocks) => match table.blocks(peer, &blocks) {
                 None => return,
                 Some(Ok((bytes, size))) => {
-                    socket::send_blocks(socket, peer, blocks, bytes, size, &mut self.cut).await
+                    socket::send_blocks(socket, peer, blocks, bytes, size, &mut self.cut)
                 }
                 Some(Err(error)) => {
                     let packet = table.unreadable(peer, &error, now);
-                    socket::send_packet(socket, peer, &packet).await
+                    socket::send_packet(socket, peer, &packet)
                 }
             },
         };

@@ -2,22 +2,23 @@
 
 use super::packet;
 use super::transfer::Blocks;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Type};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 /// Receive buffer, in bytes: the ACKs of all transfers of a whole rack that is switched on at once.
 const RECEIVE_BUFFER: usize = 1024 * 1024;
 /// `SOL_UDP` and `UDP_SEGMENT` of linux/udp.h: the size of the packets a large send is cut into (udp(7)).
 const UDP_SEGMENT: (i32, i32) = (17, 103);
+/// How long a full buffer is waited for; a packet that still does not fit is lost.
+const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// `EINVAL`, `EIO` and `EOPNOTSUPP` of asm-generic/errno.h: what a kernel or a network card that cannot cut
 /// packets says.
 const CANNOT_CUT: [i32; 3] = [22, 5, 95];
 
 /// Opens a socket on `address`, on `interface` alone if one is named.
-pub(super) fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<std::net::UdpSocket> {
+pub(super) fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if let Some(interface) = interface {
@@ -31,7 +32,7 @@ pub(super) fn bind(address: SocketAddr, interface: Option<&str>) -> io::Result<s
 
 /// Sends blocks: `bytes` are theirs, `size` is that of each but the last. With `cut`, in one call that the
 /// kernel cuts into packets; `cut` becomes false when it cannot.
-pub(super) async fn send_blocks(
+pub(super) fn send_blocks(
     socket: &UdpSocket,
     peer: SocketAddr,
     blocks: Blocks,
@@ -42,7 +43,7 @@ pub(super) async fn send_blocks(
     let address = SockAddr::from(peer);
     if blocks.count == 1 {
         let head = packet::data_head(blocks.first);
-        return send(socket, &address, &[IoSlice::new(&head), IoSlice::new(bytes)], &[]).await;
+        return send(socket, &address, &[IoSlice::new(&head), IoSlice::new(bytes)], &[]);
     }
     let heads = (0..blocks.count).map(|n| packet::data_head(blocks.first + u64::from(n)));
     let heads: Vec<[u8; 4]> = heads.collect();
@@ -51,29 +52,33 @@ pub(super) async fn send_blocks(
     let packets: Vec<[IoSlice<'_>; 2]> = heads.iter().map(|head| packet(head)).collect();
     if *cut {
         let control = segment_size(size.saturating_add(4));
-        match send(socket, &address, packets.as_flattened(), &control).await {
+        match send(socket, &address, packets.as_flattened(), &control) {
             Err(error) if error.raw_os_error().is_some_and(|code| CANNOT_CUT.contains(&code)) => *cut = false,
             other => return other,
         }
     }
     for packet in &packets {
-        send(socket, &address, packet, &[]).await?;
+        send(socket, &address, packet, &[])?;
     }
     Ok(())
 }
 
 /// Sends a packet as it is.
-pub(super) async fn send_packet(socket: &UdpSocket, peer: SocketAddr, packet: &[u8]) -> io::Result<()> {
-    socket.send_to(packet, peer).await.map(drop)
+pub(super) fn send_packet(socket: &UdpSocket, peer: SocketAddr, packet: &[u8]) -> io::Result<()> {
+    let bytes = [IoSlice::new(packet)];
+    send(socket, &SockAddr::from(peer), &bytes, &[])
 }
 
-/// Sends, and waits while the socket's buffer is full: for as long as the network card needs.
-async fn send(socket: &UdpSocket, to: &SockAddr, bytes: &[IoSlice<'_>], control: &[u8]) -> io::Result<()> {
-    let send = || {
-        let message = MsgHdr::new().with_addr(to).with_buffers(bytes).with_control(control);
-        SockRef::from(socket).sendmsg(&message, 0)
-    };
-    socket.async_io(Interest::WRITABLE, send).await.map(drop)
+/// Sends, and waits while the socket's buffer is full: for as long as the network card needs, and no longer than [`FULL`].
+fn send(socket: &UdpSocket, to: &SockAddr, bytes: &[IoSlice<'_>], control: &[u8]) -> io::Result<()> {
+    let message = MsgHdr::new().with_addr(to).with_buffers(bytes).with_control(control);
+    match SockRef::from(socket).sendmsg(&message, 0) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&FULL))?;
+            SockRef::from(socket).sendmsg(&message, 0).map(drop)
+        }
+        sent => sent.map(drop),
+    }
 }
 
 /// The control message that says the size of packets: `cmsghdr` of cmsg(3), then a `u16`, all padded to a
@@ -94,21 +99,21 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    #[tokio::test]
-    async fn a_window_arrives_as_packets_whether_the_kernel_cuts_or_not() {
+    #[test]
+    fn a_window_arrives_as_packets_whether_the_kernel_cuts_or_not() {
         let here = "127.0.0.1:0".parse().unwrap();
-        let [from, to] = [(); 2].map(|()| UdpSocket::from_std(bind(here, None).unwrap()).unwrap());
+        let [from, to] = [(); 2].map(|()| bind(here, None).unwrap());
+        to.set_nonblocking(false).unwrap();
+        to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let bytes: Vec<u8> = (0..100_u8).collect();
         let blocks = Blocks { first: 65_535, count: 4, offset: 0, bytes: 100 };
         for mut cut in [true, false] {
             let peer = to.local_addr().unwrap();
-            send_blocks(&from, peer, blocks, &bytes, 32, &mut cut).await.unwrap();
+            send_blocks(&from, peer, blocks, &bytes, 32, &mut cut).unwrap();
             let mut received = Vec::new();
             while received.len() < 4 {
                 let mut buffer = [0; 200];
-                let arrived = to.recv_from(&mut buffer);
-                let (length, _) =
-                    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap().unwrap();
+                let (length, _) = to.recv_from(&mut buffer).unwrap();
                 received.push(buffer[..length].to_vec());
             }
             let numbers: Vec<&[u8]> = received.iter().map(|packet| &packet[..4]).collect();
@@ -119,8 +124,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_interface_that_is_not_there_is_an_error() {
+    #[test]
+    fn an_interface_that_is_not_there_is_an_error() {
         assert!(bind("127.0.0.1:0".parse().unwrap(), Some("no-such-if")).is_err());
     }
 }
