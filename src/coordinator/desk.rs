@@ -252,14 +252,8 @@ impl Lending {
             return Err(no_such(device));
         }
         let (id, user) = (device.clone(), by.user.clone());
-        let held = self.ledger.read(move |book, now| {
-            let lease = book.lease_of(&id).and_then(|(lease, deadline)| {
-                // Where the ledger cannot be written, a lease that is over still stands in it.
-                let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
-                (!is_over).then(|| lease.clone())
-            });
-            (lease, book.former(&user, &id))
-        });
+        let held =
+            self.ledger.read(move |book, now| (holding(book, now, &id).cloned(), book.former(&user, &id)));
         let (lease, former) = held.await?;
         if let Some(lease) = &lease
             && (lease.request.holder == by.user || (force && by.admin))
@@ -282,6 +276,13 @@ impl Lending {
         let error = format!("{device} is {holder}'s ({})", lease.request.id);
         Err(Refusal::hinted(error, hint))
     }
+}
+
+/// The lease that a device is under. Where the ledger cannot be written, one that is over still stands in it.
+pub(super) fn holding<'a>(book: &'a Book, now: &Now, device: &DeviceId) -> Option<&'a Lease> {
+    let (lease, deadline) = book.lease_of(device)?;
+    let is_over = deadline.left(&now.moment).is_some_and(|left| left.is_zero());
+    (!is_over).then_some(lease)
 }
 
 pub(super) fn no_such(device: &DeviceId) -> Refusal {

@@ -21,6 +21,7 @@ mod disturb;
 mod expect;
 mod follow;
 mod handover;
+mod keys;
 pub mod ledger;
 mod lending;
 mod log;

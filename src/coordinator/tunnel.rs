@@ -1,4 +1,4 @@
-//! Tunnels: byte streams from users to ports of the devices they hold, and the keys that let them in.
+//! Tunnels: byte streams from users to ports of the devices they hold.
 //!
 //! A tunnel belongs to one lease and one boot attempt. One task guards it: it ends when the lease does, when the
 //! device is switched off or booted anew, or when its user is silent for [`IDLE`].
@@ -8,7 +8,8 @@
 //!  receive(offset) ◄── [last piece] ◄── TCP ◄── device       a piece is kept until the next is asked for
 //! ```
 
-use super::desk::seat;
+use super::desk::{holding, seat};
+use super::ledger::LedgerError;
 use super::lending::{Lending, over};
 use super::refusal::Refusal;
 use super::session::Seat;
@@ -16,25 +17,23 @@ use crate::device::DeviceState;
 use crate::model::boot::BootAttempt;
 use crate::model::device::{Backend, Capability};
 use crate::model::event::Event;
-use crate::model::id::{DeviceId, LeaseId, UserName};
+use crate::model::id::{DeviceId, UserName};
 use crate::model::lease::FencingToken;
 use crate::model::ssh_key::SshPublicKey;
-use crate::plan::lease::Caller;
+use crate::plan::lease::{Book, Caller, Now};
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
-use crate::wire::tunnel::{
-    Admit, Admitted, PIECE, TunnelId, TunnelOpen, TunnelPiece, TunnelReceive, TunnelSend, TunnelSent,
-};
+use crate::wire::tunnel::{PIECE, TunnelId, TunnelOpen, TunnelPiece, TunnelReceive, TunnelSend, TunnelSent};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// The most tunnels at one time; each keeps at most [`PIECE`] bytes, so 32 MiB in all.
@@ -47,15 +46,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 const HOLD: Duration = Duration::from_secs(5);
 /// The same where too many answers are held back already.
 const HOLD_BRIEFLY: Duration = Duration::from_millis(50);
+/// Pause before the ledger is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A user who asks for nothing for so long has gone.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long it may take to put a key on a device: sshd on an emulated machine takes seconds for a login.
-const ADMIT_WITHIN: Duration = Duration::from_secs(30);
-/// Where the device's sshd looks for the holder's key; on a tmpfs, so gone with the power.
-const HOLDER_KEYS: &str = "/run/pilab/holder_keys";
-/// Who may log in.
-const SSH_USER: &str = "root";
-
 /// All tunnels of a coordinator.
 #[derive(Default)]
 pub(super) struct Tunnels {
@@ -94,33 +88,6 @@ struct Down {
 }
 
 impl Lending {
-    /// Lets a key log in to a device for its holder.
-    pub(super) async fn admit(&self, by: &Caller, asked: Admit) -> Result<Admitted, Refusal> {
-        let Admit { device, key } = asked;
-        let session = self.session_on(by, &device, false).await?;
-        let seat = seat(&session, &device)?;
-        let host_key = place(seat)?.host_key;
-        let admitted = Event::KeyAdmitted { by: by.user.to_string(), token: seat.token };
-        let written = seat.device.journal().event_synced(seat.attempt(), admitted).await;
-        written.map_err(|e| Refusal::new(format!("that cannot be kept in the journal: {}", Chain(&e))))?;
-        // The script is fixed, and the key one of its arguments.
-        let script = format!("umask 077 && printf '%s\\n' \"$1\" > {HOLDER_KEYS}");
-        put(seat, &script, &[key.as_str()]).await?;
-        Ok(Admitted { user: SSH_USER.to_owned(), host_key })
-    }
-
-    /// Takes the last holder's key off what is up of a lease that has another holder.
-    pub(super) async fn dismiss_keys(&self, lease: LeaseId) {
-        let id = lease;
-        let Ok(Some(lease)) = self.ledger.read(move |book, _| book.lease(&id).cloned()).await else { return };
-        let session = self.session(&lease);
-        for seat in session.seats.iter().filter(|seat| place(seat).is_ok()) {
-            if let Err(Refusal { error, .. }) = put(seat, &format!("rm -f {HOLDER_KEYS}"), &[]).await {
-                tracing::warn!(device = %seat.id(), error, "the last holder's SSH key may still be there");
-            }
-        }
-    }
-
     /// Connects to a port of a device.
     pub(super) async fn open_tunnel(
         self: &Arc<Self>,
@@ -182,11 +149,28 @@ impl Lending {
         tunnel.bounded(tunnel.receive(asked.offset, hold)).await
     }
 
-    /// One that the caller may still use: where the ledger cannot be written, a lease that is over ends no tunnel yet.
+    /// One that the caller may still use. While NATS is away nobody knows: a stream that outlives that is worth a moment.
     async fn tunnel(&self, by: &Caller, id: TunnelId) -> Result<Arc<Tunnel>, Refusal> {
         let tunnel = self.tunnels.get(by, id)?;
-        let session = self.session_on(by, &tunnel.device, false).await?;
-        if session.token == tunnel.token { Ok(tunnel) } else { Err(ended()) }
+        let deadline = Instant::now() + HOLD;
+        loop {
+            let (device, token) = (tunnel.device.clone(), tunnel.token);
+            let stands = move |book: &Book, now: &Now| {
+                holding(book, now, &device).is_some_and(|lease| lease.token == token)
+            };
+            match self.ledger.read(stands).await {
+                Ok(true) => return Ok(tunnel),
+                Ok(false) => {
+                    // Whose it is now is the better answer.
+                    self.session_on(by, &tunnel.device, false).await?;
+                    return Err(ended());
+                }
+                Err(LedgerError::Away | LedgerError::Busy) if Instant::now() < deadline => {
+                    sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     pub(super) fn close_tunnel(&self, by: &Caller, id: TunnelId) {
@@ -330,14 +314,14 @@ impl Down {
 }
 
 /// Where a device is in its current boot attempt.
-struct Place {
-    address: std::net::IpAddr,
-    host_key: SshPublicKey,
+pub(super) struct Place {
+    address: IpAddr,
+    pub(super) host_key: SshPublicKey,
     attempt: BootAttempt,
     state: watch::Receiver<DeviceState>,
 }
 
-fn place(seat: &Seat) -> Result<Place, Refusal> {
+pub(super) fn place(seat: &Seat) -> Result<Place, Refusal> {
     let device = seat.device.device();
     let id = seat.id();
     // A container's agent shares this host's network: its ports are those of the coordinator's own machine.
@@ -359,18 +343,6 @@ fn place(seat: &Seat) -> Result<Place, Refusal> {
         )
     })?;
     Ok(Place { address, host_key, attempt, state })
-}
-
-async fn put(seat: &Seat, script: &str, arguments: &[&str]) -> Result<(), Refusal> {
-    let mut command: Vec<String> = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-    command.extend(arguments.iter().map(|&argument| argument.to_owned()));
-    let refused = |why: String| Refusal::new(format!("the keys of {} cannot be changed: {why}", seat.id()));
-    let ran = seat.device.run(seat.token, command, ADMIT_WITHIN).await;
-    let output = ran.map_err(|e| refused(Chain(&e).to_string()))?;
-    if output.exit_code == Some(0) {
-        return Ok(());
-    }
-    Err(refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 /// Done when the device is no longer in that attempt, or off.
