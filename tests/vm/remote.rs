@@ -78,7 +78,7 @@ async fn a_device_is_entered_from_where_nats_alone_can_be_reached() {
     let told = bench.call("queue", &["--json"]).await.exits(0).stdout;
     let lease: serde_json::Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
     bench.call("release", &[lease["lease"].as_str().unwrap()]).await.exits(0);
-    call(&["ssh", DEVICE, "true"]).await.exits(2).says("nobody holds");
+    call(&["ssh", DEVICE, "true"]).await.exits(2).says("the lease has ended");
     bench.device(DEVICE, "its return", |row| row["usage"]["state"] == "free" && row["power"] == "off").await;
     coordinator.signal("TERM").await;
     coordinator.end().await.exits(0);
