@@ -7,7 +7,7 @@ mod page;
 mod tell;
 mod words;
 
-use super::args::{LabArgs, NightlyArgs, NightlyCommand};
+use super::args::{NightlyArgs, NightlyCommand};
 use super::client::Client;
 use super::error::CliError;
 use super::exit::Exit;
@@ -164,10 +164,7 @@ async fn with_lab(
     ui: Ui,
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
-    let LabArgs { on, arch, image, .. } = &args.lab;
-    if on.is_none()
-        && arch.is_none()
-        && image.is_none()
+    if !args.lab.asks_for_own()
         && let Some(client) = login::connect_here(local, &lab.name).await?
     {
         return through(client, args, lab, plan, nights, ui, stop).await;

@@ -140,8 +140,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> CliError {
 /// The lab in which the runs are to be, if it is not to be one of their own: that of the login which is named, else
 /// that of the lab file, where its coordinator runs on this machine.
 async fn shared(local: &dyn Local, args: &RunArgs, show: &Show) -> Result<Option<Client>, CliError> {
-    let LabArgs { file, on, arch, image } = &args.lab;
-    let own = on.is_some() || arch.is_some() || image.is_some() || args.keep;
+    let own = args.lab.asks_for_own() || args.keep;
     let of_environment =
         || std::env::var_os("PILAB_LOGIN").filter(|path| !path.is_empty()).map(PathBuf::from);
     let named = args.login.clone().or_else(|| of_environment().filter(|_| !own));
@@ -151,7 +150,7 @@ async fn shared(local: &dyn Local, args: &RunArgs, show: &Show) -> Result<Option
     if own {
         return Ok(None);
     }
-    let lab = config::lab::load(file, None, None)?;
+    let lab = config::lab::load(&args.lab.file, None, None)?;
     let Some(client) = login::connect_here(local, &lab.name).await? else { return Ok(None) };
     show.screen.note(&format!("in lab {}, which has a coordinator on this machine", lab.name));
     Ok(Some(client))

@@ -35,6 +35,14 @@ pub struct LabArgs {
     pub image: Option<String>,
 }
 
+impl LabArgs {
+    /// Whether something is asked for that only a lab of one's own can be: one that runs already is as it is.
+    pub fn asks_for_own(&self) -> bool {
+        let Self { file: _, on, arch, image } = self;
+        on.is_some() || arch.is_some() || image.is_some()
+    }
+}
+
 /// Arguments of `coordinator`.
 #[derive(Debug, Args)]
 pub struct CoordinatorArgs {
