@@ -3,7 +3,9 @@
 mod dying;
 
 use crate::agent::lab::installed;
+use crate::support::program::{Ended, end_within, signal};
 use pilab::support::command::Command;
+use rustix::process::Signal;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,12 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A state directory of its own, so that sweeps and leftovers of other labs do not meet.
 struct Bench(TempDir);
-
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
 
 impl Bench {
     fn new() -> Option<Self> {
@@ -74,12 +70,7 @@ impl Bench {
 }
 
 async fn end(child: tokio::process::Child) -> Ended {
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("pilab did not end").unwrap();
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    end_within(child, PATIENCE).await
 }
 
 /// Reads until standard output holds `text`.
@@ -107,11 +98,6 @@ fn processes(place: &str) -> Vec<String> {
     let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
     lines.filter(|line| line.contains(place)).collect()
-}
-
-async fn signal(child: &tokio::process::Child, name: &str) {
-    let pid = child.id().unwrap().to_string();
-    Command::new("kill").args(["-s", name, &pid]).output().await.unwrap();
 }
 
 /// A scenario that leaves time to be stopped: the last step holds for long.
@@ -193,7 +179,7 @@ async fn a_killed_lab_is_swept_by_the_next_and_a_living_one_is_left_alone() {
     let mut killed = bench.start(&[&scenario]);
     shows(&mut killed, "\"name\":\"hold\"").await;
     let [first] = bench.instances().try_into().unwrap();
-    signal(&killed, "KILL").await;
+    signal(&killed, Signal::KILL);
     killed.wait().await.unwrap();
     assert!(run_dir(&first) && !processes(&first).is_empty(), "nothing was left to sweep");
 
@@ -205,7 +191,7 @@ async fn a_killed_lab_is_swept_by_the_next_and_a_living_one_is_left_alone() {
     assert_eq!(bench.instances(), std::slice::from_ref(&second), "the living lab alone is there");
     assert!(!processes(&second).is_empty());
 
-    signal(&living, "INT").await;
+    signal(&living, Signal::INT);
     let ended = end(living).await;
     assert_eq!(ended.code, Some(130), "{}\n{}", ended.stdout, ended.stderr);
     bench.is_clean();

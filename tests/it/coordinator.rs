@@ -1,6 +1,7 @@
 //! A lab that outlives a command, through the program itself: two people, containers, real NATS and podman.
 
 use crate::agent::lab::installed;
+use crate::support::program::{PATIENCE, Program, end, finish, signal};
 use pilab::bus::connect::{Bus, BusOptions};
 use pilab::bus::error::BusError;
 use pilab::bus::issuer::{COORDINATOR, Issuer};
@@ -9,124 +10,37 @@ use pilab::model::identity::file;
 use pilab::model::workload::label;
 use pilab::support::command::Command;
 use pilab::wire::subject;
+use rustix::process::Signal;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::AsyncReadExt;
 use tokio::process::Child;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-/// A bound for what takes tenths of a second on a quiet host.
-const PATIENCE: Duration = Duration::from_secs(60);
 const DEVICE: &str = "team-box-1";
 
-struct Bench {
-    dir: TempDir,
-    lab: String,
-}
+/// A lab of two containers.
+struct Bench(Program);
 
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ended {
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn refused(self, words: &str) {
-        assert_ne!(self.code, Some(0), "{}", self.stdout);
-        assert!(self.stderr.contains(words), "{words:?} is not in:\n{}", self.stderr);
-    }
-
-    fn json(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+impl Deref for Bench {
+    type Target = Program;
+    fn deref(&self) -> &Program {
+        &self.0
     }
 }
 
 impl Bench {
     fn new() -> Option<Self> {
         let tools = ["podman", "runc", "busybox", "nats-server"];
-        if !tools.iter().all(|tool| installed(tool, "podman")) {
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("team.toml");
         let text = "name = \"team\"\n[leases]\nmax = \"2h\"\n[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 2\n";
-        std::fs::write(&path, text).unwrap();
-        Some(Self { lab: path.to_str().unwrap().to_owned(), dir })
+        tools.iter().all(|tool| installed(tool, "podman")).then(|| Self(Program::new(text)))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        Command::new(env!("CARGO_BIN_EXE_pilab"))
-            .env("PILAB_STATE_DIR", self.dir.path().join("state").to_str().unwrap())
-            .env("USER", "local")
-            .args(args.iter().copied())
-    }
-
-    /// Starts the coordinator, and waits until it says that it is up.
-    async fn coordinator(&self) -> Child {
-        let command = self.command(&["coordinator", "--lab", &self.lab]);
-        let mut child = command.build().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut told = String::new();
-        let up = async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                told.push_str(&line);
-                told.push('\n');
-                if line.starts_with("login: ") {
-                    return true;
-                }
-            }
-            false
-        };
-        let up = timeout(PATIENCE, up).await;
-        assert!(matches!(up, Ok(true)), "the coordinator is not up:\n{told}");
-        // Its further words are nobody's concern, but must not fill the pipe.
-        let mut rest = JoinSet::new();
-        rest.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        rest.detach_all();
-        child
-    }
-
-    async fn pilab(&self, args: &[&str]) -> Ended {
-        end(self.command(args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
-    }
-
-    async fn as_user(&self, login: &Path, args: &[&str]) -> Ended {
-        let login = login.to_str().unwrap();
-        self.pilab(&[args, &["--login", login]].concat()).await
-    }
-
-    async fn login(&self, user: &str, role: &str) -> PathBuf {
-        let path = self.dir.path().join(format!("{user}.json"));
-        self.pilab(&["login", user, "--role", role, "-o", path.to_str().unwrap()]).await.done();
-        path
-    }
-
-    async fn devices(&self) -> Vec<Value> {
-        self.pilab(&["devices", "--json"]).await.done().json()
-    }
-
-    /// Looks at the device until `is_so`.
     async fn device(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let device = self.devices().await.into_iter().find(|row| row["id"] == DEVICE).unwrap();
-            if is_so(&device) {
-                return device;
-            }
-            assert!(Instant::now() < deadline, "waited for {what}: {device}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        self.device_until(DEVICE, what, is_so).await
     }
 
     async fn reserve(&self, args: &[&str]) -> String {
@@ -135,25 +49,6 @@ impl Bench {
         assert_eq!(lease["state"], "granted", "{lease}");
         lease["lease"].as_str().unwrap().to_owned()
     }
-}
-
-async fn end(child: Child) -> Ended {
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("pilab did not end").unwrap();
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-async fn signal(child: &Child, name: &str) {
-    let pid = child.id().unwrap().to_string();
-    Command::new("kill").args(["-s", name, &pid]).output().await.unwrap();
-}
-
-async fn stop(child: Child) {
-    signal(&child, "TERM").await;
-    end(child).await.done();
 }
 
 /// The sockets of labs of this name, for all test benches together.
@@ -260,7 +155,7 @@ async fn two_people_share_a_lab() {
     assert!(out.stdout.contains("ann: 1 logins were taken back"), "{}", out.stdout);
     bench.as_user(&ann, &["devices"]).await.refused("does not answer");
     bench.as_user(&eve, &["devices"]).await.done();
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 #[tokio::test]
@@ -269,7 +164,15 @@ async fn runs_wait_for_devices_like_everybody() {
     let coordinator = bench.coordinator().await;
     let lease = bench.reserve(&["--count", "2"]).await;
     let bundles = bench.dir.path().join("bundles");
-    let args = ["run", "ping", "isolation", "--lab", &bench.lab, "--bundle", bundles.to_str().unwrap()];
+    let args = [
+        "run",
+        "ping",
+        "isolation",
+        "--lab",
+        bench.lab.to_str().unwrap(),
+        "--bundle",
+        bundles.to_str().unwrap(),
+    ];
     let mut run = bench.command(&args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     says(&mut run, "in lab team, which has a coordinator on this machine").await;
     bench.device("the runs in the queue", |_| true).await;
@@ -281,7 +184,7 @@ async fn runs_wait_for_devices_like_everybody() {
     let ended = end(run).await.done();
     assert!(ended.stdout.contains("2 runs: 2 passed"), "{}", ended.stdout);
     bench.device("the run's device back", |device| usage(device) == "free" && device["power"] == "off").await;
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 /// Holds for longer than any test.
@@ -294,7 +197,14 @@ async fn a_run_whose_lease_is_taken_away_ends_as_the_labs() {
     let coordinator = bench.coordinator().await;
     let (path, bundles) = (bench.dir.path().join("long.toml"), bench.dir.path().join("bundles"));
     std::fs::write(&path, LONG).unwrap();
-    let args = ["run", path.to_str().unwrap(), "--lab", &bench.lab, "--bundle", bundles.to_str().unwrap()];
+    let args = [
+        "run",
+        path.to_str().unwrap(),
+        "--lab",
+        bench.lab.to_str().unwrap(),
+        "--bundle",
+        bundles.to_str().unwrap(),
+    ];
     let mut run = bench.command(&args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     says(&mut run, "step 1/1").await;
     let lease = bench.pilab(&["queue", "--json"]).await.done().json().remove(0);
@@ -303,14 +213,14 @@ async fn a_run_whose_lease_is_taken_away_ends_as_the_labs() {
     assert_eq!(ended.code, Some(4), "{}\n{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("the run's lease has ended"), "{}", ended.stdout);
     bench.device("its return", |device| usage(device) == "free" && device["power"] == "off").await;
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 #[tokio::test]
 async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
     let Some(bench) = Bench::new() else { return };
     let mut coordinator = bench.coordinator().await;
-    let second = bench.pilab(&["coordinator", "--lab", &bench.lab]).await;
+    let second = bench.pilab(&["coordinator", "--lab", bench.lab.to_str().unwrap()]).await;
     second.refused("has a coordinator on this machine");
     let ann = bench.login("ann", "user").await;
     let lease = bench.reserve(&[DEVICE]).await;
@@ -319,7 +229,7 @@ async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
     let mut waits = waits.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     says(&mut waits, "in place 1").await;
 
-    signal(&coordinator, "KILL").await;
+    signal(&coordinator, Signal::KILL);
     coordinator.wait().await.unwrap();
     bench.pilab(&["devices"]).await.refused("lab team does not answer");
     let coordinator = bench.coordinator().await;
@@ -329,7 +239,7 @@ async fn leases_and_queue_outlive_a_coordinator_that_is_killed() {
     bench.pilab(&["release", &lease]).await.done();
     let granted = end(waits).await.done().json().remove(0);
     assert_eq!((granted["state"].as_str(), granted["holder"].as_str()), (Some("granted"), Some("ann")));
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 #[tokio::test]
@@ -352,7 +262,7 @@ async fn a_nats_server_that_dies_under_a_coordinator_costs_no_lease() {
     let device = bench.device("its holder", |_| true).await;
     assert_eq!(device["usage"]["lease"], *lease, "{device}");
     bench.pilab(&["power", "on", DEVICE]).await.done();
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 #[tokio::test]
@@ -361,10 +271,10 @@ async fn a_lab_that_ends_leaves_what_it_knows_and_no_sockets() {
     let path = bench.dir.path().join("gone.toml");
     let text = std::fs::read_to_string(&bench.lab).unwrap().replace("\"team\"", "\"gone\"");
     std::fs::write(&path, text).unwrap();
-    bench.lab = path.to_str().unwrap().to_owned();
+    bench.0.lab = path;
     let coordinator = bench.coordinator().await;
     assert_eq!(sockets(), 1);
-    stop(coordinator).await;
+    finish(coordinator).await;
     assert_eq!(sockets(), 0);
     assert!(bench.dir.path().join("state/labs/gone/keys/keys.json").is_file());
 }
@@ -382,7 +292,7 @@ async fn a_lease_ends_at_its_deadline_and_with_its_process() {
     let mut held = held.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     says(&mut held, "held until this command ends").await;
     bench.device("the process's lease", |device| usage(device) == "leased").await;
-    signal(&held, "INT").await;
+    signal(&held, Signal::INT);
     end(held).await.done();
     bench.device("its return", |device| usage(device) == "free").await;
 
@@ -390,10 +300,10 @@ async fn a_lease_ends_at_its_deadline_and_with_its_process() {
     let held = bench.command(&["reserve", DEVICE, "--hold-by-process"]);
     let mut held = held.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     says(&mut held, "held until this command ends").await;
-    signal(&held, "KILL").await;
+    signal(&held, Signal::KILL);
     held.wait().await.unwrap();
     bench.device("the dead holder's end", |device| usage(device) == "free").await;
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 /// The lab's NATS, with the coordinator's own rights.
@@ -453,7 +363,7 @@ async fn whatever_the_last_holder_left_is_gone_before_the_next_has_the_device() 
     assert_eq!(lab_bus.kv_keys(subject::STATUS, &filter).await.unwrap(), [""; 0]);
     assert!(bus(&bench, &creds, DEVICE).await.is_err(), "its credentials are revoked");
     let _ = lab_bus.close().await;
-    stop(coordinator).await;
+    finish(coordinator).await;
 }
 
 #[tokio::test]

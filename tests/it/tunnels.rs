@@ -1,10 +1,10 @@
 //! Tunnels from users to the devices they hold, and the keys that let them in: the real coordinator and nats-server, a
 //! device that is a fake and whose address is this machine's.
 
-use crate::console::Rig;
 use crate::device::world::World;
 use crate::journal::{Open, read_all, records};
 use crate::nats::{HOUR, LOCALHOST, Lab, SOON, device_id, kill, lab_name};
+use crate::support::console::Rig;
 use crate::support::coordinator::{HOST_KEY, parts};
 use pilab::bus::connect::Bus;
 use pilab::bus::gate::Gate;

@@ -4,8 +4,8 @@ mod power;
 pub(crate) mod world;
 
 use self::world::{Fault, World};
-use crate::console::Rig;
 use crate::journal::{Open, read_all, records};
+use crate::support::console::Rig;
 use pilab::device::ports::{BootLayer, TicketFate, TicketRefusal};
 use pilab::device::{
     self, BootRequest, DeviceError, DeviceHandle, DeviceParts, DeviceState, MIN_OFF, Stagger,

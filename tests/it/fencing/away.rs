@@ -1,8 +1,9 @@
 //! What a lab does while its disk is full, its NATS server stands still, or a switch does not obey; and how soon it
 //! is back after both of its processes were killed.
 
-use super::stopped::{Rack, end, finish, signal};
+use super::stopped::Rack;
 use crate::agent::lab::installed;
+use crate::support::program::{end, finish, signal, signal_process};
 use pilab::support::command::Command;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -109,11 +110,11 @@ async fn a_nats_server_that_stands_still_beyond_its_pings_costs_no_lease() {
     let lease = reserve(&rack).await;
     rack.pilab(&["power", "on", "rack-pi-1"]).await.done();
     let (server, told) = (nats(&rack), rack.switched());
-    signal(server, Signal::STOP);
+    signal_process(server, Signal::STOP);
     sleep(SILENCE).await;
     // The coordinator could not write for longer than it may act.
     assert_eq!(rack.switched(), told);
-    signal(server, Signal::CONT);
+    signal_process(server, Signal::CONT);
     let rows = answered(&rack, &["queue", "--json"]).await;
     assert_eq!(rows[0]["lease"], *lease, "{rows:?}");
     let deadline = Instant::now() + PATIENCE;
@@ -178,10 +179,10 @@ async fn a_hundred_devices_are_back_with_leases_times_and_queue_after_any_kill()
         [("coordinator", false, true), ("nats-server", true, false), ("both", true, true)]
     {
         if server {
-            signal(nats(&rack), Signal::KILL);
+            signal_process(nats(&rack), Signal::KILL);
         }
         if own {
-            signal(coordinator.id().unwrap(), Signal::KILL);
+            signal(&coordinator, Signal::KILL);
             coordinator.wait().await.unwrap();
         }
         let begun = Instant::now();

@@ -1,7 +1,8 @@
 //! What an admin says of a device's health, and what is kept of it.
 
-use super::stopped::{Rack, finish};
+use super::stopped::Rack;
 use crate::agent::lab::installed;
+use crate::support::program::finish;
 use serde_json::Value;
 
 const DEVICE: &str = "rack-pi-1";
@@ -13,7 +14,7 @@ async fn an_admin_takes_a_device_out_of_the_pool_and_puts_it_back_and_the_reason
     }
     let rack = Rack::new();
     let coordinator = rack.coordinator().await;
-    let ann = rack.login("ann").await;
+    let ann = rack.user("ann").await;
     rack.device("its first handover", |device| device["usage"]["state"] == "free").await;
     let said = |verb, reason| ["device", verb, DEVICE, "--reason", reason];
     rack.pilab(&[&said("quarantine", "x")[..], &["--login", &ann]].concat())

@@ -1,35 +1,28 @@
 //! Real processes that are stopped with SIGSTOP, past a lease or past the right to act, and go on.
 
 use crate::agent::lab::installed;
+use crate::support::program::{PATIENCE, Program, end, finish, signal};
 use futures_util::future::join_all;
-use pilab::support::command::Command;
+use rustix::process::Signal;
 use serde_json::Value;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Child;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const DEVICE: &str = "rack-pi-1";
 /// Stops of a holder, and of the coordinator.
 const STOPS: usize = 10;
 
-/// A lab of one board behind a switch that is a program: it writes down what it is told.
-pub(super) struct Rack {
-    dir: TempDir,
-    lab: PathBuf,
-}
+/// A lab of boards behind a switch that is a program: it writes down what it is told.
+pub(super) struct Rack(Program);
 
-#[derive(Debug)]
-pub(super) struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+impl Deref for Rack {
+    type Target = Program;
+    fn deref(&self) -> &Program {
+        &self.0
+    }
 }
 
 impl Rack {
@@ -40,7 +33,7 @@ impl Rack {
     /// With so many boards.
     pub(super) fn of(boards: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (switch, lab) = (dir.path().join("switch"), dir.path().join("rack.toml"));
+        let switch = dir.path().join("switch");
         let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n[ ! -e broken ] && echo \"$1 $2\" >> switched\n";
         std::fs::write(&switch, script).unwrap();
         std::fs::set_permissions(&switch, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -53,17 +46,12 @@ impl Rack {
                 "power = {{ driver = \"command\", on = {on}, off = [{switch:?}, \"off\", \"{board}\"] }}\n"
             );
         }
-        std::fs::write(&lab, text).unwrap();
-        Self { dir, lab }
-    }
-
-    pub(super) fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        Self(Program::within(dir, &text))
     }
 
     /// From now on the switch fails, or works again.
     pub(super) fn break_switch(&self, broken: bool) {
-        let path = self.dir.path().join("broken");
+        let path = self.path("broken");
         if broken {
             std::fs::write(path, "").unwrap();
         } else {
@@ -77,118 +65,18 @@ impl Rack {
     }
 
     fn switched_of(&self, board: usize) -> Vec<String> {
-        let told = std::fs::read_to_string(self.dir.path().join("switched")).unwrap_or_default();
+        let told = std::fs::read_to_string(self.path("switched")).unwrap_or_default();
         let told = told.lines().filter_map(|line| line.split_once(' '));
         told.filter(|(_, of)| *of == board.to_string()).map(|(act, _)| act.to_owned()).collect()
     }
 
-    pub(super) fn command(&self, args: &[&str]) -> Command {
-        Command::new(env!("CARGO_BIN_EXE_pilab"))
-            .env("PILAB_STATE_DIR", self.state().to_str().unwrap())
-            .env("USER", "local")
-            .args(args.iter().copied())
-    }
-
-    pub(super) fn spawn(&self, args: &[&str]) -> Child {
-        self.command(args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    /// Starts the coordinator, and waits until it is up.
-    pub(super) async fn coordinator(&self) -> Child {
-        let command = self.command(&["coordinator", "--lab", self.lab.to_str().unwrap()]);
-        let mut child = command.build().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut told = String::new();
-        let up = async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                told.push_str(&line);
-                told.push('\n');
-                if line.starts_with("login: ") {
-                    return true;
-                }
-            }
-            false
-        };
-        let up = timeout(PATIENCE, up).await;
-        assert!(matches!(up, Ok(true)), "the coordinator is not up:\n{told}");
-        // Its further words are nobody's concern, but must not fill the pipe.
-        let mut rest = JoinSet::new();
-        rest.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        rest.detach_all();
-        child
-    }
-
-    pub(super) async fn pilab(&self, args: &[&str]) -> Ended {
-        end(self.spawn(args)).await
-    }
-
-    pub(super) async fn login(&self, user: &str) -> String {
-        let path = self.dir.path().join(format!("{user}.json"));
-        let path = path.to_str().unwrap().to_owned();
-        self.pilab(&["login", user, "-o", &path]).await.done();
-        path
+    pub(super) async fn user(&self, name: &str) -> String {
+        self.login(name, "user").await.to_str().unwrap().to_owned()
     }
 
     pub(super) async fn device(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let device = self.pilab(&["devices", "--json"]).await.done().json().remove(0);
-            if is_so(&device) {
-                return device;
-            }
-            assert!(Instant::now() < deadline, "waited for {what}: {device}");
-            sleep(Duration::from_millis(20)).await;
-        }
+        self.device_until(DEVICE, what, is_so).await
     }
-}
-
-impl Ended {
-    pub(super) fn is_done(&self) -> bool {
-        self.code == Some(0)
-    }
-
-    #[track_caller]
-    pub(super) fn done(self) -> Self {
-        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    #[track_caller]
-    pub(super) fn refused(&self, words: &str) {
-        assert_ne!(self.code, Some(0), "{}", self.stdout);
-        assert!(self.stderr.contains(words), "{words:?} is not in:\n{}", self.stderr);
-    }
-
-    pub(super) fn json(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-pub(super) async fn end(child: Child) -> Ended {
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("pilab did not end").unwrap();
-    Ended {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-pub(super) fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
-fn stop(child: &Child) {
-    signal(child.id().unwrap(), rustix::process::Signal::STOP);
-}
-
-fn go_on(child: &Child) {
-    signal(child.id().unwrap(), rustix::process::Signal::CONT);
-}
-
-pub(super) async fn finish(coordinator: Child) {
-    signal(coordinator.id().unwrap(), rustix::process::Signal::TERM);
-    end(coordinator).await.done();
 }
 
 fn now_ms() -> u64 {
@@ -218,14 +106,14 @@ async fn stop_a_holder(rack: &Rack, board: usize, ann: &str, bob: &str) {
     // Somewhere between its start and its request.
     let act = rack.spawn(&["power", "on", device, "--login", ann]);
     sleep(Duration::from_millis(5 * board as u64)).await;
-    stop(&act);
-    stop(&held);
+    signal(&act, Signal::STOP);
+    signal(&held, Signal::STOP);
     // Waits for the deadline, and for the handover.
     let granted = rack.pilab(&["reserve", device, "--json", "--login", bob]).await.done().json().remove(0);
     assert_eq!(granted["holder"], "bob", "{granted}");
     let before = rack.switched_of(board);
-    go_on(&act);
-    go_on(&held);
+    signal(&act, Signal::CONT);
+    signal(&held, Signal::CONT);
     let (act, held) = (end(act).await, end(held).await);
     held.refused("is now bob's");
     // What was asked in time was done, and undone before bob had the device.
@@ -242,7 +130,7 @@ async fn a_holder_that_is_stopped_past_its_lease_and_goes_on_has_lost_it() {
     }
     let rack = Rack::of(STOPS);
     let coordinator = rack.coordinator().await;
-    let (ann, bob) = (rack.login("ann").await, rack.login("bob").await);
+    let (ann, bob) = (rack.user("ann").await, rack.user("bob").await);
     join_all((1..=STOPS).map(|board| stop_a_holder(&rack, board, &ann, &bob))).await;
     finish(coordinator).await;
 }
@@ -254,17 +142,17 @@ async fn a_coordinator_that_is_stopped_past_a_lease_does_nothing_more_under_it()
     }
     let rack = Rack::new();
     let coordinator = rack.coordinator().await;
-    let ann = rack.login("ann").await;
+    let ann = rack.user("ann").await;
     for number in 0..STOPS {
         let lease = rack.pilab(&["reserve", DEVICE, "--for", "1s", "--json", "--login", &ann]).await.done();
         let lease = lease.json().remove(0);
         let (id, until) = (lease["lease"].as_str().unwrap(), lease["until_ms"].as_u64().unwrap());
         let act = rack.spawn(&["power", "on", DEVICE, "--login", &ann]);
         sleep(Duration::from_millis(5 * number as u64)).await;
-        stop(&coordinator);
+        signal(&coordinator, Signal::STOP);
         let before = rack.switched();
         until_ms(until + 20).await;
-        go_on(&coordinator);
+        signal(&coordinator, Signal::CONT);
         let (act, beat) = (end(act).await, rack.pilab(&["extend", id, "--by", "1s", "--login", &ann]).await);
         beat.refused("the lease has ended");
         rack.device("its return", |device| device["usage"]["state"] == "free").await;

@@ -1,8 +1,11 @@
-//! What several integration tests need: a lab whose coordinator follows a script, a real coordinator, a podman that follows one, a registry.
+//! What several integration tests need: calls of the program itself, a lab whose coordinator follows a script, a real
+//! coordinator, a console, a podman that follows a script, a registry.
 
 #![expect(unreachable_pub, reason = "shared by the modules of one test binary")]
 
+pub mod console;
 pub mod coordinator;
 pub mod libpod;
+pub mod program;
 pub mod registry;
 pub mod scripted;
