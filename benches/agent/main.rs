@@ -9,8 +9,10 @@
 //! `PILAB_BENCH_AGENT` names another program than the one that `lab/agent` builds. What is measured is the agent's
 //! process: that this program itself is built without optimisation makes no figure smaller.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on fails")]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a table is what was asked for")]
+#![expect(clippy::print_stderr, reason = "who asked is told why there is no table")]
 
+#[path = "../shared/document.rs"]
+mod document;
 #[expect(dead_code, reason = "shared with the tests")]
 #[path = "../../tests/it/agent/lab.rs"]
 mod lab;
@@ -29,9 +31,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use suite::{Plan, table};
 
-/// The lines between which the table stands in the document.
-const MARKS: (&str, &str) = ("<!-- measured: begin -->\n", "<!-- measured: end -->\n");
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     // Called by `cargo test`, which asks for no measurement.
@@ -45,14 +44,7 @@ async fn main() {
         return;
     };
     let text = table::markdown(&figures);
-    print!("{text}");
-    if std::env::args().any(|arg| arg == "--write") {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-        let document = std::fs::read_to_string(&path).unwrap();
-        let (before, rest) = document.split_once(MARKS.0).unwrap();
-        let (_, after) = rest.split_once(MARKS.1).unwrap();
-        std::fs::write(path, format!("{before}{}\n{text}\n{}{after}", MARKS.0, MARKS.1)).unwrap();
-    }
+    document::tell("measured", &text);
 }
 
 /// The agent as it ships.

@@ -7,19 +7,17 @@
 //! Prints tables; `--write` puts them into `docs/performance.md` as well. The simulation panics, with the seed of
 //! the lab, when something does not hold that must: see `simulator`.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
-#![expect(clippy::print_stdout, reason = "a table is what was asked for")]
 
 mod cost;
+#[path = "../shared/document.rs"]
+mod document;
 mod ledger;
 mod simulator;
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The lines between which the tables stand in the document.
-const MARKS: (&str, &str) = ("<!-- leases: begin -->\n", "<!-- leases: end -->\n");
 /// Releases, handovers and requests in each lab whose decisions are measured.
 const TURNS: u64 = 20_000;
 
@@ -40,14 +38,7 @@ async fn main() {
     let mut text = ledger_table(ledger);
     text += &cost_table();
     text += &simulation_table(seed, events);
-    print!("{text}");
-    if args.iter().any(|arg| arg == "--write") {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-        let document = std::fs::read_to_string(&path).unwrap();
-        let (before, rest) = document.split_once(MARKS.0).unwrap();
-        let (_, after) = rest.split_once(MARKS.1).unwrap();
-        std::fs::write(path, format!("{before}{}\n{text}{}{after}", MARKS.0, MARKS.1)).unwrap();
-    }
+    document::tell("leases", &text);
 }
 
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {

@@ -6,18 +6,16 @@
 //!
 //! Prints a table; `--write` puts it into `docs/performance.md` as well. Needs root for dnsmasq, whose port is 69.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
-#![expect(clippy::print_stdout, reason = "a table is what was asked for")]
 
 mod client;
+#[path = "../shared/document.rs"]
+mod document;
 mod peers;
 
 use peers::Peer;
 use std::fmt::Write as _;
-use std::path::Path;
 use tokio::time::Instant;
 
-/// The lines between which the table stands in the document.
-const MARKS: (&str, &str) = ("<!-- tftp: begin -->\n", "<!-- tftp: end -->\n");
 /// Clients at once, and blocks between acknowledgements.
 const CASES: [(u64, u16); 4] = [(1, 1), (32, 1), (1, 16), (32, 16)];
 
@@ -66,14 +64,7 @@ async fn main() {
         writeln!(text, "\n{}: {:.1} MiB at most in the process that listens.", peer.name, peer.memory())
             .unwrap();
     }
-    print!("{text}");
-    if args.iter().any(|arg| arg == "--write") {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-        let document = std::fs::read_to_string(&path).unwrap();
-        let (before, rest) = document.split_once(MARKS.0).unwrap();
-        let (_, after) = rest.split_once(MARKS.1).unwrap();
-        std::fs::write(path, format!("{before}{}\n{text}\n{}{after}", MARKS.0, MARKS.1)).unwrap();
-    }
+    document::tell("tftp", &text);
 }
 
 /// Megabytes a second of all clients together, and the server's processor seconds for 1000 megabytes; none when
