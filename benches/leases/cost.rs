@@ -64,8 +64,7 @@ pub(crate) fn caller() -> Caller {
 /// For any device of a kind.
 pub(crate) fn request(id: &str, kind: u64) -> LeaseRequest {
     let labels = BTreeMap::from([("kind".to_owned(), kind.to_string())]);
-    let need =
-        Need { role: "dut".to_owned(), device: None, model: None, labels, capabilities: BTreeSet::new() };
+    let need = Need { role: "dut".to_owned(), labels, ..Need::default() };
     LeaseRequest {
         id: LeaseId::new(id).unwrap(),
         holder: caller().user,

@@ -87,8 +87,8 @@ fn drawn(random: &mut Random) -> (Vec<Job>, Vec<Device>, Vec<Duration>) {
     let mut job = |number: usize| {
         let seconds = if random.percent(10) { 600 + random.below(600) } else { 30 + random.below(90) };
         let model = (!number.is_multiple_of(4)).then(|| MODELS[number % MODELS.len()]);
-        let (role, labels) = ("dut".to_owned(), BTreeMap::new());
-        let need = Need { role, device: None, model, labels, capabilities: [Capability::Boot].into() };
+        let role = "dut".to_owned();
+        let need = Need { role, model, capabilities: [Capability::Boot].into(), ..Need::default() };
         let real = Duration::from_secs(seconds).mul_f64(0.5 + random.below(1000) as f64 / 1000.0);
         (Job { needs: vec![need], expected: Duration::from_secs(seconds) }, real)
     };

@@ -49,6 +49,13 @@ fn case(run: &RunView) -> TestCase {
         if let Some(arch) = device.model.arch() {
             case.add_property(Property::new(format!("{role}arch"), arch.to_string()));
         }
+        if let Some(instead) = &device.instead {
+            case.add_properties([
+                Property::new(format!("{role}instead_of"), printable(&instead.of)),
+                Property::new(format!("{role}instead_because"), printable(&instead.because)),
+                Property::new(format!("{role}unexercised"), printable(&instead.unexercised.join(", "))),
+            ]);
+        }
     }
     if !run.image.is_empty() {
         case.add_property(Property::new("image", printable(&run.image)));

@@ -87,6 +87,10 @@ fn planned(plan: &Nightly) -> Result<Vec<(Scenario, Cell)>, CliError> {
                 // What the scenario says itself stays.
                 for need in on.needs.iter_mut().filter(|need| need.model.is_none() && need.device.is_none()) {
                     need.model = Some(*model);
+                    // Who plans virtual machines gets them, and not for want of a board.
+                    if need.fallback.as_ref().is_some_and(|fallback| fallback.backend == model.backend()) {
+                        (need.backend, need.fallback) = (None, None);
+                    }
                 }
                 places.push((on, model.to_string()));
             }

@@ -55,7 +55,7 @@ fn request(id: &LeaseId, args: &ReserveArgs) -> Reserve {
         device,
         model: args.model,
         labels: args.label.iter().cloned().collect(),
-        capabilities: std::collections::BTreeSet::new(),
+        ..Need::default()
     };
     let needs = if args.devices.is_empty() {
         (1..=args.count).map(|number| need(number.to_string(), None)).collect()

@@ -3,6 +3,7 @@
 use super::table::{Align, columns, printable, seconds};
 use super::view::RunView;
 use crate::model::run::{Outcome, Verdict};
+use crate::model::scenario::Instead;
 
 /// One line a run, the reason under each that did not pass, and the count of each verdict.
 pub fn table(runs: &[RunView]) -> String {
@@ -19,6 +20,11 @@ pub fn table(runs: &[RunView]) -> String {
         let Some(run) = index.checked_sub(1).and_then(|index| runs.get(index)) else { continue };
         if let Some(reason) = reason(run) {
             text.push_str(&format!("  {reason}\n"));
+        }
+        for device in &run.devices {
+            if let Some(instead) = &device.assigned.instead {
+                text.push_str(&format!("  {}\n", stand_in(&device.assigned.role, instead)));
+            }
         }
     }
     text.push_str(&format!("{}\n", counts(runs)));
@@ -52,6 +58,15 @@ fn devices(run: &RunView) -> String {
         format!("{}={} ({})", device.role, device.device, device.model)
     });
     devices.collect::<Vec<_>>().join(" ")
+}
+
+/// Why a device is not of the kind that was asked for, and what has not been shown therefore: one line.
+fn stand_in(role: &str, instead: &Instead) -> String {
+    let (of, because) = (printable(&instead.of), printable(&instead.because));
+    format!(
+        "{role} instead of {of}: {because}; not exercised: {}",
+        printable(&instead.unexercised.join(", "))
+    )
 }
 
 fn counts(runs: &[RunView]) -> String {
@@ -94,5 +109,18 @@ mod tests {
             step: Some(0),
         });
         assert_eq!(reason(&run).unwrap(), "step 1 \"ping\" on laptop-vm-1: phase is Failed, not Running");
+    }
+
+    #[test]
+    fn a_device_that_stands_in_for_another_is_never_read_as_that() {
+        let mut run = fixture::view(&fixture::passed());
+        run.devices[0].assigned.instead = Some(Instead {
+            of: "model pi4b".to_owned(),
+            because: "none was free within 60 s".to_owned(),
+            unexercised: vec!["power relay".to_owned(), "serial line".to_owned()],
+        });
+        let table = table(&[run]);
+        let line = "  dut instead of model pi4b: none was free within 60 s; not exercised: power relay, serial line\n";
+        assert!(table.contains(line), "{table}");
     }
 }

@@ -4,9 +4,9 @@ use super::error::ConfigError;
 use super::matrix;
 use super::raw::{RawDuration, Source};
 use super::steps::{RawStep, checked_step};
-use crate::model::device::{Capability, Model};
+use crate::model::device::{Backend, Capability, Model};
 use crate::model::id::{DeviceId, ScenarioName};
-use crate::model::scenario::{Action, Need, Scenario, Step, UnderTest};
+use crate::model::scenario::{Action, Fallback, Need, Scenario, Step, UnderTest};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,8 @@ pub const SCENARIO_DIR: &str = "lab/scenarios";
 /// Bound of a boot when the scenario does not state one: ten times what an emulated device needs on a
 /// busy host.
 const DEFAULT_BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// How long a scenario waits for a board before it turns to its fallback, when it does not say: a few short runs of others.
+const DEFAULT_FALLBACK_AFTER: Duration = Duration::from_secs(600);
 /// No step or boot may be given longer than a night.
 const MAX_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
@@ -45,6 +47,9 @@ struct RawScenario {
 struct RawNeed {
     device: Option<DeviceId>,
     model: Option<Model>,
+    requires: Option<Backend>,
+    fallback: Option<Backend>,
+    fallback_after: Option<RawDuration>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -131,8 +136,12 @@ fn checked(path: &Path, values: &[String], source: &Source) -> Result<Scenario, 
         .needs
         .into_iter()
         .map(|(role, need)| {
-            spans.push(need.span());
-            let RawNeed { device, model, labels, mut capabilities } = need.into_inner();
+            let span = need.span();
+            let RawNeed { device, model, labels, mut capabilities, requires, fallback, fallback_after } =
+                need.into_inner();
+            let (backend, fallback) = kind(model, requires, fallback, fallback_after)
+                .map_err(|(key, cause)| source.value(&span, format!("needs.{role}.{key}"), cause))?;
+            spans.push(span);
             let acts = steps.iter().chain(&cleanup).map(|step| &step.action);
             let acts: Vec<_> = acts.filter(|act| act.roles().contains(&role.as_str())).collect();
             // A run boots its devices first of all. Where no step asks more of one than its power and its
@@ -140,9 +149,9 @@ fn checked(path: &Path, values: &[String], source: &Source) -> Result<Scenario, 
             let by_itself = !acts.is_empty() && acts.iter().all(|act| act.is_outside());
             capabilities.insert(if by_itself { Capability::Power } else { Capability::Boot });
             capabilities.extend(acts.into_iter().filter_map(Action::capability));
-            Need { role, device, model, labels, capabilities }
+            Ok(Need { role, device, model, backend, labels, capabilities, fallback, instead: None })
         })
-        .collect();
+        .collect::<Result<_, ConfigError>>()?;
     for (index, (need, span)) in needs.iter().zip(&spans).enumerate() {
         possible(need, needs.get(..index).unwrap_or_default())
             .map_err(|cause| source.value(span, format!("needs.{}", need.role), cause))?;
@@ -156,6 +165,41 @@ fn checked(path: &Path, values: &[String], source: &Source) -> Result<Scenario, 
         steps,
         cleanup,
     })
+}
+
+/// How a device must exist, and what does as well.
+fn kind(
+    model: Option<Model>,
+    requires: Option<Backend>,
+    fallback: Option<Backend>,
+    after: Option<RawDuration>,
+) -> Result<(Option<Backend>, Option<Fallback>), (&'static str, String)> {
+    if let (Some(model), Some(backend)) = (model, requires)
+        && model.backend() != backend
+    {
+        return Err(("requires", format!("is {backend}, and {model} is a {}", model.backend())));
+    }
+    let Some(fallback) = fallback else {
+        return match after {
+            Some(_) => Err(("fallback_after", "there is no `fallback`".to_owned())),
+            None => Ok((requires, None)),
+        };
+    };
+    if requires.is_some() {
+        let cause = "a need that requires a kind of device has no fallback: leave one of the two out";
+        return Err(("fallback", cause.to_owned()));
+    }
+    if fallback != Backend::Vm {
+        return Err(("fallback", format!("is {fallback}: the only fallback is \"vm\"")));
+    }
+    if let Some(model) = model.filter(|model| model.backend() != Backend::Pi) {
+        return Err(("fallback", format!("is for boards, and {model} is none")));
+    }
+    let after = after.map_or(DEFAULT_FALLBACK_AFTER, |after| after.0);
+    if after > MAX_TIMEOUT {
+        return Err(("fallback_after", format!("{after:?} is more than 12 h")));
+    }
+    Ok((Some(Backend::Pi), Some(Fallback { backend: fallback, after })))
 }
 
 /// Whether any lab could have such a device, beside those that are needed already.
@@ -245,6 +289,32 @@ mod tests {
         let error =
             load_text(&format!("{HEAD}capabilities = [\"wings\"]\n[[steps]]\nping = {{ on = \"dut\" }}\n"));
         assert!(error.unwrap_err().starts_with("/try.toml:4:17: unknown variant `wings`"));
+    }
+
+    #[test]
+    fn a_need_says_what_must_be_a_board_and_what_may_stand_in_for_one() {
+        let step = "[[steps]]\nping = { on = \"dut\" }\n";
+        let need = |text: &str| load_text(&format!("{HEAD}{text}\n{step}")).map(|mut it| it.needs.remove(0));
+        let plain = need("").unwrap();
+        assert_eq!((plain.backend, plain.fallback), (None, None));
+        assert_eq!(need("requires = \"pi\"").unwrap().backend, Some(Backend::Pi));
+        let fallback = need("model = \"pi5\"\nfallback = \"vm\"").unwrap();
+        let after = DEFAULT_FALLBACK_AFTER;
+        assert_eq!(
+            (fallback.backend, fallback.fallback),
+            (Some(Backend::Pi), Some(Fallback { backend: Backend::Vm, after }))
+        );
+        for (text, wrong) in [
+            ("requires = \"vm\"\nmodel = \"pi5\"", "requires: is vm, and pi5 is a pi"),
+            ("fallback = \"container\"", "fallback: is container: the only fallback is \"vm\""),
+            ("fallback = \"vm\"\nmodel = \"vm-aarch64\"", "fallback: is for boards, and vm-aarch64 is none"),
+            ("fallback = \"vm\"\nrequires = \"pi\"", "fallback: a need that requires a kind of device"),
+            ("fallback_after = \"1m\"", "fallback_after: there is no `fallback`"),
+            ("fallback = \"vm\"\nfallback_after = \"13h\"", "fallback_after: 46800s is more than 12 h"),
+        ] {
+            let error = need(text).unwrap_err();
+            assert!(error.starts_with(&format!("/try.toml:3: needs.dut.{wrong}")), "{error}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod deploying;
 mod desk;
 mod disturb;
 mod expect;
+mod fallback;
 mod follow;
 mod handover;
 mod keys;

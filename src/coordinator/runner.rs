@@ -1,6 +1,7 @@
 //! One run, from its devices to its verdict: acquire, boot, steps, cleanup, hand back.
 
 use super::bundle::{self, Span};
+use super::fallback;
 use super::follow::follow;
 use super::lending::{Denied, Grant, Lending};
 use super::log::RunLog;
@@ -10,7 +11,7 @@ use crate::device::DeviceError;
 use crate::model::event::Event;
 use crate::model::id::{LeaseId, RunId, UserName};
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
-use crate::model::scenario::{Scenario, Step};
+use crate::model::scenario::{Need, Scenario, Step};
 use crate::plan::verdict;
 use crate::support::chain::Chain;
 use crate::support::clock;
@@ -55,8 +56,8 @@ impl Runner {
         let begun = Instant::now();
         let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
         self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
-        let grant = match self.acquire().await {
-            Ok(grant) => grant,
+        let (grant, needs) = match self.acquire().await {
+            Ok(acquired) => acquired,
             Err(denied) => {
                 self.log.push(RunFact::Fault { fault: denied_fault(denied) }).await;
                 self.end(&begun, self.judge().await, Vec::new()).await;
@@ -64,7 +65,7 @@ impl Runner {
             }
         };
         let session = self.session(&grant);
-        self.log.push(self.started(&session)).await;
+        self.log.push(self.started(&session, needs)).await;
         let (followers, starts) = (TaskTracker::new(), self.begin(&session).await);
         for (seat, from) in session.seats.iter().zip(&starts) {
             if let Some(from) = from {
@@ -95,9 +96,10 @@ impl Runner {
         self.end(&begun, outcome, spans).await;
     }
 
-    async fn acquire(&self) -> Result<Grant, Denied> {
+    /// The devices, and the needs that they meet.
+    async fn acquire(&self) -> Result<(Grant, Vec<Need>), Denied> {
         let lease = LeaseId::new(self.log.run().as_str()).map_err(|e| Denied::Refused(e.to_string()))?;
-        self.lending.acquire(&self.user, lease, &self.scenario.needs, self.log.cancel()).await
+        fallback::acquire(&self.lending, &self.user, lease, &self.scenario.needs, self.log.cancel()).await
     }
 
     /// Marks the run's beginning in each device's journal; answers where.
@@ -133,14 +135,15 @@ impl Runner {
         Session::new(parts, seats.collect(), boot_timeout, self.lending.operator.clone(), grant.token)
     }
 
-    fn started(&self, session: &Session) -> RunFact {
-        let devices = session.seats.iter().map(|seat| {
+    fn started(&self, session: &Session, needs: Vec<Need>) -> RunFact {
+        let devices = session.seats.iter().zip(needs).map(|(seat, need)| {
             let device = seat.device.device();
             AssignedDevice {
                 role: seat.role.clone(),
                 device: device.id.clone(),
                 backend: device.backend,
                 model: device.model,
+                instead: need.instead,
             }
         });
         RunFact::Started { devices: devices.collect(), image: self.parts.image.id.clone() }

@@ -3,6 +3,7 @@
 use super::device::{Backend, Model};
 use super::id::{DeviceId, LabName, RunId, ScenarioName};
 use super::run::Verdict;
+use super::scenario::Instead;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -92,6 +93,9 @@ pub struct Used {
     pub backend: Backend,
     /// Its model.
     pub model: Model,
+    /// Set when it stood in for a device that could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Instead>,
 }
 
 impl Run {

@@ -4,6 +4,7 @@ use super::boot::{BootAttempt, BootStage};
 use super::device::{Backend, Model};
 use super::event::Event;
 use super::id::{DeviceId, RunId, ScenarioName};
+use super::scenario::Instead;
 use super::time::Stamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -134,6 +135,9 @@ pub struct AssignedDevice {
     pub backend: Backend,
     /// Its model.
     pub model: Model,
+    /// Set when it stands in for a device that could not be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Instead>,
 }
 
 /// One fact of a run.

@@ -2,7 +2,7 @@
 
 use super::boot::BootStage;
 use super::deployment::{DeploymentSpec, DeviceState};
-use super::device::{Capability, Model};
+use super::device::{Backend, Capability, Model};
 use super::id::{ContainerName, DeploymentName, DeviceId, ScenarioName};
 use super::workload::{Phase, Score};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub struct Scenario {
 }
 
 /// A device that a scenario or a reservation needs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     /// The scenario's name for it.
     pub role: String,
@@ -52,11 +52,40 @@ pub struct Need {
     pub device: Option<DeviceId>,
     /// Which model; any when missing.
     pub model: Option<Model>,
+    /// How it must exist; in any way when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
     /// Labels it must have.
     pub labels: BTreeMap<String, String>,
     /// What it must be able to do: what the file says and what the steps on it take.
     #[serde(default)]
     pub capabilities: BTreeSet<Capability>,
+    /// What does as well, when no such device can be had. Leases know nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Set when this need is the fallback of another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Instead>,
+}
+
+/// What a need turns to when no device that it asks for can be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// How the device that does as well exists.
+    pub backend: Backend,
+    /// How long it is waited for one that was asked for.
+    pub after: Duration,
+}
+
+/// A device stands in for one that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instead {
+    /// What was asked for, one line.
+    pub of: String,
+    /// Why there was none, one line.
+    pub because: String,
+    /// What a device of the kind asked for would have shown, and this one cannot.
+    pub unexercised: Vec<String>,
 }
 
 /// A step.

@@ -7,6 +7,7 @@
 pub mod calendar;
 pub mod compare;
 
+use super::fallback;
 use super::place::{Placement, place};
 use super::retry::{self, Attempt, Next, Policy};
 use crate::model::device::Device;
@@ -35,6 +36,8 @@ pub enum Action {
         job: usize,
         /// Its devices.
         devices: Vec<DeviceId>,
+        /// Why these meet the needs' fallback, when they do.
+        because: Option<String>,
         /// How long it may take.
         budget: Duration,
     },
@@ -162,9 +165,12 @@ impl Night {
             (false, true) => vec![&others],
             (false, false) => vec![&others, &self.devices],
         };
+        let because = self.missing(&job.needs);
+        let substitutes = because.as_deref().and_then(|because| fallback::substitute(&job.needs, because));
+        let needs = substitutes.as_ref().unwrap_or(&job.needs);
         let mut never = String::new();
         for pool in pools {
-            match place(&job.needs, pool, |id| self.free.contains(id)) {
+            match place(needs, pool, |id| self.free.contains(id)) {
                 Placement::Granted(devices) => {
                     for device in &devices {
                         self.free.remove(device);
@@ -172,7 +178,7 @@ impl Night {
                     *self.running.get_mut(index)? = Some(devices.clone());
                     self.began.get_mut(index)?.get_or_insert(now);
                     // What is left of the night is not an attempt's budget: it was asked for whole.
-                    return Some(Action::Start { job: index, devices, budget });
+                    return Some(Action::Start { job: index, devices, because, budget });
                 }
                 Placement::Wait => return None,
                 Placement::Never { role, cause } => {
@@ -181,6 +187,15 @@ impl Night {
             }
         }
         end(Verdict::Skipped, never)
+    }
+
+    /// Why the needs turn to their fallback, if they have one. A night waits for devices that there are.
+    fn missing(&self, needs: &[Need]) -> Option<String> {
+        fallback::patience(needs)?;
+        match place(needs, &self.devices, |_| false) {
+            Placement::Never { cause, .. } => Some(cause),
+            Placement::Granted(_) | Placement::Wait => None,
+        }
     }
 }
 

@@ -112,7 +112,9 @@ pub fn fits(need: &Need, device: &Device) -> bool {
 
 /// Whether it is such a device, whatever it can do.
 fn is_kind(need: &Need, device: &Device) -> bool {
-    need.device.as_ref().is_none_or(|id| *id == device.id) && device.is_kind(need.model, &need.labels)
+    need.device.as_ref().is_none_or(|id| *id == device.id)
+        && need.backend.is_none_or(|backend| backend == device.backend)
+        && device.is_kind(need.model, &need.labels)
 }
 
 /// Why `devices` leave the need of this index unmet, one line: there is no such device, or the nearest cannot
@@ -137,11 +139,14 @@ pub fn misfit(needs: &[Need], need: usize, devices: &[&Device]) -> String {
     }
 }
 
-fn describe(need: &Need) -> String {
+/// What is asked for, one line.
+pub fn describe(need: &Need) -> String {
     let device = need.device.as_ref().map(|id| format!("device {id}"));
     let model = need.model.map(|model| format!("model {model}"));
+    // A model says it already.
+    let backend = need.backend.filter(|_| need.model.is_none()).map(|backend| format!("backend {backend}"));
     let labels = need.labels.iter().map(|(key, value)| format!("label {key}={value}"));
-    let parts: Vec<String> = device.into_iter().chain(model).chain(labels).collect();
+    let parts: Vec<String> = device.into_iter().chain(model).chain(backend).chain(labels).collect();
     if parts.is_empty() { "any device".to_owned() } else { parts.join(", ") }
 }
 
@@ -164,7 +169,7 @@ mod tests {
 
     fn need(role: &str, label: Option<(&str, &str)>) -> Need {
         let labels: BTreeMap<_, _> = label.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        Need { role: role.to_owned(), device: None, model: None, labels, capabilities: BTreeSet::new() }
+        Need { role: role.to_owned(), labels, ..Need::default() }
     }
 
     fn ids(names: &[&str]) -> Vec<DeviceId> {

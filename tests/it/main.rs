@@ -11,6 +11,7 @@ mod coordinator;
 mod device;
 mod dhcp;
 mod doctor;
+mod fallback;
 mod faults;
 mod fencing;
 mod fuzz;

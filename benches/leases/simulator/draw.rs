@@ -63,13 +63,7 @@ pub(crate) fn device(number: u64) -> Device {
 }
 
 fn need(random: &mut Random, role: usize, devices: u64) -> Need {
-    let mut need = Need {
-        role: format!("role-{role}"),
-        device: None,
-        model: None,
-        labels: BTreeMap::new(),
-        capabilities: BTreeSet::new(),
-    };
+    let mut need = Need { role: format!("role-{role}"), ..Need::default() };
     if random.percent(12) {
         need.device = Some(device(random.below(devices)).id);
         return need;

@@ -11,6 +11,7 @@ use crate::model::id::{DeviceId, RunId};
 use crate::model::night::{Record, Run, Used};
 use crate::model::run::{Outcome, RunEvent, RunFact, Verdict};
 use crate::model::scenario::Scenario;
+use crate::plan::fallback;
 use crate::plan::night::{Action, Night};
 use crate::support::clock;
 use std::collections::BTreeMap;
@@ -59,9 +60,10 @@ impl Drive<'_> {
             if !stop.is_cancelled() {
                 for action in self.night.next(begun.elapsed()) {
                     match action {
-                        Action::Start { job, devices, budget } => {
+                        Action::Start { job, devices, because, budget } => {
                             let tokens = [over.child_token(), stop.child_token()];
-                            self.start(&mut attempts, job, &devices, budget, tokens);
+                            let because = because.as_deref();
+                            self.start(&mut attempts, job, &devices, because, budget, tokens);
                         }
                         Action::End { job, verdict, cause } => self.end(job, verdict, cause, &views)?,
                     }
@@ -101,10 +103,14 @@ impl Drive<'_> {
         attempts: &mut JoinSet<Attempted>,
         job: usize,
         devices: &[DeviceId],
+        because: Option<&str>,
         budget: Duration,
         [over, halt]: [CancellationToken; 2],
     ) {
         let Some(mut scenario) = self.scenarios.get(job).cloned() else { return };
+        if let Some(needs) = because.and_then(|because| fallback::substitute(&scenario.needs, because)) {
+            scenario.needs = needs;
+        }
         for (need, device) in scenario.needs.iter_mut().zip(devices) {
             need.device = Some(device.clone());
         }
@@ -196,7 +202,12 @@ fn outcome(verdict: Verdict, reason: String, suspect: Option<String>) -> Outcome
 }
 
 fn used(device: &crate::model::run::AssignedDevice) -> Used {
-    Used { device: device.device.clone(), backend: device.backend, model: device.model }
+    Used {
+        device: device.device.clone(),
+        backend: device.backend,
+        model: device.model,
+        instead: device.instead.clone(),
+    }
 }
 
 /// The slowest boot of a run's devices.

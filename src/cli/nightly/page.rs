@@ -163,6 +163,15 @@ fn runs(out: &mut String, nights: &[Record], night: &Record) {
         if !devices.is_empty() {
             put(out, &format!("<p>{}</p>", escape(&devices.join(", "))));
         }
+        for instead in run.devices.iter().filter_map(|used| used.instead.as_ref()) {
+            let text = format!(
+                "instead of {}: {}; not exercised: {}",
+                instead.of,
+                instead.because,
+                instead.unexercised.join(", ")
+            );
+            put(out, &format!("<p>{}</p>", escape(&printable(&text))));
+        }
         if run.attempts.len() > 1 {
             let attempts: Vec<_> = run.attempts.iter().map(ToString::to_string).collect();
             put(out, &format!("<p>attempts: {}</p>", attempts.join(", ")));
@@ -282,7 +291,7 @@ pub(super) mod tests {
     fn run(scenario: &str, device: &str, verdict: Verdict) -> Run {
         let device = DeviceId::new(device).unwrap();
         let cell = Cell { scenario: ScenarioName::new(scenario).unwrap(), place: device.to_string() };
-        let used = Used { device, backend: Backend::Pi, model: Model::Pi4B };
+        let used = Used { device, backend: Backend::Pi, model: Model::Pi4B, instead: None };
         Run {
             verdict: Some(verdict),
             devices: vec![used],

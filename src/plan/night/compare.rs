@@ -165,7 +165,7 @@ mod tests {
 
     fn run(name: &str, verdict: Option<Verdict>, took: f64) -> Run {
         let device = DeviceId::new("lab-1").unwrap();
-        let used = Used { device, backend: Backend::Vm, model: Model::VmAarch64 };
+        let used = Used { device, backend: Backend::Vm, model: Model::VmAarch64, instead: None };
         Run { verdict, took, devices: vec![used], ..Run::planned(cell(name)) }
     }
 

@@ -1,7 +1,8 @@
 //! Nights of drawn runs on drawn devices.
 
 use super::*;
-use crate::model::device::{Capability, Model};
+use crate::model::device::{Backend, Capability, Model};
+use crate::model::scenario::Fallback;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -20,13 +21,7 @@ fn device(number: usize, model: Model) -> Device {
 }
 
 fn need(role: &str, model: Option<Model>) -> Need {
-    Need {
-        role: role.to_owned(),
-        device: None,
-        model,
-        labels: BTreeMap::new(),
-        capabilities: [Capability::Boot].into(),
-    }
+    Need { role: role.to_owned(), model, capabilities: [Capability::Boot].into(), ..Need::default() }
 }
 
 fn job(seconds: u64, model: Option<Model>) -> Job {
@@ -73,6 +68,26 @@ fn what_does_not_fit_is_told_and_the_rest_runs() {
     let mut night = Night::new(vec![job(1, Some(Model::Pi4B))], vec![device(1, Model::Pi5)], POLICY, LONG);
     let (planned, left_out) = forecast(&mut night);
     assert!(planned.is_empty() && left_out[0].1.contains("model pi4b"), "{left_out:?}");
+}
+
+#[test]
+fn a_night_waits_for_the_boards_that_it_has_and_turns_for_those_that_it_has_not() {
+    let mut wanted = job(10, Some(Model::Pi4B));
+    wanted.needs[0].fallback = Some(Fallback { backend: Backend::Vm, after: Duration::ZERO });
+    let jobs = || vec![wanted.clone(), wanted.clone()];
+    let machine = device(2, Model::VmAarch64);
+    let mut night = Night::new(jobs(), vec![device(1, Model::Pi4B), machine.clone()], POLICY, LONG);
+    let begun = night.next(Duration::ZERO);
+    let [Action::Start { devices, because: None, .. }] = begun.as_slice() else { panic!("{begun:?}") };
+    assert_eq!(*devices, [device(1, Model::Pi4B).id], "the other waits for it");
+    // What failed on the only board is not passed on another kind of device.
+    assert_eq!(night.ended(0, Verdict::Device, Duration::from_secs(1)), None);
+    let end = Action::End { job: 0, verdict: Verdict::Device, cause: None };
+    assert_eq!(night.next(Duration::from_secs(1))[0], end);
+    let mut night = Night::new(jobs(), vec![machine], POLICY, LONG);
+    let begun = night.next(Duration::ZERO);
+    let [Action::Start { because: Some(because), .. }] = begun.as_slice() else { panic!("{begun:?}") };
+    assert_eq!(because, "no device is a fit for it: model pi4b");
 }
 
 #[test]
@@ -161,7 +176,7 @@ proptest! {
         while !night.is_over() {
             for action in night.next(now) {
                 match action {
-                    Action::Start { job, devices, budget } => {
+                    Action::Start { job, devices, budget, .. } => {
                         prop_assert!(running.iter().all(|(_, _, used)| used.iter().all(|d| !devices.contains(d))));
                         prop_assert!(now + night.jobs[job].expected <= night.deadline);
                         prop_assert_eq!(budget, POLICY.attempt);

@@ -80,13 +80,7 @@ fn device(name: &str) -> Device {
 
 /// A named device, or any.
 fn request(id: &str, holder: &str, device: Option<&str>) -> LeaseRequest {
-    let need = Need {
-        role: "dut".to_owned(),
-        device: device.map(device_id),
-        model: None,
-        labels: BTreeMap::new(),
-        capabilities: BTreeSet::new(),
-    };
+    let need = Need { role: "dut".to_owned(), device: device.map(device_id), ..Need::default() };
     LeaseRequest {
         id: lease_id(id),
         holder: user(holder),

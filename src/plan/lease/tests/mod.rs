@@ -70,9 +70,8 @@ fn need(what: &str) -> Need {
     Need {
         role: what.to_owned(),
         device: (!["any", "usb"].contains(&what)).then(|| device_id(what)),
-        model: None,
         labels: usb.into_iter().collect(),
-        capabilities: BTreeSet::new(),
+        ..Need::default()
     }
 }
 
