@@ -168,12 +168,14 @@ fn checked(path: &Path, values: &[String], source: &Source) -> Result<Scenario, 
 }
 
 /// How a device must exist, and what does as well.
+type Kind = (Option<Backend>, Option<Fallback>);
+
 fn kind(
     model: Option<Model>,
     requires: Option<Backend>,
     fallback: Option<Backend>,
     after: Option<RawDuration>,
-) -> Result<(Option<Backend>, Option<Fallback>), (&'static str, String)> {
+) -> Result<Kind, (&'static str, String)> {
     if let (Some(model), Some(backend)) = (model, requires)
         && model.backend() != backend
     {
