@@ -204,6 +204,9 @@ fn device_line(event: &Event) -> Option<String> {
         Event::AgentAnswered { version, .. } => Some(format!("agent {} answered", printable(version))),
         Event::ConsoleGap { cause, .. } => Some(format!("console gap: {}", printable(cause))),
         Event::NetworkCut {} => Some("cut off from NATS".to_owned()),
+        Event::CablesCrossed { shows } => {
+            Some(format!("shows {shows} on its console: serial cables are crossed"))
+        }
         Event::NetworkRestored {} => Some("reaches NATS again".to_owned()),
         Event::PowerFailed { cause, .. } => Some(format!("power failed: {}", printable(cause))),
         Event::TicketRefused { address, cause } => {

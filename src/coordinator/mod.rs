@@ -13,6 +13,7 @@
 
 mod bringup;
 mod bundle;
+mod cables;
 mod console;
 mod containers;
 mod deploying;

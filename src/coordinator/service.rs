@@ -1,6 +1,7 @@
 //! Takes requests and owns the runs.
 
 use super::bundle;
+use super::cables;
 use super::console;
 use super::handover;
 use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
@@ -115,6 +116,7 @@ impl Coordinator {
         let lending =
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
         tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
+        cables::watch(&lending);
         let shared = Arc::new(Shared {
             parts,
             lending,

@@ -124,7 +124,7 @@ impl BaseBuild<'_> {
         self.sink.tell(Stage::Base, Some(0.0), "kernel");
         let (release, kernel) = self.install_kernel(&root).await?;
         let kit = self.work.join("kit");
-        let content = initramfs::kit(&root, &release, &self.recipe.kernel.initramfs).await?;
+        let content = initramfs::kit(&root, &release, &self.recipe.kernel).await?;
         fs::write(&kit, content).at("write", &kit)?;
         let busybox = self.work.join("busybox");
         fs::copy(root.join("usr/bin/busybox"), &busybox).at("copy", &busybox)?;
@@ -174,6 +174,8 @@ impl BaseBuild<'_> {
         write("essential", ESSENTIAL)?;
         write("customize", CUSTOMIZE)?;
         let packages = self.recipe.all_packages().join(",");
+        // Without one apt chooses among all suites: updates and security fixes too.
+        let pinned = self.recipe.kernel.backports.then(|| self.recipe.kernel_suite()).unwrap_or_default();
         let command = Command::new("setpriv")
             .args([
                 "--pdeathsig",
@@ -205,6 +207,7 @@ impl BaseBuild<'_> {
             .env("PILAB_WORK", self.work.to_string_lossy())
             .env("PILAB_APT_CACHE", cache.to_string_lossy())
             .env("PILAB_KERNEL", self.recipe.kernel_package(self.arch)?)
+            .env("PILAB_KERNEL_SUITE", pinned)
             .env("SOURCE_DATE_EPOCH", squash::EPOCH)
             .env("LC_ALL", "C.UTF-8")
             .env("TMPDIR", self.work.to_string_lossy());
@@ -287,8 +290,10 @@ impl BaseBuild<'_> {
             });
             done.await.map(drop)
         };
-        let deb = self.work.join("kernel.deb");
-        run("dpkg", Command::new("dpkg-deb").arg("-x").arg(deb).arg(&unpacked)).await?;
+        let debs = self.work.join("kernel-debs");
+        for deb in names(&debs)? {
+            run("dpkg", Command::new("dpkg-deb").arg("-x").arg(debs.join(deb)).arg(&unpacked)).await?;
+        }
         let missing = || ImageError::Incomplete { what: "kernel".to_owned() };
         let boot = names(&unpacked.join("boot"))?;
         let release =
@@ -310,7 +315,8 @@ impl BaseBuild<'_> {
         let dep = from.join("modules.dep");
         let dep = fs::read_to_string(&dep).at("read", &dep)?;
         let kernel = &self.recipe.kernel;
-        for module in Dependencies::parse(&dep).keep(&kernel.modules, &kernel.initramfs) {
+        let named = [kernel.initramfs.as_slice(), &kernel.board].concat();
+        for module in Dependencies::parse(&dep).keep(&kernel.modules, &named) {
             move_file(&from.join(module), &to.join(module))?;
         }
         for list in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {

@@ -158,7 +158,7 @@ impl Store {
         let size = fs::metadata(&device).at("read", &device)?.len();
         let manifest = Manifest {
             version: MANIFEST_VERSION,
-            suite: recipe.suite.clone(),
+            suite: recipe.kernel_suite(),
             arch: *arch,
             recipe: key(recipe, *arch, None)?,
             kernel_release: base.kernel_release,

@@ -4,7 +4,9 @@
 use super::cpio::Archive;
 use super::error::{At, ImageError};
 use super::modules::Dependencies;
+use super::recipe::KernelRecipe;
 use crate::support::command::Command;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Our scripts, by name.
@@ -25,36 +27,44 @@ pub(super) fn scripts() -> Result<Vec<u8>, ImageError> {
     write().at("write", Path::new("initramfs"))
 }
 
-/// The archive with busybox and the modules `names`, from the unpacked `root`. Modules are stored
+/// The archive with busybox and the recipe's modules, from the unpacked `root`. Modules are stored
 /// uncompressed: busybox's insmod reads nothing else.
-pub(super) async fn kit(root: &Path, release: &str, names: &[String]) -> Result<Vec<u8>, ImageError> {
+pub(super) async fn kit(root: &Path, release: &str, kernel: &KernelRecipe) -> Result<Vec<u8>, ImageError> {
     let modules = root.join("usr/lib/modules").join(release);
     let dep = read_text(&modules.join("modules.dep")).await?;
     let builtin = read_text(&modules.join("modules.builtin")).await?;
-    let order = Dependencies::parse(&dep).load_order(names, &builtin)?;
+    let dependencies = Dependencies::parse(&dep);
+    let order = dependencies.load_order(&kernel.initramfs, &builtin)?;
+    let mut board = dependencies.load_order_of_those_there(&kernel.board)?;
+    // They are loaded after those.
+    board.retain(|module| !order.contains(module));
 
     let busybox = root.join("usr/bin/busybox");
     let busybox = tokio::fs::read(&busybox).await.at("read", &busybox)?;
-    let mut files = Vec::new();
-    for path in order {
-        let file = path.rsplit('/').next().unwrap_or(path).to_owned();
-        let path = modules.join(path);
-        files.push((file, tokio::fs::read(&path).await.at("read", &path)?));
+    let mut files = BTreeMap::new();
+    for path in order.iter().chain(&board) {
+        let file = modules.join(path);
+        files.insert(file_name(path), tokio::fs::read(&file).await.at("read", &file)?);
     }
-    let list: String = files.iter().map(|(name, _)| format!("{name}\n")).collect();
+    let list = |paths: &[&str]| paths.iter().map(|path| format!("{}\n", file_name(path))).collect::<String>();
     let write = || {
         let mut archive = Archive::new(Vec::new());
         for directory in ["bin", "dev", "modules", "proc", "run", "sys"] {
             archive.directory(directory)?;
         }
         archive.file("bin/busybox", 0o755, &busybox)?;
-        archive.file("modules/order", 0o644, list.as_bytes())?;
+        archive.file("modules/order", 0o644, list(&order).as_bytes())?;
+        archive.file("modules/board", 0o644, list(&board).as_bytes())?;
         for (name, content) in &files {
             archive.file(&format!("modules/{name}"), 0o644, content)?;
         }
         archive.finish()
     };
     write().at("write", Path::new("initramfs"))
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 async fn read_text(path: &Path) -> Result<String, ImageError> {
@@ -85,7 +95,9 @@ mod tests {
     #[test]
     fn init_says_the_stages_that_the_console_knows() {
         let init = include_str!("../../firmware/initramfs/init");
-        for stage in ["say initramfs", "say \"network $ip\"", "say \"ticket ok\"", "pilab: switch-root"] {
+        for stage in
+            ["say initramfs", "say \"network $ip\"", "say \"ticket ok $device\"", "pilab: switch-root"]
+        {
             assert!(init.contains(stage), "{stage}");
         }
     }

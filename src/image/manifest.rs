@@ -24,7 +24,7 @@ pub struct Part {
 pub struct Manifest {
     /// [`MANIFEST_VERSION`].
     pub version: u32,
-    /// Debian's code name.
+    /// Debian's code name, with `-backports` when the kernel is from there.
     pub suite: String,
     /// For which architecture.
     pub arch: Arch,

@@ -54,6 +54,12 @@ impl<'a> Dependencies<'a> {
         }
         Ok(order)
     }
+
+    /// As [`Self::load_order`], without those of `names` that this kernel does not have.
+    pub(super) fn load_order_of_those_there(&self, names: &[String]) -> Result<Vec<&'a str>, ImageError> {
+        let has = |wanted: &&String| self.needs.keys().any(|module| name(module) == **wanted);
+        self.load_order(&names.iter().filter(has).cloned().collect::<Vec<_>>(), "")
+    }
 }
 
 /// A module's name: `kernel/drivers/net/virtio-net.ko.xz` is `virtio_net`.
@@ -92,6 +98,12 @@ mod tests {
             Vec::<&str>::new()
         );
         assert!(matches!(dependencies.load_order(&names(&["ext4"]), ""), Err(ImageError::Incomplete { .. })));
+    }
+
+    #[test]
+    fn what_only_some_kernels_have_is_loaded_where_it_is() {
+        let order = Dependencies::parse(DEP).load_order_of_those_there(&names(&["rp1", "net_failover"]));
+        assert_eq!(order.unwrap(), ["kernel/a/failover.ko.xz", "kernel/a/net_failover.ko.xz"]);
     }
 
     #[test]

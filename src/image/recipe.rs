@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The recipes that are built in, the default first.
-pub const BUILT_IN: &[&str] = &["trixie", "bookworm"];
+pub const BUILT_IN: &[&str] = &["trixie", "trixie-backports", "bookworm"];
 
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Recipe {
 pub struct KernelRecipe {
     /// The package that depends on the newest kernel, per architecture.
     pub package: BTreeMap<Arch, String>,
+    /// Whether it is taken from `<suite>-backports`. The rest of the image stays as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backports: bool,
     /// Kernel arguments that belong to the image.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -48,6 +51,9 @@ pub struct KernelRecipe {
     pub modules: Vec<String>,
     /// Modules of the initramfs, by name; they are loaded in this order, after what they depend on.
     pub initramfs: Vec<String>,
+    /// Modules that the initramfs loads besides when it finds itself on a Raspberry Pi, those of them that this kernel has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub board: Vec<String>,
 }
 
 impl Recipe {
@@ -56,6 +62,11 @@ impl Recipe {
         let text = match name {
             "trixie" => include_str!("../../firmware/trixie.toml"),
             "bookworm" => include_str!("../../firmware/bookworm.toml"),
+            "trixie-backports" => {
+                let mut recipe = Self::built_in("trixie")?;
+                (recipe.backports, recipe.kernel.backports) = (true, true);
+                return Ok(recipe);
+            }
             _ => return Err(ImageError::NoRecipe { name: name.to_owned() }),
         };
         Self::parse(&format!("firmware/{name}.toml"), text)
@@ -89,6 +100,7 @@ impl Recipe {
             ("packages", &recipe.packages),
             ("extra_packages", &recipe.extra_packages),
             ("initramfs", &recipe.kernel.initramfs),
+            ("board", &recipe.kernel.board),
         ] {
             if let Some(name) = names.iter().find(|name| !word(name)) {
                 return wrong(key, format!("{name:?} is not a name"));
@@ -99,10 +111,19 @@ impl Recipe {
         {
             return wrong("remove", format!("{path:?} must be relative to the root and without `..`"));
         }
+        if recipe.kernel.backports && !recipe.backports {
+            return wrong("[kernel]", "its `backports` takes `backports = true` of the recipe".to_owned());
+        }
         if recipe.components.is_empty() {
             return wrong("components", "at least one is needed".to_owned());
         }
         Ok(recipe)
+    }
+
+    /// The suite of the kernel.
+    pub(super) fn kernel_suite(&self) -> String {
+        let pocket = if self.kernel.backports { "-backports" } else { "" };
+        format!("{}{pocket}", self.suite)
     }
 
     /// The kernel package for `arch`.
@@ -156,7 +177,7 @@ mod tests {
     fn built_in_recipes_are_good() {
         for name in BUILT_IN {
             let recipe = Recipe::built_in(name).unwrap();
-            assert_eq!(recipe.suite, *name);
+            assert_eq!(Some(recipe.suite.as_str()), name.split('-').next());
             for arch in [Arch::Aarch64, Arch::X86_64] {
                 assert!(recipe.kernel_package(arch).is_ok(), "{name} {arch}");
             }
@@ -169,6 +190,7 @@ mod tests {
         let cases = [
             (MINIMAL.replace("suite", "siute"), 1, "siute"),
             (MINIMAL.replace("[\"main\"]", "\"main\""), 2, "components"),
+            (format!("{MINIMAL}backports = true\n"), 4, "[kernel]"),
             (MINIMAL.replace("[\"main\"]", "[]"), 2, "components"),
             (MINIMAL.replace("\"systemd\"", "\"systemd; rm -rf /\""), 3, "packages"),
             (MINIMAL.replace("packages =", "remove = [\"../etc\"]\npackages ="), 3, "remove"),

@@ -140,6 +140,11 @@ pub enum Event {
         /// The verdict's name.
         verdict: String,
     },
+    /// The console showed another device, which has just booted: serial cables are crossed.
+    CablesCrossed {
+        /// The other device.
+        shows: String,
+    },
 }
 
 /// The first of several; what a writer means that names none.

@@ -4,6 +4,7 @@
 mod agent;
 mod backends;
 mod bench;
+mod cables;
 mod cli;
 mod console;
 mod container;

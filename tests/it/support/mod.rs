@@ -1,10 +1,11 @@
 //! What several integration tests need: calls of the program itself, a lab whose coordinator follows a script, a real
-//! coordinator, a console, a podman that follows a script, a registry.
+//! coordinator over fake devices, a console, a podman that follows a script, a registry.
 
 #![expect(unreachable_pub, reason = "shared by the modules of one test binary")]
 
 pub mod console;
 pub mod coordinator;
+pub mod fake_lab;
 pub mod libpod;
 pub mod program;
 pub mod registry;

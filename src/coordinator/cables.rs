@@ -1,0 +1,100 @@
+//! Serial cables that lead to another board than the lab file says.
+//!
+//! Each boot of an image of ours says on its console which device it is, as its ticket told it. A console that shows another
+//! device's name, while that one has just had its ticket, is that one's: both are quarantined until somebody has looked.
+//! The name alone proves nothing, for whoever holds a device can print any.
+
+use super::lending::Lending;
+use crate::model::boot::BootStage;
+use crate::model::device::Backend;
+use crate::model::event::Event;
+use crate::model::health::Health;
+use crate::model::id::DeviceId;
+use crate::support::chain::Chain;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How much later than the console's line the ticket's exchange may be known here.
+const LATER: Duration = Duration::from_secs(10);
+
+/// Watches the consoles of real devices: the others have no cable.
+pub(super) fn watch(lending: &Arc<Lending>) {
+    for device in lending.parts.devices.iter().map(|device| &device.handle) {
+        if device.device().backend == Backend::Pi {
+            lending.spawn(watch_one(Arc::clone(lending), device.id().clone()));
+        }
+    }
+}
+
+async fn watch_one(lending: Arc<Lending>, own: DeviceId) {
+    let Some(device) = lending.device(&own).map(|device| device.handle.clone()) else { return };
+    let (mut stages, mut seen) = (device.console().stages(), None);
+    loop {
+        let ticket = {
+            let stages = stages.borrow_and_update();
+            let ticket = stages.get(BootStage::Ticket).filter(|ticket| Some(ticket.offset) != seen);
+            ticket.map(|ticket| (ticket.offset, stages.attempt, shown(&ticket.line)))
+        };
+        if let Some((offset, attempt, shown)) = ticket {
+            seen = Some(offset);
+            if let Some(shown) = shown.filter(|shown| *shown != own)
+                && has_its_ticket(&lending, &shown).await
+            {
+                let crossed = Event::CablesCrossed { shows: shown.to_string() };
+                if let Err(error) = device.journal().event(attempt, crossed).await {
+                    tracing::warn!(device = %own, error = %Chain(&error), "the journal was not written");
+                }
+                let cause = format!("its console shows {shown}: serial cables are crossed");
+                quarantine(&lending, &own, cause).await;
+                quarantine(
+                    &lending,
+                    &shown,
+                    format!("the console of {own} shows it: serial cables are crossed"),
+                )
+                .await;
+            }
+        }
+        if stages.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The device that the line of [`BootStage::Ticket`] names, if it names one.
+fn shown(line: &str) -> Option<DeviceId> {
+    let (_, name) = line.split_once("pilab: ticket ok ")?;
+    DeviceId::new(name.split_whitespace().next()?).ok()
+}
+
+/// Whether it is a real device of this lab that has exchanged the ticket of its boot.
+async fn has_its_ticket(lending: &Lending, id: &DeviceId) -> bool {
+    let Some(device) = lending.device(id) else { return false };
+    let mut state = device.handle.state();
+    device.handle.device().backend == Backend::Pi
+        && matches!(timeout(LATER, state.wait_for(|state| state.address.is_some())).await, Ok(Ok(_)))
+}
+
+async fn quarantine(lending: &Lending, id: &DeviceId, cause: String) {
+    tracing::error!(device = %id, cause, "quarantined");
+    if let Err(error) = lending.ledger.device_health(id.clone(), Health::Quarantined, cause).await {
+        tracing::warn!(device = %id, error = %Chain(&error), "its health was not written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_device_or_none() {
+        let name = |line| shown(line).map(|id| id.to_string());
+        assert_eq!(name("pilab: ticket ok rack-pi-2").as_deref(), Some("rack-pi-2"));
+        assert_eq!(name("[    3.1] pilab: ticket ok rack-pi-2  ").as_deref(), Some("rack-pi-2"));
+        for line in
+            ["pilab: ticket ok", "pilab: ticket ok ", "pilab: ticket ok ../x", "pilab: network 10.0.0.1"]
+        {
+            assert_eq!(name(line), None, "{line:?}");
+        }
+    }
+}

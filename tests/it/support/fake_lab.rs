@@ -1,0 +1,123 @@
+//! A lab of fake devices over the real coordinator and nats-server. Its owner asks.
+
+use super::console::Rig;
+use super::coordinator::parts;
+use crate::device::world::World;
+use crate::journal::Open;
+use crate::nats::{HOUR, LOCALHOST, Lab, SOON, device_id, lab_name};
+use pilab::bus::connect::Bus;
+use pilab::bus::gate::Gate;
+use pilab::coordinator::parts::LabDevice;
+use pilab::coordinator::service::Coordinator;
+use pilab::device::{self, DeviceParts};
+use pilab::model::device::{Capability, Device, Model};
+use pilab::model::id::UserName;
+use pilab::model::power::PowerState;
+use pilab::support::term::Term;
+use pilab::wire::lending::RESERVE;
+use pilab::wire::request::Reply;
+use pilab::wire::subject;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What there is of each device beside the coordinator.
+pub struct Fake {
+    pub world: Arc<World>,
+    pub rig: Rig,
+    pub journal: Open,
+}
+
+pub struct FakeLab {
+    lab: Lab,
+    coordinator: Coordinator,
+    pub devices: BTreeMap<&'static str, Fake>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    bus: Bus,
+}
+
+impl FakeLab {
+    /// Each device has a power switch and these capabilities besides.
+    pub async fn start(devices: &[(&'static str, Model)], capabilities: &[Capability]) -> Self {
+        let lab = Lab::start().await;
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (mut owned, mut fakes) = (Vec::new(), BTreeMap::new());
+        let server = lab.server.url().strip_prefix("nats://").unwrap().parse().unwrap();
+        for (id, model) in devices {
+            let world = Arc::new(World::default());
+            world.lock().power = Some(PowerState::Off);
+            let journal = Open::at(&lab.dir.path().join(id)).await;
+            let rig = Rig::new(&journal.handle);
+            let device = Device {
+                id: device_id(id),
+                backend: model.backend(),
+                model: *model,
+                labels: Default::default(),
+                capabilities: capabilities.iter().copied().chain([Capability::Power]).collect(),
+            };
+            let parts = DeviceParts {
+                device,
+                mac: String::new(),
+                power: world.clone(),
+                boot: world.clone(),
+                reach: world.clone(),
+                tickets: world.clone(),
+                console: rig.console.clone(),
+                journal: journal.handle.clone(),
+                min_off: Duration::ZERO,
+                stagger: Arc::default(),
+                term: Term::endless(),
+            };
+            let handle = device::spawn(parts, &tracker, stop.clone());
+            let gate = Gate::open(SocketAddr::new(LOCALHOST, 0), server, &tracker, stop.clone()).await;
+            owned.push(LabDevice { handle, gate: gate.unwrap(), booting: Arc::default() });
+            fakes.insert(*id, Fake { world, rig, journal });
+        }
+        let mut parts = parts(&lab, lab.coordinator().await, owned);
+        parts.policy.quota.devices = devices.len();
+        let coordinator = Coordinator::start(parts).await.unwrap();
+        let ann = UserName::new("ann").unwrap();
+        let bus = lab.connect("ann", &lab.issuer.user(&ann, HOUR).unwrap()).await;
+        Self { lab, coordinator, devices: fakes, tracker, stop, bus }
+    }
+
+    pub async fn ask<T: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> T {
+        let subject = subject::request(&lab_name(), &UserName::new("ann").unwrap(), verb);
+        let answer = self.bus.request(subject, serde_json::to_vec(body).unwrap(), SOON).await.unwrap();
+        match serde_json::from_slice(&answer).unwrap() {
+            Reply::Ok { body } => body,
+            Reply::Refused { error, .. } => panic!("{verb}: {error}"),
+        }
+    }
+
+    /// Reserves a device under this lease.
+    pub async fn reserve(&self, lease: &str, device: &str) {
+        let need =
+            json!({"role": "device", "device": device, "model": null, "labels": {}, "capabilities": []});
+        let body = json!({
+            "version": 1, "id": lease, "purpose": "", "needs": [need], "duration": null, "priority": "normal",
+            "hold_by_process": null, "start_ms": null, "no_wait": true,
+        });
+        assert_eq!(self.ask::<Value>(RESERVE, &body).await["state"], "granted");
+    }
+
+    pub async fn stop(self) {
+        // What a fake holds its kept devices for is of no interest.
+        let _ = self.coordinator.shutdown().await;
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+        for fake in self.devices.into_values() {
+            fake.rig.stop().await;
+            fake.journal.close().await;
+        }
+        self.lab.stop().await;
+    }
+}
