@@ -175,7 +175,7 @@ impl BaseBuild<'_> {
         write("customize", CUSTOMIZE)?;
         let packages = self.recipe.all_packages().join(",");
         // Without one apt chooses among all suites: updates and security fixes too.
-        let pinned = self.recipe.kernel.backports.then(|| self.recipe.kernel_suite()).unwrap_or_default();
+        let pinned = if self.recipe.kernel.backports { self.recipe.kernel_suite() } else { String::new() };
         let command = Command::new("setpriv")
             .args([
                 "--pdeathsig",
