@@ -11,6 +11,8 @@ mod client;
 #[path = "../shared/document.rs"]
 mod document;
 mod peers;
+#[path = "../shared/process.rs"]
+mod process;
 
 use peers::Peer;
 use std::fmt::Write as _;

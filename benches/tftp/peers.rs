@@ -1,5 +1,6 @@
 //! The servers that are compared: ours, in a process of its own, and those that are installed.
 
+use crate::process::processor;
 use pilab::netboot::tftp::{BootPath, Content, Limits, Refusal, TftpOptions, TftpServer};
 use pilab::support::command::Command;
 use std::net::SocketAddr;
@@ -100,12 +101,7 @@ impl Peer {
     /// Processor seconds that it and its children that ended have used: `utime`, `stime`, `cutime` and `cstime` of
     /// proc(5), in ticks of 10 ms.
     pub(crate) fn processor(&self) -> f64 {
-        let pid = self.child.id().unwrap();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let (_, fields) = text.rsplit_once(')').unwrap();
-        let fields: Vec<f64> =
-            fields.split_whitespace().skip(11).take(4).map(|n| n.parse().unwrap()).collect();
-        fields.iter().sum::<f64>() / 100.0
+        processor(self.child.id().unwrap())
     }
 
     /// Its resident memory at most, in MiB (`VmHWM` of proc(5)); of the process that listens.

@@ -85,7 +85,7 @@ impl Monitor {
     }
 }
 
-async fn connect(path: &Path) -> UnixStream {
+pub(crate) async fn connect(path: &Path) -> UnixStream {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match UnixStream::connect(path).await {
@@ -97,13 +97,13 @@ async fn connect(path: &Path) -> UnixStream {
 }
 
 /// Where `tests/pi/make` puts what is booted.
-fn made() -> PathBuf {
+pub(crate) fn made() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("emulated-pi")
 }
 
 /// Prints why a test of this level cannot run; fails it when the level is required.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|level| level == "rack"), "the rack level is required: {why}");
     eprintln!("skipped: {why}");
@@ -189,7 +189,7 @@ async fn ends(serial: &mut BufReader<UnixStream>, command: &str, code: u8) -> St
 }
 
 /// Reads until it ends so.
-async fn until(serial: &mut BufReader<UnixStream>, end: &str) -> String {
+pub(crate) async fn until(serial: &mut BufReader<UnixStream>, end: &str) -> String {
     let mut read = Vec::new();
     let reading = async {
         while !read.ends_with(end.as_bytes()) {

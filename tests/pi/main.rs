@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod board;
+mod initramfs;
 
 use board::{Board, Pins};
 use std::time::{SystemTime, UNIX_EPOCH};
