@@ -58,6 +58,27 @@ fn what_the_document_shows_can_be_loaded() {
     assert_eq!((scenarios.len(), placed), (1, Placement::Granted(vec![devices[0].id.clone()])));
 }
 
+#[test]
+fn the_example_of_a_rack_can_be_loaded() {
+    let mut text = std::fs::read_to_string("lab/rack.example.toml").unwrap();
+    if kernel_keeps() {
+        // The example is for Debian's kernels.
+        text = text.replace("\"releases\"", "\"holds\"");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let rack = lab::load(&write(dir.path(), &text), None, None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((rack.wired.len(), rack.netbooted().count(), rack.devices.len()), (8, 7, 2));
+    let settings = std::fs::read_to_string("firmware/pi/boot.conf").unwrap();
+    let document = std::fs::read_to_string("docs/rack.md").unwrap();
+    for line in settings.lines().filter(|line| line.contains('=') && !line.starts_with('#')) {
+        let (name, value) = line.split_once('=').unwrap();
+        let told = document.lines().any(|row| row.contains(name) && row.contains(value));
+        let unexplained =
+            ["NET_BOOT_MAX_RETRIES", "MAX_RESTARTS", "DISABLE_HDMI", "POWER_OFF_ON_HALT", "WAKE_ON_GPIO"];
+        assert!(told || unexplained.contains(&name), "docs/rack.md says something else of {line}");
+    }
+}
+
 #[tokio::test]
 async fn a_lab_file_is_checked_alone() {
     let dir = tempfile::tempdir().unwrap();
