@@ -295,15 +295,14 @@ impl BaseBuild<'_> {
             run("dpkg", Command::new("dpkg-deb").arg("-x").arg(debs.join(deb)).arg(&unpacked)).await?;
         }
         let missing = || ImageError::Incomplete { what: "kernel".to_owned() };
-        let boot = names(&unpacked.join("boot"))?;
-        let release =
-            boot.iter().find_map(|name| name.strip_prefix("vmlinuz-")).ok_or_else(missing)?.to_owned();
         // Debian 12 has its modules in /lib, Debian 13 in /usr/lib.
         let lib = ["usr/lib", "lib"]
             .map(|lib| unpacked.join(lib))
             .into_iter()
             .find(|lib| lib.join("modules").exists());
-        let from = lib.ok_or_else(missing)?.join("modules").join(&release);
+        let modules = lib.ok_or_else(missing)?.join("modules");
+        let release = names(&modules)?.into_iter().next().ok_or_else(missing)?;
+        let from = modules.join(&release);
         let to = root.join("usr/lib/modules").join(&release);
         fs::create_dir_all(&to).at("create", &to)?;
         // depmod looks below <base>/lib.
@@ -324,8 +323,10 @@ impl BaseBuild<'_> {
         }
         self.or_cancelled(initramfs::uncompress_modules(&to)).await?;
         run("kmod", Command::new("depmod").arg("-b").arg(root).arg(&release)).await?;
-        let file = unpacked.join("boot").join(format!("vmlinuz-{release}"));
-        Ok((release, file))
+        // From Linux 7 on beside the modules.
+        let places = [unpacked.join("boot").join(format!("vmlinuz-{release}")), from.join("vmlinuz")];
+        let kernel = places.into_iter().find(|file| file.is_file()).ok_or_else(missing)?;
+        Ok((release, kernel))
     }
 }
 
