@@ -20,5 +20,6 @@ pub mod scenario;
 pub mod ssh_key;
 pub mod state_note;
 pub mod time;
+pub mod upload;
 pub mod wiring;
 pub mod workload;

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod fallback;
+pub mod boot;
 pub mod health;
 pub mod lease;
 pub mod night;

@@ -5,6 +5,7 @@ mod agent;
 mod backends;
 mod bench;
 mod cables;
+mod boot;
 mod cli;
 mod console;
 mod container;
