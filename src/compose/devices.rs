@@ -5,6 +5,7 @@ use super::failed;
 use super::ground::Ground;
 use super::instance::Instance;
 use super::lab::vm_error;
+use super::netboot::Netboot;
 use crate::cli::error::CliError;
 use crate::config::lab::{Lab, VmDevice};
 use crate::console::port::ByteStream;
@@ -67,6 +68,8 @@ pub(super) struct Devices<'a> {
     pub(super) instance: &'a Instance,
     pub(super) ground: &'a Ground,
     pub(super) layers: &'a Layers,
+    /// What boots its real devices, where the lab does.
+    pub(super) netboot: Option<&'a Netboot>,
     /// Whether they may be acted on.
     pub(super) term: Term,
 }

@@ -131,7 +131,10 @@ impl Ground {
         stop: CancellationToken,
     ) -> Result<(BootImage, String), CliError> {
         match self {
-            Self::Vm(_) => image::ready(lab, progress, stop).await,
+            Self::Vm(_) => {
+                let arch = lab.devices.first().map_or(Arch::Aarch64, |device| device.arch);
+                image::ready(lab, arch, progress, stop).await
+            }
             Self::Container { agent, .. } => agent_image(agent).await,
             Self::Wired => Ok((nothing(), String::new())),
         }
@@ -194,7 +197,7 @@ pub(super) fn container_error(doing: &'static str) -> impl Fn(ContainerError) ->
     }
 }
 
-/// Real devices boot what they find by themselves.
+/// Real devices boot what they find by themselves, or what is theirs alone.
 fn nothing() -> BootImage {
     BootImage {
         id: "none".to_owned(),

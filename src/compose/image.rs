@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Where an installed pilab has the agents.
 const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agents";
+/// The shortest beginning of an image's id that stands for it in a lab file. No recipe is called like one.
+const LEAST_ID: usize = 8;
 /// Steps of the progress bar.
 const STEPS: f64 = 1000.0;
 
@@ -28,19 +30,42 @@ pub(super) fn image_error(doing: &'static str) -> impl Fn(ImageError) -> CliErro
     }
 }
 
-/// The image that a lab's devices boot: built when it is not there, verified, and a word on which it was.
+/// The image that a lab's devices of one architecture boot, and a word on which it was. That of a recipe is built when it is
+/// not there, with the agent as it is now; one that is named by its id is taken as it is. Either is verified.
 pub(super) async fn ready(
     lab: &Lab,
+    arch: Arch,
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<(BootImage, String), CliError> {
-    let arch = lab.devices.first().map_or(Arch::Aarch64, |device| device.arch);
-    let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
-    let (image, built) = make(options, progress, stop).await?;
-    let note = format!("{} {arch} {}", lab.image, if built { "built" } else { "cached" });
+    let (image, how) = match by_id(&lab.image, arch).await? {
+        Some(image) => (image, "as it is"),
+        None => {
+            let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
+            let (image, built) = make(options, progress, stop).await?;
+            (image, if built { "built" } else { "cached" })
+        }
+    };
+    let note = format!("{} {arch} {how}", lab.image);
     let mut image = boot_image(&image)?;
     image.cmdline.extend(lab.kernel_args.iter().cloned());
     Ok((image, note))
+}
+
+/// The image of the store that a name is the id, or its beginning, of; none when the name cannot be one.
+async fn by_id(name: &str, arch: Arch) -> Result<Option<Image>, CliError> {
+    if name.len() < LEAST_ID || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
+    let (store, error) = (Store::from_environment(), image_error("use the image"));
+    let image = store.get(name).map_err(&error)?;
+    if image.manifest.arch != arch {
+        let cause =
+            format!("image {name} is for {}, and devices of {arch} are to boot it", image.manifest.arch);
+        return Err(failed("use the image", None, cause));
+    }
+    store.verify(&image, Check::Changed).await.map_err(&error)?;
+    Ok(Some(image))
 }
 
 fn boot_image(image: &Image) -> Result<BootImage, CliError> {

@@ -5,7 +5,9 @@ use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
 use super::failed;
 use super::gates::gate;
 use super::ground::Ground;
+use super::image;
 use super::instance::Instance;
+use super::netboot::Netboot;
 use crate::bus::connect::{Bus, BusOptions};
 use crate::bus::issuer::{COORDINATOR, Issuer};
 use crate::bus::provision;
@@ -16,11 +18,11 @@ use crate::config::lab::Lab;
 use crate::config::leases::Leases;
 use crate::console;
 use crate::coordinator::ledger;
-use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
+use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
-use crate::model::device::Backend;
-use crate::model::id::{LabName, UserName};
+use crate::model::device::{Arch, Backend};
+use crate::model::id::{DeviceId, LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
@@ -165,8 +167,9 @@ async fn begin(
     let address = ground.address();
     clock.end("");
     clock.begin(ground.boots_title());
-    let (found, note) = ground.boots(lab, progress, stop.clone()).await?;
+    let (found, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
     clock.end(note);
+    let images = board_images(lab, ground, &found, clock, progress, stop).await?;
     clock.begin("NATS server and coordinator");
     let keys = instance.dir().join("keys");
     let issuer = Issuer::open(keys, &lab.name).map_err(|e| failed("make the lab's NATS keys", None, e))?;
@@ -184,15 +187,24 @@ async fn begin(
     provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
     let (host, boot) = (host_clock()?, host_clock()?);
     let term = Term::new(Arc::new(move || boot().at.boot_ns));
-    let devices = Devices { lab, instance, ground, layers, term: term.clone() }.make(&found).await?;
+    let netboot = Netboot::start(lab, &layers.devices).await?;
+    let devices = Devices { lab, instance, ground, layers, netboot: netboot.as_ref(), term: term.clone() };
+    let devices = devices.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let mut owned = Vec::new();
-    for handle in handles {
+    for handle in &handles {
+        // Where the device is: a board on a segment of its own reaches nothing else of this machine.
+        let board = netboot.as_ref().filter(|_| images.contains_key(handle.id()));
+        let address = board.map_or(address, Netboot::address);
         let gate = gate(instance, handle.id(), address, server.address(), &layers.server).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
+        let handle = handle.clone();
         owned.push(LabDevice { handle, gate, booting: Arc::default() });
+    }
+    if let Some(netboot) = netboot {
+        netboot.tell(handles, &layers.devices);
     }
     let (user, reviver) = (user_name(), server.reviver());
     let parts = Parts {
@@ -214,6 +226,7 @@ async fn begin(
         dir: instance.dir().to_owned(),
         devices: owned,
         image: found,
+        images,
         keys: |comment| {
             let pair = generate_key(comment)?;
             Ok(KeyPair { private: pair.private, public: pair.public })
@@ -235,6 +248,32 @@ async fn begin(
         ground: ground.clone(),
         machines,
     })
+}
+
+/// What the boards boot that the lab netboots; that of the virtual machines where it fits.
+async fn board_images(
+    lab: &Lab,
+    ground: &Ground,
+    found: &BootImage,
+    clock: &mut Clock,
+    progress: Progress,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<DeviceId, Arc<BootImage>>, CliError> {
+    let boards: Vec<DeviceId> = lab.netbooted().map(|wired| wired.device.id.clone()).collect();
+    if boards.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
+    let image = if fits {
+        found.clone()
+    } else {
+        clock.begin("image of the boards");
+        let (image, note) = image::ready(lab, Arch::Aarch64, progress, stop.clone()).await?;
+        clock.end(note);
+        image
+    };
+    let image = Arc::new(image);
+    Ok(boards.into_iter().map(|board| (board, Arc::clone(&image))).collect())
 }
 
 async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer, ttl: Duration) -> Result<Bus, CliError> {

@@ -1,9 +1,12 @@
-//! Real devices: each with its switch, its console's line, its journal and its actor, and what it cannot do yet.
+//! Real devices: each with its switch, its console's line, its journal and its actor; what boots it, where the lab does,
+//! and what it cannot do where it boots by itself.
 
 use super::devices::{Devices, Machine, Made, Ports};
 use super::failed;
 use super::instance::state_root;
+use super::netboot::Netboot;
 use crate::cli::error::CliError;
+use crate::config::wiring::WiredDevice;
 use crate::console::port::{ByteStream, LineFuture};
 use crate::device::ports::{
     Boot, BootOffer, PortError, PortFuture, Reach, ReachOutput, ReachTarget, TicketGrant, TicketOffice,
@@ -11,6 +14,7 @@ use crate::device::ports::{
 use crate::device::{MIN_OFF, Stagger};
 use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;
+use crate::ssh::SshReach;
 use crate::{power, serial};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -37,12 +41,13 @@ impl Devices<'_> {
                 Some(line) => serial::line(line.clone()),
                 None => missing.clone(),
             };
+            let Booted { boot, reach, tickets } = self.booted(wanted, &missing)?;
             let ports = Ports {
                 mac: wanted.mac.clone().unwrap_or_default(),
                 power,
-                boot: missing.clone(),
-                reach: missing.clone(),
-                tickets: missing.clone(),
+                boot,
+                reach,
+                tickets,
                 console,
                 min_off: wanted.min_off.unwrap_or(MIN_OFF),
                 stagger: Arc::clone(&stagger),
@@ -56,6 +61,24 @@ impl Devices<'_> {
         }
         Ok(made)
     }
+
+    /// What boots a device, and what follows from that.
+    fn booted(&self, wanted: &WiredDevice, missing: &Arc<Missing>) -> Result<Booted, CliError> {
+        let itself = || Booted { boot: missing.clone(), reach: missing.clone(), tickets: missing.clone() };
+        let by_lab = |netboot: &Netboot| -> Result<Booted, CliError> {
+            let (boot, reach) = (Arc::new(netboot.boot(wanted)?), Arc::new(SshReach::new()));
+            Ok(Booted { boot, reach, tickets: netboot.office() })
+        };
+        let netboot = self.netboot.filter(|_| wanted.netboot.is_some());
+        netboot.map_or_else(|| Ok(itself()), by_lab)
+    }
+}
+
+/// The ports of a device that hang on who boots it.
+struct Booted {
+    boot: Arc<dyn Boot>,
+    reach: Arc<dyn Reach>,
+    tickets: Arc<dyn TicketOffice>,
 }
 
 /// Where the journal of a real device lies: it outlives each lab, for so does what the last one did to the device.
@@ -69,12 +92,12 @@ fn journal_dir(device: &DeviceId) -> Result<PathBuf, CliError> {
     made.map_err(|e| failed(format!("prepare a place for the journal of {device}"), None, e))
 }
 
-/// What a real device has not: it is offered nothing to boot, and nobody logs in to it. A run never asks for
+/// What a device that boots by itself has not: it is offered nothing to boot, and nobody logs in to it. A run never asks for
 /// that, since the device lacks the capability.
 struct Missing;
 
 #[derive(Debug, thiserror::Error)]
-#[error("it boots what it finds by itself: a lab offers real devices nothing yet")]
+#[error("it boots what it finds by itself")]
 struct NotOffered;
 
 fn missing(operation: &str) -> PortError {
@@ -83,7 +106,7 @@ fn missing(operation: &str) -> PortError {
 
 impl Boot for Missing {
     fn offer(&self, _: FencingToken, _: BootOffer) -> PortFuture<'_, ()> {
-        Box::pin(async { Err(missing("offer a real device what to boot")) })
+        Box::pin(async { Err(missing("offer it what to boot")) })
     }
 
     fn withdraw(&self, _: FencingToken) -> PortFuture<'_, ()> {
@@ -93,7 +116,7 @@ impl Boot for Missing {
 
 impl TicketOffice for Missing {
     fn issue(&self, _: TicketGrant) -> PortFuture<'_, Vec<String>> {
-        Box::pin(async { Err(missing("issue a ticket to a real device")) })
+        Box::pin(async { Err(missing("issue it a ticket")) })
     }
 
     fn revoke<'a>(&'a self, _: &'a DeviceId) -> PortFuture<'a, ()> {
@@ -109,7 +132,7 @@ impl Reach for Missing {
         _: &'a [String],
         _: Duration,
     ) -> PortFuture<'a, ReachOutput> {
-        Box::pin(async { Err(missing("log in to a real device")) })
+        Box::pin(async { Err(missing("log in to it")) })
     }
 }
 

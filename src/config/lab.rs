@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
+use super::netboot::{self, Netboot, RawNetboot};
 use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
 use super::wiring::{self, RawDevice, WiredDevice};
@@ -50,7 +51,7 @@ const MAX_POOL: u32 = 256;
 pub struct Lab {
     /// Its name, the first part of each device's id.
     pub name: LabName,
-    /// The image recipe its devices boot.
+    /// The image its devices boot: a recipe, or the id, or its beginning, of an image that is built.
     pub image: String,
     /// The libvirt network its virtual machines are on.
     pub network: String,
@@ -66,6 +67,8 @@ pub struct Lab {
     pub wired: Vec<WiredDevice>,
     /// The least time between the power-ons of two real devices.
     pub stagger: Duration,
+    /// How those of them are booted that boot from the lab.
+    pub netboot: Option<Netboot>,
     /// What is run every night.
     pub nightly: Vec<Nightly>,
 }
@@ -83,6 +86,11 @@ impl Lab {
             Some(backend) => Some(backend).filter(has),
             None => [Backend::Vm, Backend::Container, Backend::Pi].into_iter().find(has),
         }
+    }
+
+    /// Those of its real devices that it boots.
+    pub fn netbooted(&self) -> impl Iterator<Item = &WiredDevice> {
+        self.wired.iter().filter(|wired| wired.netboot.is_some())
     }
 }
 
@@ -118,6 +126,7 @@ struct RawLab {
     #[serde(default)]
     devices: Vec<Spanned<RawDevice>>,
     stagger: Option<Spanned<RawDuration>>,
+    netboot: Option<RawNetboot>,
     #[serde(default)]
     nightly: Vec<Spanned<RawNightly>>,
 }
@@ -219,7 +228,8 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
     let stagger = stagger(&source, raw.stagger)?;
     let taken =
         devices.iter().map(|machine| &machine.device).chain(&containers).map(|device| device.id.clone());
-    let wired = wiring::check(&source, &raw.name, raw.devices, taken.collect())?;
+    let netboot = raw.netboot.map(|raw| netboot::check(&source, raw)).transpose()?;
+    let wired = wiring::check(&source, &raw.name, raw.devices, taken.collect(), netboot.as_ref())?;
     if devices.is_empty() && containers.is_empty() && wired.is_empty() {
         let cause = "a lab has devices: at least one of [[pools]] and [[devices]]";
         return Err(source.value(&(0..0), "pools", cause));
@@ -236,6 +246,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         containers,
         wired,
         stagger,
+        netboot,
         nightly,
     })
 }

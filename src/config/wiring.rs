@@ -6,6 +6,7 @@ mod switch;
 pub use gpio::{kernel_keeps, kernel_says};
 
 use super::error::ConfigError;
+use super::netboot::{self, Netboot, NetbootDevice, RawBoot};
 use super::raw::{RawDuration, Source};
 use crate::model::device::{Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
@@ -13,6 +14,7 @@ use crate::model::wiring::{ConsoleLine, PowerSwitch};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,7 +39,12 @@ pub struct WiredDevice {
     pub power: PowerSwitch,
     /// The least time without power between off and on, where it is not the usual one.
     pub min_off: Option<Duration>,
+    /// How it boots from the lab; none where it boots what it finds by itself.
+    pub netboot: Option<NetbootDevice>,
 }
+
+/// What a device that the lab boots can do with the lab's image, whatever it is wired to.
+const NETBOOT_CAPABILITIES: [Capability; 3] = [Capability::Boot, Capability::Ssh, Capability::Network];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +57,10 @@ pub(super) struct RawDevice {
     power: Option<Spanned<RawPower>>,
     min_off: Option<Spanned<RawDuration>>,
     mac: Option<Spanned<String>>,
+    serial: Option<Spanned<String>>,
+    address: Option<Spanned<Ipv4Addr>>,
+    #[serde(default)]
+    boot: RawBoot,
 }
 
 #[derive(Deserialize)]
@@ -73,9 +84,11 @@ pub(super) fn check(
     lab: &LabName,
     raw: Vec<Spanned<RawDevice>>,
     taken: BTreeSet<DeviceId>,
+    netboot: Option<&Netboot>,
 ) -> Result<Vec<WiredDevice>, ConfigError> {
     let (mut ids, mut lines, mut switches, mut macs) =
         (Takers::new(), Takers::new(), Takers::new(), Takers::new());
+    let (mut serials, mut addresses) = (Takers::new(), Takers::new());
     let mut devices = Vec::new();
     for (index, raw) in raw.into_iter().enumerate() {
         let at = raw.span();
@@ -142,8 +155,38 @@ pub(super) fn check(
             }
             None => None,
         };
+        let serial = match &raw.serial {
+            Some(raw) => {
+                let serial = netboot::serial(raw.get_ref());
+                let serial = serial.map_err(|cause| error(&raw.span(), "serial", cause))?;
+                let shown = format!("{serial:08x}");
+                claim(&mut serials, shown.clone(), &raw.span(), "serial", &shown)?;
+                Some(serial)
+            }
+            None => None,
+        };
+        if let Some(raw) = &raw.address {
+            let shown = raw.get_ref().to_string();
+            claim(&mut addresses, shown.clone(), &raw.span(), "address", &shown)?;
+        }
+        let netboot = match raw.boot {
+            RawBoot::Itself => None,
+            RawBoot::Netboot => {
+                let address = raw.address.as_ref().map(|address| *address.get_ref());
+                let power = capabilities.contains(&Capability::Power);
+                let asked = netboot::Asked { model: raw.model, mac: mac.clone(), serial, address, power };
+                let checked = asked.check(netboot).map_err(|(key, cause)| {
+                    let place = raw.address.as_ref().filter(|_| key == "address").map(Spanned::span);
+                    error(&place.unwrap_or_else(|| at.clone()), key, cause)
+                })?;
+                capabilities.extend(NETBOOT_CAPABILITIES);
+                // Nothing but the console tells when it goes down.
+                capabilities.extend(console.as_ref().map(|_| Capability::Reboot));
+                Some(checked)
+            }
+        };
         let device = Device { id, backend: Backend::Pi, model: raw.model, labels: raw.labels, capabilities };
-        devices.push(WiredDevice { device, mac, console, power, min_off });
+        devices.push(WiredDevice { device, mac, console, power, min_off, netboot });
     }
     Ok(devices)
 }

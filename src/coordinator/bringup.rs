@@ -3,7 +3,8 @@
 
 use super::session::{Seat, Session};
 use super::steps::GRACE;
-use crate::device::BootRequest;
+use crate::device::ports::BootOffer;
+use crate::device::{BootRequest, TicketRequest};
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
@@ -87,17 +88,21 @@ impl Session {
                 (file::AUTHORIZED_KEYS.to_owned(), format!("{}\n", authorized.trim()).into_bytes()),
             ]
         };
-        let request = BootRequest {
-            image_id: parts.image.id.clone(),
-            kernel: parts.image.kernel.clone(),
-            initramfs: parts.image.initramfs.clone(),
-            layers: parts.image.layers.clone(),
-            cmdline: parts.image.cmdline.clone(),
+        let image = parts.image_of(seat.id());
+        let offer = BootOffer {
+            kernel: Some(image.kernel.clone()),
+            initramfs: Some(image.initramfs.clone()),
+            layers: image.layers.clone(),
+            cmdline: image.cmdline.clone(),
+            ..BootOffer::default()
+        };
+        let ticket = TicketRequest {
             window: self.boot_timeout,
             host_key_public,
             client_key_private: client_key.private,
             files: Box::new(files),
         };
+        let request = BootRequest { image_id: image.id.clone(), offer, ticket: Some(ticket) };
         let booted = seat.device.boot(seat.token, request).await;
         let attempt = match booted {
             Ok(attempt) => attempt,
@@ -166,7 +171,7 @@ impl Session {
 
     /// The agent that answers must be the one in the image, or the lab tests something else than it says.
     pub(super) fn check_agent(&self, seat: &Seat, pong: &Pong) -> Result<(), Fault> {
-        let expected = &self.parts.image.agent_sha256;
+        let expected = &self.parts.image_of(seat.id()).agent_sha256;
         if pong.agent_sha256 == *expected {
             return Ok(());
         }

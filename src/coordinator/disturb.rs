@@ -77,8 +77,20 @@ impl Session {
             Ok(output) => format!("systemctl ended with {:?}: {}", output.exit_code, quote(&output.stderr)),
             Err(error) => Chain(&error).to_string(),
         };
-        // A virtual machine's console closes with it.
-        if timeout_at(deadline, line.wait_for(|line| !line.open)).await.is_err() {
+        // A virtual machine's console closes with it, a board's shows it.
+        let (console, before) = (seat.device.console(), seat.attempt());
+        let shown = async {
+            if console.wait_stage(before, BootStage::Restart, deadline).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let down = async {
+            tokio::select! {
+                _ = line.wait_for(|line| !line.open) => {}
+                () = shown => {}
+            }
+        };
+        if timeout_at(deadline, down).await.is_err() {
             let cause = format!("the device did not go down in time; {asked}");
             return Err(seat.fault(FaultKind::StepTimeout, cause));
         }

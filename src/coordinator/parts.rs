@@ -9,6 +9,7 @@ use crate::device::ports::BootLayer;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::plan::lease::Policy;
 use crate::support::term::Term;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Parts {
     pub devices: Vec<LabDevice>,
     /// What they boot.
     pub image: BootImage,
+    /// What some of them boot in its place: those of another architecture, or that nothing else boots.
+    pub images: BTreeMap<DeviceId, Arc<BootImage>>,
     /// Makes SSH keys.
     pub keys: MakeKeys,
     /// Where bundles are written, a directory for each run.
@@ -53,6 +56,13 @@ pub struct Parts {
     pub keep_lines: KeepLines,
     /// Changes when what all its devices stand on breaks, to what broke.
     pub broke: watch::Receiver<String>,
+}
+
+impl Parts {
+    /// What a device boots.
+    pub fn image_of(&self, device: &DeviceId) -> &BootImage {
+        self.images.get(device).map_or(&self.image, |image| image)
+    }
 }
 
 /// A device that a coordinator owns.

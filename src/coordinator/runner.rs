@@ -4,11 +4,11 @@ use super::bundle::{self, Span};
 use super::follow::follow;
 use super::lending::{Denied, Grant, Lending};
 use super::log::RunLog;
-use super::parts::Parts;
+use super::parts::{BootImage, Parts};
 use super::session::{Seat, Session};
 use crate::device::DeviceError;
 use crate::model::event::Event;
-use crate::model::id::{LeaseId, RunId, UserName};
+use crate::model::id::{DeviceId, LeaseId, RunId, UserName};
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
 use crate::model::scenario::{Scenario, Step};
 use crate::plan::verdict;
@@ -143,7 +143,8 @@ impl Runner {
                 model: device.model,
             }
         });
-        RunFact::Started { devices: devices.collect(), image: self.parts.image.id.clone() }
+        let image = self.image(session.seats.first().map(Seat::id)).id.clone();
+        RunFact::Started { devices: devices.collect(), image }
     }
 
     /// Boots and steps, until done, a device is lost, or somebody stops the run; then cleanup. What goes wrong is
@@ -244,10 +245,16 @@ impl Runner {
         let fact = RunFact::Ended { outcome, took: begun.elapsed().as_secs_f64() };
         let events = self.log.with(at, fact.clone()).await;
         let dir = bundle_dir(&self.parts, self.log.run());
-        if let Err(error) = bundle::write(&dir, &self.parts.image, &self.scenario, &events, &spans).await {
+        let image = self.image(spans.first().map(|span| span.device.id()));
+        if let Err(error) = bundle::write(&dir, image, &self.scenario, &events, &spans).await {
             tracing::warn!(run = %self.log.run(), error = %Chain(&error), "the bundle is incomplete");
         }
         self.log.push_at(at, fact).await;
+    }
+
+    /// What the run's devices boot, by the first of them.
+    fn image(&self, device: Option<&DeviceId>) -> &BootImage {
+        device.map_or(&self.parts.image, |device| self.parts.image_of(device))
     }
 
     /// Writes to the device's journal; answers the record's number.

@@ -2,7 +2,7 @@
 
 use super::DeviceParts;
 use super::fence::DeviceFence;
-use super::handle::{Answer, BootRequest, Command, DeviceError, DeviceState};
+use super::handle::{Answer, BootRequest, Command, DeviceError, DeviceState, TicketRequest};
 use super::ports::{BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal};
 use super::power::Supply;
 use crate::model::boot::BootAttempt;
@@ -104,28 +104,16 @@ impl Actor {
 
     async fn boot(&mut self, token: FencingToken, request: BootRequest) -> Result<BootAttempt, DeviceError> {
         self.admit(token).await?;
-        let mut cmdline = request.cmdline;
-        cmdline.extend(layer_arguments(&request.layers).await?);
+        let BootRequest { image_id: image, mut offer, ticket } = request;
+        offer.cmdline.extend(layer_arguments(&offer.layers).await?);
         if self.supply.look().await != PowerReading::Off {
             self.switch_off(token).await?;
         }
         self.forget();
         let attempt = self.begin().await?;
-        let offered = Event::BootOffered { attempt, image: request.image_id };
-        self.parts.journal.event_synced(attempt, offered).await?;
-        self.client_key = Some(request.client_key_private);
-        self.state.send_modify(|state| state.host_key = Some(request.host_key_public));
-        let (fate, watched) = watch::channel(TicketFate::Pending);
-        self.fate = Some(watched);
-        let grant = TicketGrant {
-            device: self.parts.device.id.clone(),
-            mac: self.parts.mac.clone(),
-            window: request.window,
-            files: (request.files)(attempt),
-            fate,
-        };
-        let (kernel, initramfs) = (request.kernel, request.initramfs);
-        let offer = BootOffer { attempt, kernel, initramfs, layers: request.layers, cmdline };
+        offer.attempt = attempt;
+        self.parts.journal.event_synced(attempt, Event::BootOffered { attempt, image }).await?;
+        let grant = ticket.map(|ticket| self.grant(attempt, ticket));
         let started = self.start_boot(token, grant, offer).await;
         if started.is_err() {
             // The first error is the one to tell.
@@ -136,15 +124,34 @@ impl Actor {
         started.map(|()| attempt)
     }
 
+    /// What its ticket brings the device, and what opens it then.
+    fn grant(&mut self, attempt: BootAttempt, ticket: TicketRequest) -> TicketGrant {
+        self.client_key = Some(ticket.client_key_private);
+        self.state.send_modify(|state| state.host_key = Some(ticket.host_key_public));
+        let (fate, watched) = watch::channel(TicketFate::Pending);
+        self.fate = Some(watched);
+        TicketGrant {
+            device: self.parts.device.id.clone(),
+            mac: self.parts.mac.clone(),
+            window: ticket.window,
+            files: (ticket.files)(attempt),
+            fate,
+        }
+    }
+
     /// Everything of a boot that is undone by withdrawing.
     async fn start_boot(
         &mut self,
         token: FencingToken,
-        grant: TicketGrant,
+        grant: Option<TicketGrant>,
         mut offer: BootOffer,
     ) -> Result<(), DeviceError> {
         let acting = self.fence.act(token).await?;
-        let ticket = self.parts.tickets.issue(grant).await;
+        let ticket = match grant {
+            Some(grant) => self.parts.tickets.issue(grant).await,
+            // The one before is good no more.
+            None => self.parts.tickets.revoke(&self.parts.device.id).await.map(|()| Vec::new()),
+        };
         drop(acting);
         let mut cmdline = ticket.map_err(|error| DeviceError::port(error, DeviceError::Ticket))?;
         cmdline.append(&mut offer.cmdline);

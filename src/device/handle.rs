@@ -2,7 +2,7 @@
 
 use super::DeviceParts;
 use super::fence::{DeviceFence, Refused};
-use super::ports::{BootLayer, PortError, ReachOutput};
+use super::ports::{BootOffer, PortError, ReachOutput};
 use crate::console::{ConsoleHandle, WriteError};
 use crate::journal::{Intent, JournalError, JournalHandle};
 use crate::model::boot::BootAttempt;
@@ -41,16 +41,16 @@ pub type FilesOf = Box<dyn FnOnce(BootAttempt) -> Vec<(String, Vec<u8>)> + Send>
 
 /// What a device is to boot.
 pub struct BootRequest {
-    /// The image's manifest hash, for the journal.
+    /// What it is called in the journal: an image's manifest hash.
     pub image_id: String,
-    /// Kernel file.
-    pub kernel: PathBuf,
-    /// Initramfs file.
-    pub initramfs: PathBuf,
-    /// Layers, bottom first.
-    pub layers: Vec<BootLayer>,
-    /// Kernel arguments of the image; those that name the layers and the ticket are added.
-    pub cmdline: Vec<String>,
+    /// What it finds. The attempt is set, and the kernel arguments that name layers and ticket are added.
+    pub offer: BootOffer,
+    /// Who it is to be; none for a system that does not ask.
+    pub ticket: Option<TicketRequest>,
+}
+
+/// What a device is told of itself for its ticket.
+pub struct TicketRequest {
     /// For how long the ticket is good.
     pub window: Duration,
     /// The SSH host key that the ticket's files carry, OpenSSH public key format.

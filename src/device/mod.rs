@@ -26,7 +26,7 @@ pub mod ports;
 mod power;
 mod stagger;
 
-pub use handle::{BootRequest, DeviceError, DeviceHandle, DeviceState, FilesOf};
+pub use handle::{BootRequest, DeviceError, DeviceHandle, DeviceState, FilesOf, TicketRequest};
 pub use stagger::Stagger;
 
 use crate::console::ConsoleHandle;

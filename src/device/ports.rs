@@ -5,6 +5,7 @@ use crate::model::boot::BootAttempt;
 use crate::model::id::DeviceId;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -48,14 +49,18 @@ pub trait Power: Send + Sync + 'static {
 }
 
 /// What a device boots in one attempt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BootOffer {
     /// The attempt.
     pub attempt: BootAttempt,
-    /// Kernel file.
-    pub kernel: PathBuf,
+    /// Kernel file; none when it is in the tree.
+    pub kernel: Option<PathBuf>,
     /// Initramfs file.
-    pub initramfs: PathBuf,
+    pub initramfs: Option<PathBuf>,
+    /// Device tree file; none for the one that firmware or backend choose.
+    pub device_tree: Option<PathBuf>,
+    /// All that a boot ROM is to find, by path, in place of the lab's firmware; none for that.
+    pub tree: Option<BTreeMap<String, PathBuf>>,
     /// Layers, bottom first.
     pub layers: Vec<BootLayer>,
     /// Kernel arguments beyond what the backend itself needs (console, root): ticket, layers.

@@ -93,18 +93,36 @@ impl std::str::FromStr for Arch {
 /// The model of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Model {
-    /// Raspberry Pi 3 Model B and B+.
+    /// Raspberry Pi 3 Model B.
     #[serde(rename = "pi3b")]
     Pi3B,
-    /// Raspberry Pi 4 Model B and 400.
+    /// Raspberry Pi 3 Model B+.
+    #[serde(rename = "pi3b-plus", alias = "pi3b+")]
+    Pi3BPlus,
+    /// Raspberry Pi 3 Model A+.
+    #[serde(rename = "pi3a-plus", alias = "pi3a+")]
+    Pi3APlus,
+    /// Raspberry Pi 4 Model B.
     #[serde(rename = "pi4b")]
     Pi4B,
-    /// Raspberry Pi 5 and 500.
+    /// Raspberry Pi 400.
+    #[serde(rename = "pi400")]
+    Pi400,
+    /// Raspberry Pi 5.
     #[serde(rename = "pi5")]
     Pi5,
+    /// Raspberry Pi 500.
+    #[serde(rename = "pi500")]
+    Pi500,
     /// Raspberry Pi Compute Module 4.
     #[serde(rename = "cm4")]
     Cm4,
+    /// Raspberry Pi Compute Module 5.
+    #[serde(rename = "cm5")]
+    Cm5,
+    /// Raspberry Pi Zero 2 W.
+    #[serde(rename = "zero2w")]
+    Zero2W,
     /// Virtual machine, 64-bit ARM.
     #[serde(rename = "vm-aarch64")]
     VmAarch64,
@@ -120,18 +138,18 @@ impl Model {
     /// The architecture of the model; none when it is that of the coordinator's host.
     pub fn arch(self) -> Option<Arch> {
         match self {
-            Self::Pi3B | Self::Pi4B | Self::Pi5 | Self::Cm4 | Self::VmAarch64 => Some(Arch::Aarch64),
             Self::VmX86_64 => Some(Arch::X86_64),
             Self::Container => None,
+            _ => Some(Arch::Aarch64),
         }
     }
 
     /// How a device of the model exists.
     pub fn backend(self) -> Backend {
         match self {
-            Self::Pi3B | Self::Pi4B | Self::Pi5 | Self::Cm4 => Backend::Pi,
             Self::VmAarch64 | Self::VmX86_64 => Backend::Vm,
             Self::Container => Backend::Container,
+            _ => Backend::Pi,
         }
     }
 
@@ -142,15 +160,34 @@ impl Model {
             Arch::X86_64 => Self::VmX86_64,
         }
     }
+
+    /// Why it does not boot by DHCP and TFTP; none for those that do.
+    pub fn cannot_netboot(self) -> Option<&'static str> {
+        match self {
+            Self::Pi3APlus | Self::Zero2W => {
+                Some("has no Ethernet, and no Pi boots over Wi-Fi: boot it from an SD card")
+            }
+            Self::VmAarch64 | Self::VmX86_64 | Self::Container => {
+                Some("is no Raspberry Pi that boots over a network")
+            }
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pi3B => "pi3b",
+            Self::Pi3BPlus => "pi3b-plus",
+            Self::Pi3APlus => "pi3a-plus",
             Self::Pi4B => "pi4b",
+            Self::Pi400 => "pi400",
             Self::Pi5 => "pi5",
+            Self::Pi500 => "pi500",
             Self::Cm4 => "cm4",
+            Self::Cm5 => "cm5",
+            Self::Zero2W => "zero2w",
             Self::VmAarch64 => "vm-aarch64",
             Self::VmX86_64 => "vm-x86_64",
             Self::Container => "container",
@@ -230,5 +267,16 @@ mod tests {
             assert_eq!(serde_json::to_string(&arch).unwrap(), format!("{name:?}"));
         }
         assert!("riscv64".parse::<Arch>().is_err());
+    }
+
+    #[test]
+    fn a_model_is_read_as_it_is_written_and_a_plus_as_people_write_it() {
+        let read = |text: &str| serde_json::from_value::<Model>(text.into()).unwrap();
+        for model in [Model::Pi3B, Model::Pi3BPlus, Model::Pi3APlus, Model::Pi400, Model::Cm5, Model::Zero2W]
+        {
+            assert_eq!(read(&model.to_string()), model);
+            assert_eq!((model.arch(), model.backend()), (Some(Arch::Aarch64), Backend::Pi));
+        }
+        assert_eq!((read("pi3b+"), read("pi3a+")), (Model::Pi3BPlus, Model::Pi3APlus));
     }
 }

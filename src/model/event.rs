@@ -3,6 +3,7 @@
 
 use super::boot::{BootAttempt, BootStage};
 use super::lease::FencingToken;
+use super::netboot::NetbootFact;
 use super::power::{PowerReading, PowerState};
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,12 @@ pub enum Event {
         address: String,
         /// Why.
         cause: String,
+    },
+    /// The lab's netboot servers saw something of it.
+    Netboot {
+        /// What.
+        #[serde(flatten)]
+        fact: NetbootFact,
     },
     /// The console's line is open.
     ConsoleOpened {},

@@ -9,6 +9,7 @@ pub mod id;
 pub mod identity;
 pub mod lease;
 pub mod ledger;
+pub mod netboot;
 pub mod night;
 pub mod power;
 pub mod relay;

@@ -2,7 +2,6 @@
 
 use crate::model::device::Model;
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// A Raspberry Pi that boots by DHCP and TFTP.
@@ -68,77 +67,47 @@ impl Board {
     }
 }
 
-const NAMES: [(Board, &str); 8] = [
-    (Board::Pi3B, "pi3b"),
-    (Board::Pi3BPlus, "pi3b+"),
-    (Board::Pi4B, "pi4b"),
-    (Board::Pi400, "pi400"),
-    (Board::Cm4, "cm4"),
-    (Board::Pi5, "pi5"),
-    (Board::Pi500, "pi500"),
-    (Board::Cm5, "cm5"),
-];
-
 impl fmt::Display for Board {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(NAMES.iter().find(|(board, _)| board == self).map_or("", |(_, name)| name))
+        f.write_str(match self {
+            Self::Pi3B => "pi3b",
+            Self::Pi3BPlus => "pi3b-plus",
+            Self::Pi4B => "pi4b",
+            Self::Pi400 => "pi400",
+            Self::Cm4 => "cm4",
+            Self::Pi5 => "pi5",
+            Self::Pi500 => "pi500",
+            Self::Cm5 => "cm5",
+        })
     }
 }
 
 /// A board that does not boot over a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CannotNetboot {
-    /// It has no Ethernet, and Wi-Fi boot does not exist.
-    #[error("{board} has no Ethernet, and no Pi boots over Wi-Fi: boot it from an SD card")]
-    NoEthernet {
-        /// Its name.
-        board: String,
-    },
-    /// Its boot ROM is too old.
-    #[error("the boot ROM of {board} knows no network: boot it from an SD card")]
-    OldRom {
-        /// Its name.
-        board: String,
-    },
-    /// It is no Raspberry Pi.
-    #[error(
-        "{board} is no Raspberry Pi that boots over a network: known are pi3b, pi3b+, pi4b, pi400, cm4, pi5, pi500, cm5"
-    )]
-    Unknown {
-        /// Its name.
-        board: String,
-    },
-}
-
-impl FromStr for Board {
-    type Err = CannotNetboot;
-    fn from_str(name: &str) -> Result<Self, CannotNetboot> {
-        if let Some((board, _)) = NAMES.iter().find(|(_, known)| *known == name) {
-            return Ok(*board);
-        }
-        let board = name.chars().take(40).collect();
-        Err(match name {
-            "zero" | "zero-w" | "zero2w" | "pi3a+" | "pi1a" | "pi1a+" | "cm1" | "cm3" | "cm3+" => {
-                CannotNetboot::NoEthernet { board }
-            }
-            "pi1b" | "pi1b+" | "pi2b" => CannotNetboot::OldRom { board },
-            _ => CannotNetboot::Unknown { board },
-        })
-    }
+#[error("{model} {why}")]
+pub struct CannotNetboot {
+    /// Which model.
+    model: Model,
+    /// Why.
+    why: &'static str,
 }
 
 impl TryFrom<Model> for Board {
     type Error = CannotNetboot;
     fn try_from(model: Model) -> Result<Self, CannotNetboot> {
-        match model {
-            Model::Pi3B => Ok(Self::Pi3B),
-            Model::Pi4B => Ok(Self::Pi4B),
-            Model::Pi5 => Ok(Self::Pi5),
-            Model::Cm4 => Ok(Self::Cm4),
-            Model::VmAarch64 | Model::VmX86_64 | Model::Container => {
-                Err(CannotNetboot::Unknown { board: model.to_string() })
-            }
-        }
+        let board = match model {
+            Model::Pi3B => Some(Self::Pi3B),
+            Model::Pi3BPlus => Some(Self::Pi3BPlus),
+            Model::Pi4B => Some(Self::Pi4B),
+            Model::Pi400 => Some(Self::Pi400),
+            Model::Pi5 => Some(Self::Pi5),
+            Model::Pi500 => Some(Self::Pi500),
+            Model::Cm4 => Some(Self::Cm4),
+            Model::Cm5 => Some(Self::Cm5),
+            Model::Pi3APlus | Model::Zero2W | Model::VmAarch64 | Model::VmX86_64 | Model::Container => None,
+        };
+        let why = model.cannot_netboot().unwrap_or("is not known here");
+        board.ok_or(CannotNetboot { model, why })
     }
 }
 
@@ -147,15 +116,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boards_are_known_by_name_and_others_refused_with_the_reason() {
-        for (board, name) in NAMES {
-            assert_eq!((name.parse(), board.to_string().as_str()), (Ok(board), name));
+    fn what_the_model_says_holds_for_the_board() {
+        use Model::*;
+        let models = [
+            Pi3B, Pi3BPlus, Pi3APlus, Pi4B, Pi400, Pi5, Pi500, Cm4, Cm5, Zero2W, VmAarch64, VmX86_64,
+            Container,
+        ];
+        for model in models {
+            match Board::try_from(model) {
+                Ok(board) => {
+                    assert_eq!((model.cannot_netboot(), board.to_string()), (None, model.to_string()),)
+                }
+                Err(error) => {
+                    let why = model.cannot_netboot().expect("a board for each that can");
+                    assert_eq!(error.to_string(), format!("{model} {why}"));
+                }
+            }
         }
-        let refused = |name: &str| name.parse::<Board>().unwrap_err().to_string();
-        assert!(refused("zero2w").contains("no Ethernet"));
-        assert!(refused("pi2b").contains("knows no network"));
-        assert!(refused("beaglebone").contains("known are pi3b"));
-        assert_eq!(Board::try_from(Model::Cm4), Ok(Board::Cm4));
-        assert!(Board::try_from(Model::VmAarch64).is_err());
     }
 }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`dhcp`], [`tftp`] and [`tree`] decide without I/O; their thin parts hold the sockets. [`pi_boot::PiBoot`] is the port
-//! `Boot` of one Pi. [`board`] has what each model needs, and why some cannot boot so.
+//! `Boot` of one Pi; [`fact`] says what of all that belongs into whose journal. [`board`] has what each model needs, and why some cannot boot so.
 //!
 //! | request | answer |
 //! |---|---|
@@ -21,6 +21,7 @@
 pub mod board;
 pub mod connection;
 pub mod dhcp;
+pub mod fact;
 pub mod layers;
 pub mod mac;
 pub mod neighbours;
@@ -31,4 +32,4 @@ pub mod ticket;
 pub mod tree;
 
 pub use layers::LayerSource;
-pub use office::{Office, OfficeOptions};
+pub use office::{LayerSent, Office, OfficeOptions};

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,12 +43,32 @@ pub struct OfficeOptions {
     pub layers: LayerSource,
     /// Whose address is whose.
     pub neighbours: Box<dyn Neighbours>,
+    /// Who is told how far layers are; while that is full, nobody is.
+    pub layer_news: Option<mpsc::Sender<LayerSent>>,
+}
+
+/// How far a layer is on its way to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerSent {
+    /// To whom.
+    pub to: IpAddr,
+    /// Which: SHA-256, hex.
+    pub sha256: String,
+    /// How many bytes have been sent.
+    pub sent: u64,
+    /// How many it has.
+    pub bytes: u64,
 }
 
 impl OfficeOptions {
     /// With the kernel's neighbour table.
     pub fn new(public_url: impl Into<String>, layers: LayerSource) -> Self {
-        Self { public_url: public_url.into(), layers, neighbours: Box::new(KernelNeighbours) }
+        Self {
+            public_url: public_url.into(),
+            layers,
+            neighbours: Box::new(KernelNeighbours),
+            layer_news: None,
+        }
     }
 }
 
@@ -176,7 +197,11 @@ fn archive(files: &[(String, Vec<u8>)], seconds: u64) -> io::Result<Vec<u8>> {
 }
 
 /// `GET /v1/layer/<sha256>`.
-async fn layer(State(office): State<Arc<Office>>, Path(sha256): Path<String>) -> Response {
+async fn layer(
+    State(office): State<Arc<Office>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    Path(sha256): Path<String>,
+) -> Response {
     let Some(path) = office.options.layers.path(&sha256) else {
         return line(StatusCode::NOT_FOUND, "no such layer");
     };
@@ -191,7 +216,9 @@ async fn layer(State(office): State<Arc<Office>>, Path(sha256): Path<String>) ->
                 (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
                 (header::CONTENT_LENGTH, length.to_string()),
             ];
-            (headers, Body::from_stream(chunks(file, length))).into_response()
+            let sent = LayerSent { to: canonical(peer), sha256, sent: 0, bytes: length };
+            (headers, Body::from_stream(chunks(file, sent, office.options.layer_news.clone())))
+                .into_response()
         }
         Err(error) => {
             tracing::error!(path = %path.display(), %error, "cannot read a layer");
@@ -200,13 +227,32 @@ async fn layer(State(office): State<Arc<Office>>, Path(sha256): Path<String>) ->
     }
 }
 
-/// The first `length` bytes of the file, in pieces.
-fn chunks(file: File, length: u64) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
-    futures_util::stream::try_unfold(file.take(length), |mut file| async move {
-        let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
-        let read = file.read_buf(&mut chunk).await?;
-        Ok((read > 0).then(|| (chunk.freeze(), file)))
-    })
+/// The first bytes of the file, in pieces; `news` is told at the begin, the end, and each tenth between.
+fn chunks(
+    file: File,
+    layer: LayerSent,
+    news: Option<mpsc::Sender<LayerSent>>,
+) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
+    let tell = move |layer: &LayerSent| {
+        // Progress that nobody reads in time is no loss.
+        let _ = news.as_ref().map(|news| news.try_send(layer.clone()));
+    };
+    tell(&layer);
+    futures_util::stream::try_unfold(
+        (file.take(layer.bytes), layer, tell),
+        |(mut file, mut layer, tell)| async move {
+            let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+            let read = file.read_buf(&mut chunk).await?;
+            let tenth = |sent: u64| sent.saturating_mul(10).checked_div(layer.bytes);
+            let sent = layer.sent + read as u64;
+            let news = tenth(sent) != tenth(layer.sent);
+            layer.sent = sent;
+            if news {
+                tell(&layer);
+            }
+            Ok((read > 0).then(|| (chunk.freeze(), (file, layer, tell))))
+        },
+    )
 }
 
 #[cfg(test)]

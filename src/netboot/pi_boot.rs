@@ -9,7 +9,7 @@ use super::tree::{Firmware, Forest, Resident, Source, TreeError, TreeSpec};
 use crate::device::ports::{Boot, BootOffer, PortError, PortFuture};
 use crate::model::id::DeviceId;
 use crate::model::lease::{Fence, FencingToken};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// What all Pis of a lab boot from; give it to [`super::tftp::TftpServer::start`] as the files.
@@ -22,6 +22,14 @@ impl PiFiles {
     /// For the devices of a lab; none boots anything yet.
     pub fn new(residents: Vec<Resident>, neighbours: Box<dyn Neighbours>) -> Arc<Self> {
         Arc::new(Self { forest: RwLock::new(Forest::new(residents)), neighbours })
+    }
+
+    /// Which device asked from `address` for `path`, and what of the path lies in its tree; none for strangers.
+    pub fn who(&self, address: IpAddr, path: &str) -> Option<(DeviceId, String)> {
+        let address = address.to_canonical();
+        let mac = self.neighbours.mac(address).and_then(|mac| mac.parse().ok());
+        let forest = self.forest.read().unwrap_or_else(PoisonError::into_inner);
+        forest.who(address, mac, path).map(|(device, path)| (device.clone(), path.to_owned()))
     }
 }
 
@@ -90,12 +98,22 @@ impl PiBoot {
         for layer in &offer.layers {
             self.layers.register(layer);
         }
+        let firmware = match offer.tree {
+            None => self.firmware.clone(),
+            Some(tree) => {
+                let mut own = Firmware::default();
+                for (path, file) in tree {
+                    own.add(&path, Source::File(file))?;
+                }
+                own
+            }
+        };
         let spec = TreeSpec {
             board: self.board,
-            firmware: self.firmware.clone(),
-            kernel: Some(Source::File(offer.kernel)),
-            initramfs: Some(Source::File(offer.initramfs)),
-            device_tree: None,
+            firmware,
+            kernel: offer.kernel.map(Source::File),
+            initramfs: offer.initramfs.map(Source::File),
+            device_tree: offer.device_tree.map(Source::File),
             cmdline: offer.cmdline,
         };
         spec.build()
@@ -117,7 +135,6 @@ mod tests {
     use super::*;
     use crate::model::boot::BootAttempt;
     use crate::netboot::mac::Mac;
-    use std::net::IpAddr;
 
     struct Nobody;
 
@@ -134,10 +151,11 @@ mod tests {
     fn offer(dir: &std::path::Path, ticket: &str) -> BootOffer {
         BootOffer {
             attempt: BootAttempt(1),
-            kernel: dir.join("kernel"),
-            initramfs: dir.join("initramfs"),
+            kernel: Some(dir.join("kernel")),
+            initramfs: Some(dir.join("initramfs")),
             layers: Vec::new(),
             cmdline: vec![format!("pilab.ticket={ticket}")],
+            ..BootOffer::default()
         }
     }
 

@@ -1,5 +1,5 @@
-//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, terms, logs, the service
-//! manager.
+//! No domain words here: error chains, shutdown, child processes, atomic files, locks, clocks, terms, logs, the
+//! machine's network, the service manager.
 
 pub mod atomic_file;
 pub mod chain;
@@ -11,6 +11,8 @@ pub mod fdstore;
 pub mod lock;
 pub mod log;
 pub mod notify;
+#[cfg(feature = "coordinator")]
+pub mod segment;
 pub mod shutdown;
 #[cfg(feature = "coordinator")]
 pub mod term;

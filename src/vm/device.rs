@@ -341,6 +341,17 @@ impl VmDevice {
     async fn set_offer(&self, token: FencingToken, offer: Option<BootOffer>) -> Result<(), PortError> {
         let mut acts = self.acts.lock().await;
         acts.fence.admit(token)?;
+        acts.offer = None;
+        if let Some(offer) = &offer {
+            let operation = || format!("offer {} what to boot", self.parts.spec.id);
+            let unfit = offer.tree.is_some() || offer.device_tree.is_some();
+            let refused = match (unfit, &offer.kernel) {
+                (true, _) => Some(VmError::NoBootRom),
+                (_, None) => Some(VmError::NothingOffered),
+                _ => None,
+            };
+            refused.map_or(Ok(()), |error| Err(error.into_port(operation())))?;
+        }
         acts.offer = offer;
         Ok(())
     }

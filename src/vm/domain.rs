@@ -123,8 +123,12 @@ impl Domain<'_> {
         let arguments = escape(&arguments)?;
         let name = escape(self.name)?;
         let metadata = self.owner.qualified_element()?;
-        let kernel = escape(text(&self.offer.kernel)?)?;
-        let initramfs = escape(text(&self.offer.initramfs)?)?;
+        let mut files = String::new();
+        for (element, file) in [("kernel", &self.offer.kernel), ("initrd", &self.offer.initramfs)] {
+            if let Some(file) = file {
+                let _ = write!(files, "\n    <{element}>{}</{element}>", escape(text(file)?)?);
+            }
+        }
         let emulator = escape(text(&self.support.emulator)?)?;
         let console = escape(text(self.console)?)?;
         let network = escape(self.network)?;
@@ -141,9 +145,7 @@ impl Domain<'_> {
   <memory unit='MiB'>{memory}</memory>
   <vcpu>{vcpus}</vcpu>
   <os>
-    <type arch='{arch}' machine='{machine}'>hvm</type>
-    <kernel>{kernel}</kernel>
-    <initrd>{initramfs}</initrd>
+    <type arch='{arch}' machine='{machine}'>hvm</type>{files}
     <cmdline>{arguments}</cmdline>
   </os>
   <features>{features}</features>
@@ -268,10 +270,11 @@ mod tests {
         let support = GuestSupport { emulator: "/usr/bin/qemu".into(), accelerator };
         let offer = BootOffer {
             attempt: BootAttempt(1),
-            kernel: "/images/vmlinuz".into(),
-            initramfs: "/images/it's".into(),
+            kernel: Some("/images/vmlinuz".into()),
+            initramfs: Some("/images/it's".into()),
             layers: vec![BootLayer { path: "/images/base.squashfs".into(), sha256: "0123456789".repeat(7) }],
             cmdline: vec![cmdline.to_owned()],
+            ..BootOffer::default()
         };
         Domain {
             name: "pilab-dev-lab-vm-1",

@@ -81,6 +81,9 @@ pub enum VmError {
     /// The machine was switched on with nothing to boot.
     #[error("nothing was offered to boot")]
     NothingOffered,
+    /// It was offered what only a board can take.
+    #[error("a virtual machine has no boot ROM that asks for files, and makes its own device tree")]
+    NoBootRom,
     /// A text cannot be written in a domain's description.
     #[error(transparent)]
     Text(#[from] super::xml::NotXml),
@@ -119,6 +122,7 @@ impl VmError {
             }
             Self::SocketPath { .. } => "choose a shorter state directory".to_owned(),
             Self::Call { source, .. } => call_hint(&source.message)?.to_owned(),
+            Self::NoBootRom => "boot a kernel: --kernel, and --initrd with it".to_owned(),
             Self::RunDir { .. } | Self::NothingOffered | Self::Text(_) | Self::Abandoned => return None,
             Self::ConsoleNotAttached { .. } => {
                 "a coordinator that is not root needs the group of the user that runs QEMU".to_owned()

@@ -21,6 +21,7 @@ mod ledger;
 mod missing;
 mod nats;
 mod nats_attacks;
+mod netboot;
 mod nightly;
 mod operator;
 mod podman;

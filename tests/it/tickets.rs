@@ -49,6 +49,7 @@ impl Bench {
             public_url: format!("http://{address}/"),
             layers: layers.clone(),
             neighbours: Box::new(card.clone()),
+            layer_news: None,
         };
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let office = Office::start(listener, options, &tracker, token.clone());

@@ -125,10 +125,10 @@ impl Bench {
         std::fs::write(&initramfs, EMPTY_CPIO).unwrap();
         BootOffer {
             attempt: BootAttempt(1),
-            kernel,
-            initramfs,
-            layers: Vec::new(),
+            kernel: Some(kernel),
+            initramfs: Some(initramfs),
             cmdline: cmdline.iter().map(|&argument| argument.to_owned()).collect(),
+            ..BootOffer::default()
         }
     }
 }

@@ -36,7 +36,7 @@ async fn the_first_byte_of_each_boot_is_seen_and_a_panic_reads_as_off() {
 
     let owned_by = |path: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&path.metadata().unwrap());
     let offer = bench.offer(kernel, &["earlycon=pl011,0x9000000", "pilab.test=\"<&'\""]);
-    let (image, owner) = (offer.kernel.clone(), owned_by(&offer.kernel));
+    let (image, owner) = (offer.kernel.clone().unwrap(), owned_by(offer.kernel.as_ref().unwrap()));
     let mut console = Console::read(&device);
     device.offer(token(1), offer).await.unwrap();
     for attempt in 1..=2 {

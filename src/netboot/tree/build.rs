@@ -111,6 +111,11 @@ impl Firmware {
         Ok(())
     }
 
+    /// What a board needs and is not here, if anything.
+    pub fn lacks(&self, board: Board) -> Option<&'static str> {
+        needed(board).iter().find(|file| !self.0.contains_key(**file)).copied()
+    }
+
     /// All files below a directory. What is never served is left out, and so is what leads out of it.
     pub fn read(dir: &Path) -> Result<Self, TreeError> {
         let failed = |source| TreeError::Read { dir: dir.to_owned(), source };
@@ -166,12 +171,11 @@ pub struct TreeSpec {
 impl TreeSpec {
     /// Makes the tree.
     pub fn build(self) -> Result<BootTree, TreeError> {
-        let Self { board, firmware: Firmware(mut files), kernel, initramfs, device_tree, cmdline } = self;
-        for file in needed(board) {
-            if !files.contains_key(*file) {
-                return Err(TreeError::Missing { board, file });
-            }
+        let Self { board, firmware, kernel, initramfs, device_tree, cmdline } = self;
+        if let Some(file) = firmware.lacks(board) {
+            return Err(TreeError::Missing { board, file });
         }
+        let Firmware(mut files) = firmware;
         let has_device_tree = device_tree.is_some();
         for (name, source) in [(KERNEL, kernel), (INITRAMFS, initramfs), (DEVICE_TREE, device_tree)] {
             if let Some(source) = source {

@@ -77,6 +77,20 @@ impl Forest {
         tree.get(rest).ok_or(Refusal::NotFound)
     }
 
+    /// Who asks from `address` for `path`, as [`Self::find`] knows them, and what of the path lies below the prefix. None
+    /// for strangers.
+    pub fn who<'a>(&self, address: IpAddr, mac: Option<Mac>, path: &'a str) -> Option<(&DeviceId, &'a str)> {
+        let split = path.split_once('/');
+        let owner = split.and_then(|(prefix, rest)| Some((*self.prefixes.get(prefix)?, rest)));
+        let by_address = self.residents.iter().position(|resident| resident.address == Some(address));
+        let by_card = || self.residents.iter().position(|resident| mac == Some(resident.mac));
+        let by_path = || owner.filter(|_| mac.is_none()).map(|(number, _)| number);
+        let who = by_address.or_else(by_card).or_else(by_path)?;
+        // What is asked for of another is shown with whose it is.
+        let shown = owner.filter(|(number, _)| *number == who).map_or(path, |(_, rest)| rest);
+        self.residents.get(who).map(|resident| (&resident.device, shown))
+    }
+
     /// `bootcode.bin`, for a Pi 3: its own, or, for one that is not known by its address yet, that of any. It is the
     /// same for all.
     fn at_the_root(&self, who: Option<&Resident>, name: &str) -> Result<&Source, Refusal> {
@@ -184,6 +198,21 @@ mod tests {
         assert_eq!(ask(&forest, 99, stranger, "bootcode.bin"), "whoever asks is not in the lab file");
         forest.fell(&device("four"));
         assert_eq!(ask(&forest, 4, None, "9ffefdef/start4.elf"), "lab-four is to boot nothing now");
+    }
+
+    #[test]
+    fn whoever_asks_is_named_and_strangers_are_nobody() {
+        let forest = forest();
+        let who = |last, mac, path| {
+            forest.who(address(last), mac, path).map(|(device, path)| format!("{device} {path}"))
+        };
+        assert_eq!(who(4, None, "9ffefdef/a/b").as_deref(), Some("lab-four a/b"));
+        assert_eq!(who(99, Some(FOUR), "dc-a6-32-00-00-04/c").as_deref(), Some("lab-four c"));
+        assert_eq!(who(99, None, "33333333/c").as_deref(), Some("lab-three c"), "the prefix decides");
+        assert_eq!(who(3, None, "9ffefdef/c").as_deref(), Some("lab-three 9ffefdef/c"), "another's");
+        assert_eq!(who(3, None, "bootcode.bin").as_deref(), Some("lab-three bootcode.bin"));
+        assert_eq!(who(99, None, "bootcode.bin"), None);
+        assert_eq!(who(99, Some(Mac([2; 6])), "9ffefdef/c"), None);
     }
 
     proptest! {

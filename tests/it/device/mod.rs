@@ -6,9 +6,9 @@ pub(crate) mod world;
 use self::world::{Fault, World};
 use crate::journal::{Open, read_all, records};
 use crate::support::console::Rig;
-use pilab::device::ports::{BootLayer, TicketFate, TicketRefusal};
+use pilab::device::ports::{BootLayer, BootOffer, TicketFate, TicketRefusal};
 use pilab::device::{
-    self, BootRequest, DeviceError, DeviceHandle, DeviceParts, DeviceState, MIN_OFF, Stagger,
+    self, BootRequest, DeviceError, DeviceHandle, DeviceParts, DeviceState, MIN_OFF, Stagger, TicketRequest,
 };
 use pilab::journal::{Entry, JournalHandle, Since};
 use pilab::model::boot::BootAttempt;
@@ -101,14 +101,19 @@ async fn events(journal: &JournalHandle) -> Vec<(u64, Event)> {
 fn request(layer: &Path) -> BootRequest {
     BootRequest {
         image_id: "img".to_owned(),
-        kernel: PathBuf::from("/kernel"),
-        initramfs: PathBuf::from("/initramfs"),
-        layers: vec![BootLayer { path: layer.to_owned(), sha256: "ab12".to_owned() }],
-        cmdline: vec!["loglevel=6".to_owned()],
-        window: Duration::from_secs(60),
-        host_key_public: "host".to_owned(),
-        client_key_private: "client".to_owned(),
-        files: Box::new(|attempt| vec![("identity.json".to_owned(), attempt.to_string().into_bytes())]),
+        offer: BootOffer {
+            kernel: Some(PathBuf::from("/kernel")),
+            initramfs: Some(PathBuf::from("/initramfs")),
+            layers: vec![BootLayer { path: layer.to_owned(), sha256: "ab12".to_owned() }],
+            cmdline: vec!["loglevel=6".to_owned()],
+            ..BootOffer::default()
+        },
+        ticket: Some(TicketRequest {
+            window: Duration::from_secs(60),
+            host_key_public: "host".to_owned(),
+            client_key_private: "client".to_owned(),
+            files: Box::new(|attempt| vec![("identity.json".to_owned(), attempt.to_string().into_bytes())]),
+        }),
     }
 }
 

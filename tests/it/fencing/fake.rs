@@ -6,7 +6,7 @@ use pilab::device::ports::{
     Boot, BootOffer, PortFuture, Power, Reach, ReachOutput, ReachTarget, TicketFate, TicketGrant,
     TicketOffice,
 };
-use pilab::device::{self, BootRequest, DeviceHandle, DeviceParts, Stagger};
+use pilab::device::{self, BootRequest, DeviceHandle, DeviceParts, Stagger, TicketRequest};
 use pilab::model::device::{Backend, Device, Model};
 use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
@@ -14,7 +14,7 @@ use pilab::model::power::{PowerReading, PowerState};
 use pilab::support::term::{Nanos, Term};
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -316,13 +316,12 @@ impl Act {
 fn request() -> BootRequest {
     BootRequest {
         image_id: String::new(),
-        kernel: PathBuf::new(),
-        initramfs: PathBuf::new(),
-        layers: Vec::new(),
-        cmdline: Vec::new(),
-        window: Duration::from_secs(60),
-        host_key_public: String::new(),
-        client_key_private: String::new(),
-        files: Box::new(|_| Vec::new()),
+        offer: BootOffer::default(),
+        ticket: Some(TicketRequest {
+            window: Duration::from_secs(60),
+            host_key_public: String::new(),
+            client_key_private: String::new(),
+            files: Box::new(|_| Vec::new()),
+        }),
     }
 }

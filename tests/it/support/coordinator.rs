@@ -60,6 +60,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         dir: lab.dir.path().to_owned(),
         devices,
         image,
+        images: BTreeMap::new(),
         keys: |_| Ok(KeyPair { private: "client".to_owned(), public: HOST_KEY.to_owned() }),
         bundles: lab.dir.path().join("bundles"),
         keep_lines: Box::new(|_, _| Vec::new()),

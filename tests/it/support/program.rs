@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Program {
     pub dir: TempDir,
     pub lab: PathBuf,
+    /// The store of images; none for that of the host.
+    pub images: Option<PathBuf>,
 }
 
 /// How a call ended.
@@ -62,7 +64,7 @@ impl Program {
     pub fn within(dir: TempDir, lab: &str) -> Self {
         let path = dir.path().join("lab.toml");
         std::fs::write(&path, lab).unwrap();
-        Self { dir, lab: path }
+        Self { dir, lab: path, images: None }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -74,10 +76,11 @@ impl Program {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        Command::new(env!("CARGO_BIN_EXE_pilab"))
+        let command = Command::new(env!("CARGO_BIN_EXE_pilab"))
             .env("PILAB_STATE_DIR", self.state().to_str().unwrap())
-            .env("USER", "local")
-            .args(args.iter().copied())
+            .env("USER", "local");
+        let images = self.images.iter().map(|dir| dir.to_str().unwrap());
+        images.fold(command, |command, dir| command.env("PILAB_IMAGE_DIR", dir)).args(args.iter().copied())
     }
 
     pub fn spawn(&self, args: &[&str]) -> Child {

@@ -1,0 +1,221 @@
+//! A lab that netboots its boards, through the program itself: simulated switches, and boot ROMs played packet by packet
+//! on the loopback.
+
+use crate::agent::lab::installed;
+use crate::journal::{Open, read_all, records};
+use crate::support::pi::Pi;
+use crate::support::program::{Program, finish};
+use crate::support::store::{INITRAMFS, KERNEL, LAYER, Store, sha256};
+use pilab::journal::{Entry, Since};
+use pilab::model::event::Event;
+use pilab::model::netboot::NetbootFact;
+use pilab::sim::{Plug, PlugKind, PlugOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use tokio::process::Child;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// Two boards of a lab on the loopback.
+pub(crate) struct Bench {
+    pub(crate) program: Program,
+    pub(crate) plug: Plug,
+    pub(crate) one: Pi,
+    pub(crate) two: Pi,
+    pub(crate) store: Store,
+    _stop: DropGuard,
+}
+
+/// Ports that are free now.
+fn ports<const N: usize>() -> [u16; N] {
+    let sockets: [UdpSocket; N] = std::array::from_fn(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+    sockets.each_ref().map(|socket| socket.local_addr().unwrap().port())
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Option<Self> {
+        if !installed("nats-server", "podman") {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let options = PlugOptions { kind: PlugKind::ShellyGen1, relays: 2, password: None };
+        let plug = Plug::start(options, &tracker, token.clone()).await.unwrap();
+        let store = Store::new(&dir.path().join("store"));
+        let firmware = dir.path().join("firmware");
+        std::fs::create_dir(&firmware).unwrap();
+        for file in ["start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb", "pieeprom.upd"] {
+            std::fs::write(firmware.join(file), file).unwrap();
+        }
+        let [server, client, tftp] = ports();
+        let pi = |number: u8| Pi {
+            address: Ipv4Addr::new(127, 0, 0, 10 + number),
+            mac: [0xdc, 0xa6, 0x32, 0, 0, number],
+            serial: 0x9ffe_fde0 + u32::from(number),
+            tftp: SocketAddr::from((Ipv4Addr::LOCALHOST, tftp)),
+            dhcp: (server, client),
+        };
+        let (one, two) = (pi(1), pi(2));
+        let mut text = format!(
+            "name = \"rack\"\nimage = \"{}\"\nstagger = \"1ms\"\n[netboot]\naddress = \"127.0.0.1\"\n\
+             dhcp_port = {server}\ndhcp_client_port = {client}\ntftp_port = {tftp}\nfirmware = \"firmware\"\n",
+            &store.image[..12]
+        );
+        for (number, pi) in [(1_u8, one), (2, two)] {
+            text += &format!(
+                "[[devices]]\nid = \"pi-{number}\"\nmodel = \"pi4b\"\nboot = \"netboot\"\nmin_off = \"10ms\"\n\
+                 mac = \"dc:a6:32:00:00:{number:02x}\"\nserial = \"{:08x}\"\naddress = \"{}\"\n\
+                 power = {{ driver = \"http\", kind = \"shelly-gen1\", url = \"{}\", switch = {} }}\n",
+                pi.serial,
+                pi.address,
+                plug.base(),
+                number - 1,
+            );
+        }
+        let mut program = Program::within(dir, &text);
+        program.images = Some(store.root.clone());
+        Some(Self { program, plug, one, two, store, _stop: token.drop_guard() })
+    }
+
+    pub(crate) async fn coordinator(&self) -> Child {
+        self.program.coordinator().await
+    }
+
+    /// What the journal of a board holds of netboot, once the coordinator has ended.
+    pub(crate) async fn facts(&self, device: &str) -> Vec<NetbootFact> {
+        facts(&self.program.state().join(format!("devices/{device}/journal"))).await
+    }
+}
+
+async fn facts(journal: &Path) -> Vec<NetbootFact> {
+    let journal = Open::at(journal).await;
+    let all = records(read_all(&journal.handle, Since::Start).await).into_iter();
+    let facts = all.filter_map(|record| match record.entry {
+        Entry::Event(Event::Netboot { fact }) => Some(fact),
+        _ => None,
+    });
+    let facts = facts.collect();
+    journal.close().await;
+    facts
+}
+
+/// The value of an argument of a kernel command line.
+fn argument<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
+    cmdline.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_board_boots_what_its_holder_s_lease_offers_it_and_nothing_else() {
+    let Some(bench) = Bench::new().await else { return };
+    let (program, one, two) = (&bench.program, bench.one, bench.two);
+    let coordinator = bench.coordinator().await;
+    // Whatever the reason, a boot ROM hears that, and goes on; the journal has the reason.
+    let nothing = Err("File not found".to_owned());
+    assert_eq!(one.file("config.txt").await, nothing, "it is not on");
+    program.pilab(&["reserve", "rack-pi-1", "--for", "1h"]).await.done();
+    program.pilab(&["power", "on", "rack-pi-1"]).await.done();
+    assert!(bench.plug.relay(0) && !bench.plug.relay(1));
+
+    assert_eq!(one.lease().await, one.address);
+    one.probe("start4.elf").await;
+    let config = String::from_utf8(one.file("config.txt").await.unwrap()).unwrap();
+    assert!(config.contains("kernel=vmlinuz"), "{config}");
+    assert_eq!(one.file("start4.elf").await.unwrap(), b"start4.elf");
+    assert_eq!(one.file("vmlinuz").await.unwrap(), KERNEL);
+    assert_eq!(one.get("dc-a6-32-00-00-01//initrd.img").await.unwrap(), INITRAMFS);
+    assert_eq!(one.file("pieeprom.upd").await, nothing, "never served");
+    let cmdline = String::from_utf8(one.file("cmdline.txt").await.unwrap()).unwrap();
+    assert!(cmdline.starts_with("console=ttyS1,115200 ") && cmdline.contains(" panic=5"), "{cmdline}");
+    let layer = argument(&cmdline, "pilab.layer").unwrap().split(':').next().unwrap();
+    assert_eq!(layer, sha256(LAYER));
+    let url = format!("{}/v1/layer/{layer}", argument(&cmdline, "pilab.url").unwrap());
+    let client = reqwest::Client::builder().local_address(IpAddr::from(one.address)).build().unwrap();
+    let fetched = client.get(url).send().await.unwrap().bytes().await.unwrap();
+    assert_eq!(fetched, LAYER);
+    assert_eq!(argument(&cmdline, "pilab.ticket").unwrap().len(), 64);
+
+    // Another board's files are that board's, and another's board is that holder's.
+    let theirs = format!("{:08x}/config.txt", two.serial);
+    assert_eq!(one.get(&theirs).await, nothing);
+    let ann = program.login("ann", "user").await;
+    program.as_user(&ann, &["power", "cycle", "rack-pi-1"]).await.refused("rack-pi-1 is local's");
+
+    // Another boot is another ticket; without power there is nothing.
+    program.pilab(&["power", "cycle", "rack-pi-1"]).await.done();
+    let again = String::from_utf8(one.file("cmdline.txt").await.unwrap()).unwrap();
+    assert_ne!(argument(&again, "pilab.ticket"), argument(&cmdline, "pilab.ticket"));
+    program.pilab(&["power", "off", "rack-pi-1"]).await.done();
+    assert_eq!(one.file("config.txt").await, nothing);
+    finish(coordinator).await;
+
+    let facts = bench.facts("rack-pi-1").await;
+    let has = |what: &str, holds: &dyn Fn(&NetbootFact) -> bool| {
+        assert!(facts.iter().any(holds), "{what} is not in {facts:#?}");
+    };
+    let address = one.address;
+    has("discover", &|fact| *fact == NetbootFact::Discovered { boots: true });
+    has("offer", &|fact| *fact == NetbootFact::Offered { address: Some(address) });
+    has("acknowledge", &|fact| *fact == NetbootFact::Acknowledged { address });
+    has("probe", &|fact| *fact == NetbootFact::FileProbed { path: "start4.elf".to_owned() });
+    has("kernel", &|fact| matches!(fact, NetbootFact::FileDone { path, bytes: 8, .. } if path == "vmlinuz"));
+    has("missing", &|fact| matches!(fact, NetbootFact::FileMissing { path } if path == "pieeprom.upd"));
+    let refused = |path: &str, cause: &str| {
+        let (path, cause) = (path.to_owned(), cause.to_owned());
+        has("refused", &|fact| {
+            *fact == NetbootFact::FileRefused { path: path.clone(), cause: cause.clone() }
+        });
+    };
+    refused(&theirs, "rack-pi-1 asks for a file of rack-pi-2");
+    refused("config.txt", "rack-pi-1 is to boot nothing now");
+    has("layer", &|fact| matches!(fact, NetbootFact::Layer { sent, bytes, .. } if sent == bytes));
+    assert_eq!(bench.facts("rack-pi-2").await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_known_is_noted_where_a_board_is_waited_for() {
+    let Some(bench) = Bench::new().await else { return };
+    let (program, one) = (&bench.program, bench.one);
+    let coordinator = bench.coordinator().await;
+    program.pilab(&["reserve", "--count", "2", "--for", "1h"]).await.done();
+    for device in ["rack-pi-1", "rack-pi-2"] {
+        program.pilab(&["power", "on", device]).await.done();
+    }
+    assert_eq!(one.lease().await, one.address);
+    // A new card, and one with the serial number of the second board: neither gets an answer.
+    let unheard = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for (mac, serial) in [([2, 0, 0, 0, 0, 9], 0x1234_5678), ([2, 0, 0, 0, 0, 8], bench.two.serial)] {
+        unheard.send_to(&Pi { mac, serial, ..one }.discover(), (Ipv4Addr::LOCALHOST, one.dhcp.0)).unwrap();
+    }
+    // They are served in order.
+    one.lease().await;
+    finish(coordinator).await;
+    let strangers = |facts: Vec<NetbootFact>| {
+        let told = facts.into_iter().filter_map(|fact| match fact {
+            NetbootFact::Stranger { mac, ours, .. } => Some((mac, ours)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(strangers(bench.facts("rack-pi-1").await), [], "it has been heard");
+    let told = strangers(bench.facts("rack-pi-2").await);
+    assert_eq!(told, [("02:00:00:00:00:09".to_owned(), false), ("02:00:00:00:00:08".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn what_netboot_lacks_is_said_at_the_start() {
+    let Some(bench) = Bench::new().await else { return };
+    let program = &bench.program;
+    let start = async || program.pilab(&["coordinator", "--lab", program.lab.to_str().unwrap()]).await;
+    let firmware = program.path("firmware/start4.elf");
+    std::fs::remove_file(&firmware).unwrap();
+    let ended = start().await;
+    ended.refused("pi4b needs start4.elf");
+    ended.refused("hint: name the directory that has it as netboot.firmware");
+    std::fs::write(&firmware, "x").unwrap();
+    let _taken = UdpSocket::bind(bench.one.tftp).unwrap();
+    let ended = start().await;
+    ended.refused("another TFTP server has port");
+    std::fs::remove_file(bench.store.root.join("images").join(format!("{}.json", bench.store.image)))
+        .unwrap();
+    start().await.refused("there is no image");
+}
