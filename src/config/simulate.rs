@@ -4,6 +4,7 @@ use super::error::ConfigError;
 use super::raw::{RawDuration, Source};
 use super::wiring::Wrong;
 use crate::model::boot::BootStage;
+use crate::model::device::Model;
 use crate::model::simulation::{ScriptedFault, SimFault, SimTarget, Simulation};
 use serde::Deserialize;
 use std::time::Duration;
@@ -36,9 +37,11 @@ pub(super) struct RawSimulated {
 impl RawSimulated {
     pub(super) fn check(self, source: &Source) -> Result<Simulated, ConfigError> {
         match self.inrush {
-            Some(inrush) if *inrush.get_ref() == 0 => {
-                Err(source.value(&inrush.span(), "simulate.inrush", "a supply that bears no board feeds none"))
-            }
+            Some(inrush) if *inrush.get_ref() == 0 => Err(source.value(
+                &inrush.span(),
+                "simulate.inrush",
+                "a supply that bears no board feeds none",
+            )),
             inrush => Ok(Simulated { inrush: inrush.map(Spanned::into_inner) }),
         }
     }
@@ -118,7 +121,17 @@ fn file(name: String) -> Result<String, String> {
 }
 
 /// Checks a device's section; the key below it, and what is wrong with it.
-pub(super) fn check(raw: RawSimulate) -> Result<Simulation, Wrong> {
+pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<Simulation, Wrong> {
+    match model {
+        Model::Pi3B if !has_serial => {
+            return Err((
+                "",
+                "a pi3b asks for its files by its serial number: `serial` is missing".to_owned(),
+            ));
+        }
+        Model::Pi3B | Model::Pi4B | Model::Cm4 | Model::Pi5 => {}
+        other => return Err(("", format!("a {other} cannot be simulated: pi3b, pi4b, cm4 and pi5 can"))),
+    }
     let target = match raw.target {
         RawTarget::Virt => SimTarget::Virt,
         RawTarget::Rom => SimTarget::Rom,
@@ -147,4 +160,97 @@ pub(super) fn check(raw: RawSimulate) -> Result<Simulation, Wrong> {
         return Err((".memory_mib", format!("{memory_mib} is not between 256 and 8192")));
     }
     Ok(Simulation { target, faults, holds, memory_mib })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::lab::{Lab, load};
+    use crate::model::device::Capability;
+    use std::path::Path;
+
+    fn load_text(text: &str) -> Result<Lab, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lab.toml");
+        std::fs::write(&path, text).unwrap();
+        load(&path, None, None).map_err(|e| e.to_string().replace(dir.path().to_str().unwrap(), ""))
+    }
+
+    const BOARD: &str = "name = \"l\"\n[netboot]\naddress = \"10.77.0.1\"\n[[devices]]\nid = \"a\"\nmodel = \"pi4b\"\n\
+        boot = \"netboot\"\nmac = \"dc:a6:32:00:00:01\"\naddress = \"10.77.0.11\"\n";
+
+    #[test]
+    fn a_simulated_board_has_power_and_a_console_of_the_rack() {
+        let lab = load_text(&format!(
+            "{BOARD}[devices.simulate]\ntarget = \"rom\"\nholds = \"300ms\"\nfaults = [\n\
+             {{ kind = \"stp-delay\", for = \"30s\" }},\n{{ kind = \"brown-out\", at = \"firmware\", boots = 1 }},\n\
+             {{ kind = \"welded\" }},\n]\n[simulate]\ninrush = 4\n"
+        ))
+        .unwrap();
+        assert_eq!(lab.simulated.inrush, Some(4));
+        let wired = &lab.wired[0];
+        for capability in [Capability::Power, Capability::Console, Capability::Boot, Capability::Reboot] {
+            assert!(wired.device.capabilities.contains(&capability), "{capability}");
+        }
+        let simulation = wired.simulation.as_ref().unwrap();
+        assert_eq!((simulation.target, simulation.holds), (SimTarget::Rom, Duration::from_millis(300)));
+        let faults = |boot| simulation.faults(boot).cloned().collect::<Vec<_>>();
+        let always = [SimFault::StpDelay(Duration::from_secs(30)), SimFault::Welded];
+        assert_eq!(faults(2), always);
+        assert_eq!(faults(1)[1], SimFault::BrownOut(BootStage::Firmware));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_line_and_key() {
+        let fault =
+            |fault: &str| format!("{BOARD}[devices.simulate]\ntarget = \"rom\"\nfaults = [{{ {fault} }}]\n");
+        let at = "/lab.toml:10: devices[0].simulate";
+        let simulate = |text: &str| format!("{BOARD}[devices.simulate]\n{text}\n");
+        let table = [
+            (simulate("target = \"raspi3b\""), "/lab.toml:11:10: unknown variant `raspi3b`".to_owned()),
+            (simulate("memory_mib = 1"), format!("{at}.memory_mib: 1 is not between 256 and 8192")),
+            (simulate("holds = \"2m\""), format!("{at}.holds: 120s is more than 60s")),
+            (fault("kind = \"gremlins\""), "/lab.toml:12:".to_owned()),
+            (fault("kind = \"welded\", boots = 1"), "/lab.toml:12:".to_owned()),
+            (fault("kind = \"stp-delay\", for = \"1h\""), format!("{at}.faults: 3600s is more than 600s")),
+            (fault("kind = \"lost-packets\", every = 1"), format!("{at}.faults: every 1 is not 2 or more")),
+            (
+                fault("kind = \"rom-stall\", at = \"a b\""),
+                format!("{at}.faults: \"a b\" is no boot file's name"),
+            ),
+            (fault("kind = \"no-link\", boots = 0"), format!("{at}.faults: boots = 0 is none")),
+            (
+                fault("kind = \"brown-out\", at = \"kernel\""),
+                format!("{at}.faults: a board that stops after"),
+            ),
+            (simulate("").replace("pi4b", "pi500"), format!("{at}: a pi500 cannot be simulated")),
+            (simulate("").replace("pi4b", "pi3b"), format!("{at}: a pi3b asks for its files by its serial")),
+            (
+                simulate("").replace("boot = \"netboot\"", "boot = \"self\""),
+                "/lab.toml:10: devices[0].boot: what is simulated boots from the lab".to_owned(),
+            ),
+            (
+                simulate("").replace("mac =", "console = { unix = \"/x\" }\nmac ="),
+                "/lab.toml:11: devices[0].console: what is simulated has that".to_owned(),
+            ),
+            (
+                format!("{BOARD}[simulate]\ninrush = 0\n"),
+                "/lab.toml:11: simulate.inrush: a supply that".to_owned(),
+            ),
+        ];
+        for (text, expected) in table {
+            let error = load_text(&text).unwrap_err();
+            assert!(error.starts_with(&expected), "{error:?}, not {expected:?} of\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_rack_can_be_loaded() {
+        let lab = load(Path::new("lab/virtual-rack.toml"), None, None).unwrap();
+        let models: Vec<Model> = lab.wired.iter().map(|wired| wired.device.model).collect();
+        assert!(
+            models.contains(&Model::Pi3B) && models.contains(&Model::Pi4B) && models.contains(&Model::Pi5)
+        );
+        assert!(lab.wired.iter().all(|wired| wired.simulation.is_some()));
+    }
 }

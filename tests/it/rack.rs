@@ -79,7 +79,9 @@ fn firmware() -> Firmware {
         "bcm2711-rpi-4-b.dtb",
         "bcm2712-rpi-5-b.dtb",
     ] {
-        firmware.add(name, Source::Bytes(name.into())).unwrap();
+        let tree: &[u8] = &[0xd0, 0x0d, 0xfe, 0xed];
+        let bytes = if name.ends_with(".dtb") { tree.into() } else { name.into() };
+        firmware.add(name, Source::Bytes(bytes)).unwrap();
     }
     firmware
 }
@@ -141,7 +143,15 @@ impl Lab {
     fn offer(&self) -> BootOffer {
         let (kernel, initramfs) = (self.dir.path().join("kernel"), self.dir.path().join("initramfs"));
         let cmdline = vec!["quiet".to_owned()];
-        BootOffer { attempt: BootAttempt(1), kernel, initramfs, layers: Vec::new(), cmdline }
+        BootOffer {
+            attempt: BootAttempt(1),
+            kernel: Some(kernel),
+            initramfs: Some(initramfs),
+            device_tree: None,
+            tree: None,
+            layers: Vec::new(),
+            cmdline,
+        }
     }
 
     async fn switch(&self, number: usize, state: PowerState) {

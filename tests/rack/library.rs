@@ -91,13 +91,22 @@ async fn a_board_comes_from_its_relay_to_its_initramfs() {
     tftp.start(files.clone(), events, &tasks, token.clone()).unwrap();
     let mut firmware = Firmware::default();
     for name in ["start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb"] {
-        firmware.add(name, Source::Bytes(name.into())).unwrap();
+        let tree: &[u8] = &[0xd0, 0x0d, 0xfe, 0xed];
+        let bytes = if name.ends_with(".dtb") { tree.into() } else { name.into() };
+        firmware.add(name, Source::Bytes(bytes)).unwrap();
     }
     let boot = PiBoot::new(device, Board::Pi4B, firmware, files, LayerSource::default());
     let lease = FencingToken { epoch: 1, sequence: 1 };
     let cmdline = ["pilab.url=http://10.77.9.1:9", "pilab.ticket=x", "pilab.layer=00:1"].map(str::to_owned);
-    let offer =
-        BootOffer { attempt: BootAttempt(1), kernel, initramfs, layers: Vec::new(), cmdline: cmdline.into() };
+    let offer = BootOffer {
+        attempt: BootAttempt(1),
+        kernel: Some(kernel),
+        initramfs: Some(initramfs),
+        device_tree: None,
+        tree: None,
+        layers: Vec::new(),
+        cmdline: cmdline.into(),
+    };
     boot.offer(lease, offer).await.unwrap();
 
     let tty = serial::line(ConsoleLine::Tty { path: rack.tty(0).unwrap().to_owned(), baud: 115_200 });

@@ -54,7 +54,7 @@ pub struct Want {
 
 /// What the firmware says when there is nothing to boot.
 const NO_FIRMWARE: &str = "Firmware not found";
-const NO_KERNEL: &str = "Kernel or device-tree not found or is not compatible";
+pub(super) const NO_KERNEL: &str = "Kernel or device-tree not found or is not compatible";
 const NO_CONFIG: &str = "config.txt not found: not bootable";
 
 /// Blocks of `bootcode.bin` and `start.elf`.

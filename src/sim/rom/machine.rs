@@ -31,6 +31,9 @@ const RETRIES: u32 = 3;
 const PORTS_THREE: u16 = 49_152;
 const PORTS_LATER: u16 = 40_134;
 
+/// What a device tree begins with (Devicetree Specification 0.4 §5.2).
+const TREE: [u8; 4] = [0xd0, 0x0d, 0xfe, 0xed];
+
 /// Why the board begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reset {
@@ -499,6 +502,12 @@ impl Rom {
             files: std::mem::take(&mut fetching.files),
             needless: fetching.needless,
         };
+        // A device tree that is none stops a board as one that is not there.
+        if loaded.file(Role::DeviceTree).is_some_and(|tree| !tree.bytes.starts_with(&TREE)) {
+            self.say(uart::fatal(&self.board, files::NO_KERNEL));
+            self.halt(Halt::NotBootable(files::NO_KERNEL));
+            return;
+        }
         let kernel = loaded.file(Role::Kernel);
         let (name, length) = kernel.map_or(("", 0), |kernel| (kernel.name.as_str(), kernel.bytes.len()));
         let words = uart::handover(&self.board, config.firmware_speaks, name, length);

@@ -49,7 +49,7 @@ impl Chip {
             Model::Pi4B => Some(Self::Four),
             Model::Cm4 => Some(Self::FourModule),
             Model::Pi5 => Some(Self::Five),
-            Model::VmAarch64 | Model::VmX86_64 | Model::Container => None,
+            _ => None,
         }
     }
 

@@ -145,7 +145,7 @@ fn whole(chip: Chip) -> World {
         ("9ffefdef/cmdline.txt", b"console=ttyS1,115200 quiet\n"),
         ("9ffefdef/vmlinuz", &[7; 100_000]),
         ("9ffefdef/initrd.img", &[8; 1468 * 3]),
-        (&tree, b"tree"),
+        (&tree, b"\xd0\x0d\xfe\xed"),
     ])
 }
 
@@ -164,7 +164,7 @@ fn every_board_loads_what_it_is_told_to() {
         assert_eq!(bytes(Role::Kernel), Some([7; 100_000].as_slice()));
         assert_eq!(bytes(Role::Initramfs), Some([8; 1468 * 3].as_slice()));
         assert_eq!(bytes(Role::Cmdline), Some(b"console=ttyS1,115200 quiet\n".as_slice()));
-        assert_eq!((bytes(Role::DeviceTree), loaded.needless), (Some(b"tree".as_slice()), 0));
+        assert_eq!((bytes(Role::DeviceTree), loaded.needless), (Some(TREE.as_slice()), 0));
         // Only a 3 takes an offer without asking for it, and it is the same transaction on all of them.
         assert_eq!((world.discovers, world.requests), (1, u32::from(chip != Chip::Three)));
         assert!(
@@ -205,6 +205,10 @@ fn without_its_firmware_a_board_looks_at_the_root() {
     let (over, _) = boot(Chip::Four, &mut world, RomFaults::default());
     assert_eq!(over, Some(Act::Halt(Halt::NotBootable("Firmware not found"))));
     assert!(world.asked.contains(&"start4.elf".to_owned()), "{:?}", world.asked);
+    let mut world = whole(Chip::Four);
+    world.files.insert("9ffefdef/bcm2711-rpi-4-b.dtb".to_owned(), b"no tree".to_vec());
+    let (over, _) = boot(Chip::Four, &mut world, RomFaults::default());
+    assert!(matches!(over, Some(Act::Halt(Halt::NotBootable(_)))), "{over:?}");
     for (chip, file, words) in [
         (Chip::Four, "9ffefdef/vmlinuz", "Kernel or device-tree not found"),
         (Chip::Four, "9ffefdef/bcm2711-rpi-4-b.dtb", "Kernel or device-tree not found"),
