@@ -43,7 +43,7 @@ pub enum SimFault {
     StpDelay(Duration),
     /// Each so-manieth packet to its boot loader is lost.
     LostPackets(u32),
-    /// Its boot loader hangs when it comes to this file.
+    /// Its boot loader hangs when it comes to this file: it asks for it, and answers no more.
     RomStall(String),
     /// This file arrives with other bytes than were sent.
     CorruptFile(String),

@@ -376,7 +376,7 @@ async fn what_is_wrong_with_a_boot_shows_at_the_servers_and_on_the_console() {
         let is_stalled = event.peer.ip().to_string().ends_with(".11");
         stalled.extend(is_stalled.then(|| event.path.to_string()));
     }
-    assert_eq!(stalled.last().unwrap(), "1000000b/armstub8-gic.bin", "{stalled:?}");
+    assert_eq!(stalled.last().unwrap(), "1000000b/vmlinuz", "{stalled:?}");
     lab.end().await;
 }
 

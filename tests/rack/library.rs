@@ -1,11 +1,6 @@
 //! One board and the servers as a library: from the relay to the first words of the initramfs.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "tests fail by panicking and say why they skip"
-)]
-
+use crate::{net, turn};
 use pilab::device::ports::{Boot, BootOffer};
 use pilab::model::boot::BootAttempt;
 use pilab::model::device::Model;
@@ -34,12 +29,6 @@ use tokio_util::task::TaskTracker;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn skip(why: &str) {
-    let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
-    eprintln!("skipped: {why}");
-}
-
 /// Kernel and initramfs of the newest image in the store.
 fn image() -> Option<(PathBuf, PathBuf)> {
     let store =
@@ -55,12 +44,10 @@ fn image() -> Option<(PathBuf, PathBuf)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_board_comes_from_its_relay_to_its_initramfs() {
-    if std::env::var_os("PILAB_RACK_E2E").is_none() {
-        return skip("PILAB_RACK_E2E is not set");
-    }
-    let Some((kernel, initramfs)) = image() else { return skip("there is no image for aarch64") };
+    let Some(_turn) = turn().await else { return };
+    let (kernel, initramfs) = image().expect("no image for aarch64: pilab image build --arch aarch64");
     let root = tempfile::tempdir().unwrap();
-    let (server, address) = (Ipv4Addr::new(10, 77, 9, 1), Ipv4Addr::new(10, 77, 9, 11));
+    let (server, address) = (Ipv4Addr::new(10, 78, net(), 1), Ipv4Addr::new(10, 78, net(), 11));
     let (device, mac) = (DeviceId::new("lab-four").unwrap(), [0xdc, 0xa6, 0x32, 0, 0, 4]);
     let simulation =
         Simulation { target: SimTarget::Virt, faults: Vec::new(), holds: Duration::ZERO, memory_mib: 512 };
@@ -97,7 +84,8 @@ async fn a_board_comes_from_its_relay_to_its_initramfs() {
     }
     let boot = PiBoot::new(device, Board::Pi4B, firmware, files, LayerSource::default());
     let lease = FencingToken { epoch: 1, sequence: 1 };
-    let cmdline = ["pilab.url=http://10.77.9.1:9", "pilab.ticket=x", "pilab.layer=00:1"].map(str::to_owned);
+    let cmdline =
+        [format!("pilab.url=http://{server}:9"), "pilab.ticket=x".to_owned(), "pilab.layer=00:1".to_owned()];
     let offer = BootOffer {
         attempt: BootAttempt(1),
         kernel: Some(kernel),
@@ -119,7 +107,7 @@ async fn a_board_comes_from_its_relay_to_its_initramfs() {
         loop {
             let length = line.read(&mut bytes).await.unwrap();
             said.push_str(&String::from_utf8_lossy(&bytes[..length]));
-            if said.contains("pilab: network 10.77.9.11") {
+            if said.contains(&format!("pilab: network {address}")) {
                 return;
             }
         }

@@ -52,7 +52,7 @@ pub struct RomFaults {
     pub deaf_for: Duration,
     /// Each so-manieth packet that is sent to it is lost; 0 for none.
     pub loses: u32,
-    /// It hangs when it comes to this file.
+    /// It hangs when it comes to this file: it asks for it, and answers no more.
     pub stalls_at: Option<String>,
     /// This file's bytes are not those that were sent.
     pub corrupts: Option<String>,
@@ -393,13 +393,6 @@ impl Rom {
             self.all_there(now);
             return;
         };
-        if self.faults.stalls_at.as_ref() == Some(&want.name) {
-            let path = format!("{}{}", fetching.prefix, want.name);
-            let server = fetching.network.tftp;
-            self.say(uart::ask(&self.board, server, &path));
-            self.halt(Halt::Stalled(want.name));
-            return;
-        }
         let path = if want.at_root { want.name.clone() } else { format!("{}{}", fetching.prefix, want.name) };
         let server = fetching.network.tftp;
         let (fetch, packet) = Fetch::begin(server, &path, want.probe, want.asks, FILE, now);
@@ -416,7 +409,13 @@ impl Rom {
             return;
         }
         let Phase::Files(fetching) = &mut self.phase else { return };
-        let Some((_, fetch)) = &mut fetching.current else { return };
+        let Some((want, fetch)) = &mut fetching.current else { return };
+        if self.faults.stalls_at.as_ref() == Some(&want.name) && !bytes.starts_with(&[0, 5]) {
+            // The server's first answer is the last that it hears.
+            let name = want.name.clone();
+            self.halt(Halt::Stalled(name));
+            return;
+        }
         let (packet, progress) = fetch.on_packet(from, bytes, now);
         self.transfer(packet, progress, now);
     }
