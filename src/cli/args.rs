@@ -1,10 +1,12 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
+mod boot;
 mod lab;
 mod nightly;
 mod pin;
 mod remote;
 
+pub use boot::{BootArgs, Until};
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs,
     DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
@@ -116,6 +118,22 @@ pub enum Command {
     /// Switch a device that you hold
     #[command(subcommand)]
     Power(PowerCommand),
+    /// Boot a device that you hold, and show the boot as it happens.
+    ///
+    /// The device is switched off and on again. On standard error: power, DHCP, each file with its size and duration, what the
+    /// console shows, the agent, with times from power-on. A board whose boot ROM stands still is told of, with what to try, and
+    /// power-cycled at most twice. Files of your own go to the coordinator over NATS, as far as it does not have them, and are
+    /// kept for a day. Such a system gets no ticket: no name, no SSH, no agent.
+    ///
+    /// Exit codes: 0 up, 1 your kernel panicked, 3 the board stands still, 4 the lab's image panicked, or the lab is at fault,
+    /// 5 it took too long.
+    #[command(after_long_help = "Examples:
+  pilab boot rack-pi-1                    the lab's image, until its agent answers
+  pilab boot rack-pi-1 --image trixie --json | jq 'select(.event.event == \"netboot\").event'
+  pilab boot rack-pi-1 --kernel arch/arm64/boot/Image --dtb my.dtb --cmdline 'root=/dev/ram0 rw' --initrd rootfs.cpio.gz
+  pilab boot rack-pi-1 --tree ./boot --until login
+  pilab boot laptop-vm-1 --kernel Image --initrd rootfs.cpio.gz --until panic")]
+    Boot(BootArgs),
     /// Try a relay by hand: pins of this machine's header, without a lab
     #[command(subcommand)]
     Pin(PinCommand),

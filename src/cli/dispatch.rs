@@ -1,6 +1,7 @@
 //! From arguments to a command, from its end to an exit code.
 
 use super::args::{Cli, Command, CompletionArgs};
+use super::boot::boot;
 use super::check::check;
 use super::console::console;
 use super::coordinator::coordinator;
@@ -62,6 +63,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Release(args) => lending::release(local, args, ui).await,
         Command::Queue(args) => lending::queue(local, args, ui).await,
         Command::Power(command) => power(local, command, ui).await,
+        Command::Boot(args) => boot(local, args, ui).await,
         Command::Pin(command) => pin(local, command, ui).await,
         Command::Console(args) => console(local, args, ui).await,
         Command::Ssh(args) => ssh::ssh(local, args, ui).await,

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod args;
+pub mod boot;
 pub mod bundle;
 pub mod check;
 pub mod client;

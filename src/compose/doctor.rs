@@ -1,15 +1,16 @@
 //! What `pilab doctor` looks at on this machine: the lab file, and everything that it takes to run that lab.
 
+mod netboot;
 mod pins;
 
-use super::image::{find_agent, host_agent};
+use super::image::{built, find_agent, host_agent};
 use super::instance::state_root;
 use crate::bus::server;
 use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
 use crate::config::lab::Lab;
 use crate::device::ports::PortError;
-use crate::image::{Check, Recipe, Store};
+use crate::image::{Check, Store};
 use crate::model::device::{Arch, Backend};
 use crate::model::id::DeviceId;
 use crate::model::wiring::PowerSwitch;
@@ -54,6 +55,12 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
         }
         if lab.backend(Some(Backend::Container)).is_some() {
             containers(&mut findings).await;
+        }
+        if lab.netbooted().next().is_some() {
+            netboot::look(&lab, &mut findings);
+            if lab.backend(Some(Backend::Vm)).is_none() {
+                findings.push(image(&lab, Arch::Aarch64).await);
+            }
         }
         wired(&lab, &mut findings).await;
         pins::after_a_restart(&lab, &mut findings).await;
@@ -154,7 +161,7 @@ async fn machines(lab: &Lab, findings: &mut Vec<Finding>) {
 async fn image(lab: &Lab, arch: Arch) -> Finding {
     let part = format!("image {} {arch}", lab.image);
     let store = Store::from_environment();
-    let found = Recipe::built_in(&lab.image).and_then(|recipe| store.find(&recipe, arch));
+    let found = built(&lab.image, arch);
     let build = format!("pilab image build --recipe {} --arch {arch}", lab.image);
     match found {
         Err(error) => Finding::bad(part, Chain(&error).to_string(), error.hint().map(str::to_owned)),

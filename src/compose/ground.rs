@@ -11,7 +11,7 @@ use crate::cli::local::Progress;
 use crate::config::lab::Lab;
 use crate::container::{self, ContainerError};
 use crate::coordinator::parts::BootImage;
-use crate::image::hash_file;
+use crate::image::{Store, hash_file};
 use crate::model::device::{Arch, Backend};
 use crate::vm;
 use std::collections::BTreeSet;
@@ -112,6 +112,14 @@ impl Ground {
         match self {
             Self::Vm(host) => host.gateway().into(),
             Self::Container { .. } | Self::Wired => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// Where files of users lie that are to be booted: QEMU's user must read them there.
+    pub(super) fn uploads(&self, instance: &Instance) -> PathBuf {
+        match self {
+            Self::Vm(_) => Store::from_environment().root().join("uploads").join(instance.name()),
+            Self::Container { .. } | Self::Wired => instance.dir().join("uploads"),
         }
     }
 

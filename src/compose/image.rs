@@ -4,10 +4,11 @@ use super::failed;
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, Progress};
 use crate::config::lab::Lab;
-use crate::coordinator::parts::BootImage;
+use crate::coordinator::parts::{BootImage, FindImage, NoImage};
 use crate::device::ports::BootLayer;
 use crate::image::{BuildRequest, Check, Image, ImageError, Recipe, Sink, Store};
 use crate::model::device::Arch;
+use crate::support::chain::Chain;
 use std::fs;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
@@ -38,8 +39,9 @@ pub(super) async fn ready(
     progress: Progress,
     stop: CancellationToken,
 ) -> Result<(BootImage, String), CliError> {
-    let (image, how) = match by_id(&lab.image, arch).await? {
-        Some(image) => (image, "as it is"),
+    let named = is_id(&lab.image).then(|| built(&lab.image, arch)).transpose();
+    let (image, how) = match named.map_err(image_error("use the image"))?.flatten() {
+        Some(image) => (as_it_is(image, arch).await?, "as it is"),
         None => {
             let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
             let (image, built) = make(options, progress, stop).await?;
@@ -52,20 +54,48 @@ pub(super) async fn ready(
     Ok((image, note))
 }
 
-/// The image of the store that a name is the id, or its beginning, of; none when the name cannot be one.
-async fn by_id(name: &str, arch: Arch) -> Result<Option<Image>, CliError> {
-    if name.len() < LEAST_ID || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(None);
-    }
-    let (store, error) = (Store::from_environment(), image_error("use the image"));
-    let image = store.get(name).map_err(&error)?;
+/// Finds images for requests.
+pub(super) fn finder(lab: &Lab) -> FindImage {
+    let kernel_args = lab.kernel_args.clone();
+    Box::new(move |name, arch| Box::pin(find(name, arch, kernel_args.clone())))
+}
+
+/// The image of the store that a name stands for: by its id or the beginning of that, or the newest of a recipe.
+pub(super) fn built(name: &str, arch: Arch) -> Result<Option<Image>, ImageError> {
+    let store = Store::from_environment();
+    if is_id(name) { store.get(name).map(Some) } else { store.find(&Recipe::built_in(name)?, arch) }
+}
+
+/// Whether a name is that of an image, and not of a recipe.
+fn is_id(name: &str) -> bool {
+    name.len() >= LEAST_ID && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The same for a request: fit for the architecture, verified.
+async fn find(name: String, arch: Arch, kernel_args: Vec<String>) -> Result<BootImage, NoImage> {
+    let found = async {
+        let image = built(&name, arch).map_err(image_error("use the image"))?.ok_or_else(|| {
+            let hint = format!("pilab image build --recipe {name} --arch {arch}, on that machine");
+            failed("use the image", Some(hint), "it is not built on the coordinator's machine")
+        })?;
+        boot_image(&as_it_is(image, arch).await?)
+    };
+    let mut image = found.await.map_err(|error: CliError| NoImage {
+        error: Chain(&error).to_string(),
+        hint: error.hint().map(str::to_owned),
+    })?;
+    image.cmdline.extend(kernel_args);
+    Ok(image)
+}
+
+/// An image that nothing is built for.
+async fn as_it_is(image: Image, arch: Arch) -> Result<Image, CliError> {
     if image.manifest.arch != arch {
-        let cause =
-            format!("image {name} is for {}, and devices of {arch} are to boot it", image.manifest.arch);
+        let cause = format!("it is for {}, and a device of {arch} is to boot it", image.manifest.arch);
         return Err(failed("use the image", None, cause));
     }
-    store.verify(&image, Check::Changed).await.map_err(&error)?;
-    Ok(Some(image))
+    let verified = Store::from_environment().verify(&image, Check::Changed).await;
+    verified.map_err(image_error("use the image")).map(|()| image)
 }
 
 fn boot_image(image: &Image) -> Result<BootImage, CliError> {

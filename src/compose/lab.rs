@@ -249,6 +249,8 @@ async fn begin(
         devices: owned,
         image: found,
         images,
+        find_image: image::finder(lab),
+        uploads: ground.uploads(instance),
         keys: |comment| {
             let pair = generate_key(comment)?;
             Ok(KeyPair { private: pair.private, public: pair.public })

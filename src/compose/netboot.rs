@@ -38,6 +38,8 @@ use tokio::sync::mpsc;
 const DEBIAN_FIRMWARE: &str = "/usr/lib/raspi-firmware";
 /// Where firmware is looked for in the store of images.
 const STORE_FIRMWARE: &str = "firmware/raspberry-pi";
+/// What to do when a board's firmware is not there.
+pub(super) const FIRMWARE_HINT: &str = "lab/firmware fetches it from Debian; a directory that has it is named by netboot.firmware in the lab file";
 /// For how long an address is lent. It is always the same one, so nothing hangs on it.
 const LEASE: Duration = Duration::from_secs(3600);
 /// How many events may wait to be journaled. A Pi asks for some 100 files while it boots.
@@ -74,9 +76,7 @@ impl Netboot {
             let lacks =
                 firmware.lacks(client.board).map(|file| format!("{} needs {file}", wired.device.model));
             if let Some(cause) = lacks {
-                let hint = "name the directory that has it as netboot.firmware in the lab file; Debian's package \
-                            raspi-firmware has it, in /usr/lib/raspi-firmware";
-                return Err(failed("find the boards' firmware", Some(hint.to_owned()), cause));
+                return Err(failed("find the boards' firmware", Some(FIRMWARE_HINT.to_owned()), cause));
             }
             clients.push(client);
             residents.push(resident);
@@ -189,7 +189,7 @@ fn serve_dhcp(
 }
 
 /// The directory that the lab file names, else what is in the store of images, else what Debian's package has installed.
-fn firmware(settings: &Settings) -> Result<Firmware, CliError> {
+pub(super) fn firmware(settings: &Settings) -> Result<Firmware, CliError> {
     let usual = [Store::from_environment().root().join(STORE_FIRMWARE), PathBuf::from(DEBIAN_FIRMWARE)];
     let dir = settings.firmware.clone().or_else(|| usual.into_iter().find(|dir| dir.is_dir()));
     let Some(dir) = dir else { return Ok(Firmware::default()) };

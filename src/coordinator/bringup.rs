@@ -1,12 +1,12 @@
 //! From a free device to an agent that answers: fresh keys, a boot attempt, the first ping. Or, where the lab has
 //! nothing to offer a device, to one that is on.
 
+use super::parts::BootImage;
 use super::session::{Seat, Session};
 use super::steps::GRACE;
 use crate::device::ports::BootOffer;
 use crate::device::{BootRequest, TicketRequest};
 use crate::model::boot::BootAttempt;
-use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
 use crate::model::run::{Fault, FaultKind};
 use crate::support::chain::Chain;
@@ -46,13 +46,7 @@ impl Session {
         }
         let deadline = Instant::now() + self.boot_timeout;
         let attempt = self.boot(seat).await?;
-        let pong = self.first_pong(seat, attempt, deadline).await?;
-        let event =
-            Event::AgentAnswered { version: pong.agent_version.clone(), sha256: pong.agent_sha256.clone() };
-        let written = seat.device.journal().event(attempt, event).await;
-        written.map_err(|e| seat.lab("write the journal", &e))?;
-        self.check_agent(seat, &pong)?;
-        Ok(format!("agent {}", pong.agent_version))
+        self.see_up(seat, self.parts.image_of(seat.id()), attempt, deadline).await
     }
 
     /// Switches the device on anew, with what the lab has for it, if it boots that.
@@ -65,6 +59,11 @@ impl Session {
     }
 
     pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+        self.boot_image(seat, self.parts.image_of(seat.id())).await
+    }
+
+    /// Boots a device into an image, with keys and credentials of its own. Done when it is on.
+    pub(super) async fn boot_image(&self, seat: &Seat, image: &BootImage) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
         let _booting = seat.booting.lock().await;
         let credentials = parts
@@ -88,7 +87,6 @@ impl Session {
                 (file::AUTHORIZED_KEYS.to_owned(), format!("{}\n", authorized.trim()).into_bytes()),
             ]
         };
-        let image = parts.image_of(seat.id());
         let offer = BootOffer {
             kernel: Some(image.kernel.clone()),
             initramfs: Some(image.initramfs.clone()),
@@ -126,7 +124,12 @@ impl Session {
         revoked.map_err(|e| seat.lab("revoke the device's credentials", &e))
     }
 
-    async fn first_pong(&self, seat: &Seat, attempt: BootAttempt, deadline: Instant) -> Result<Pong, Fault> {
+    pub(super) async fn first_pong(
+        &self,
+        seat: &Seat,
+        attempt: BootAttempt,
+        deadline: Instant,
+    ) -> Result<Pong, Fault> {
         loop {
             if let Ok(pong) = self.ping(seat).await {
                 return Ok(pong);
@@ -170,8 +173,8 @@ impl Session {
     }
 
     /// The agent that answers must be the one in the image, or the lab tests something else than it says.
-    pub(super) fn check_agent(&self, seat: &Seat, pong: &Pong) -> Result<(), Fault> {
-        let expected = &self.parts.image_of(seat.id()).agent_sha256;
+    pub(super) fn check_agent(&self, seat: &Seat, image: &BootImage, pong: &Pong) -> Result<(), Fault> {
+        let expected = &image.agent_sha256;
         if pong.agent_sha256 == *expected {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use super::parts::{LabDevice, Parts};
 use super::service::MAX_REQUESTS;
 use super::session::{Seat, Session};
 use super::tunnel::Tunnels;
+use super::uploads::Uploads;
 use crate::bus::provision;
 use crate::model::device::Device;
 use crate::model::health::Health;
@@ -61,6 +62,7 @@ pub(super) struct Lending {
     /// How many more may wait for a lease to change: half of the requests that are answered at one time.
     pub(super) waits: Semaphore,
     pub(super) tunnels: Tunnels,
+    pub(super) uploads: Uploads,
     /// What goes on beside the requests, until it is cancelled.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -96,7 +98,19 @@ impl Lending {
         ledger.inventory(inventory, Health::Good).await?;
         let waits = Semaphore::new(MAX_REQUESTS / 2);
         let (tunnels, sessions) = (Tunnels::default(), Mutex::default());
-        Ok(Arc::new(Self { ledger, parts, operator, devices, waits, tunnels, tasks, stop, sessions }))
+        let uploads = Uploads::new(parts.uploads.clone());
+        Ok(Arc::new(Self {
+            ledger,
+            parts,
+            operator,
+            devices,
+            waits,
+            tunnels,
+            uploads,
+            tasks,
+            stop,
+            sessions,
+        }))
     }
 
     /// Does something beside the requests, until it is done or the coordinator ends.

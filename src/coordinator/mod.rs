@@ -11,6 +11,9 @@
 //!
 //! One task owns each run; its log is the only thing others read of it.
 
+mod answers;
+mod boot_desk;
+mod booting;
 mod bringup;
 mod bundle;
 mod console;
@@ -35,4 +38,5 @@ pub mod service;
 mod session;
 mod steps;
 mod tunnel;
+mod uploads;
 mod verify;

@@ -6,12 +6,14 @@ use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
 use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
+use crate::model::device::Arch;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::plan::lease::Policy;
 use crate::support::term::Term;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -48,6 +50,10 @@ pub struct Parts {
     pub image: BootImage,
     /// What some of them boot in its place: those of another architecture, or that nothing else boots.
     pub images: BTreeMap<DeviceId, Arc<BootImage>>,
+    /// Finds other images by name.
+    pub find_image: FindImage,
+    /// Where files lie that users have sent to be booted.
+    pub uploads: PathBuf,
     /// Makes SSH keys.
     pub keys: MakeKeys,
     /// Where bundles are written, a directory for each run.
@@ -75,6 +81,20 @@ pub struct LabDevice {
     /// Held from the issue of credentials for a boot to the revocation of those before: of two boots at one time the
     /// first would revoke the second's.
     pub booting: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Finds an image that is built already: by its recipe, or by its id or the beginning of that.
+pub type FindImage = Box<dyn Fn(String, Arch) -> Finding + Send + Sync>;
+/// The image, or why there is none and what to try.
+pub type Finding = Pin<Box<dyn Future<Output = Result<BootImage, NoImage>> + Send>>;
+
+/// Why there is no such image.
+#[derive(Debug)]
+pub struct NoImage {
+    /// One line.
+    pub error: String,
+    /// What to try.
+    pub hint: Option<String>,
 }
 
 /// Makes an SSH key pair; the argument is the comment.

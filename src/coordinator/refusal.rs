@@ -1,6 +1,7 @@
 //! Why a request was not met, in the words of the answer.
 
 use super::ledger::LedgerError;
+use super::parts::NoImage;
 use crate::model::lease::LeaseLost;
 use crate::plan::lease as plan;
 use crate::support::chain::Chain;
@@ -40,6 +41,12 @@ impl From<LedgerError> for Refusal {
             LedgerError::Refused(plan::Refusal::LeaseLost(lost)) => lost.into(),
             error => Self::new(Chain(&error).to_string()),
         }
+    }
+}
+
+impl From<NoImage> for Refusal {
+    fn from(NoImage { error, hint }: NoImage) -> Self {
+        Self { error, hint, lost: None }
     }
 }
 

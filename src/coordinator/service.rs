@@ -1,5 +1,6 @@
 //! Takes requests and owns the runs.
 
+use super::answers::{decode, json, needed, ok, same_version};
 use super::bundle;
 use super::console;
 use super::handover;
@@ -19,6 +20,7 @@ use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::support::lock::lock;
+use crate::wire::boot::{BOOT, EVENTS_OF, UPLOAD, UPLOAD_LACKS};
 use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
@@ -26,13 +28,11 @@ use crate::wire::lending::{
     POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
 };
 use crate::wire::request::{
-    BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
-    REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
+    BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO, RUN,
+    Reply, RunAccepted, RunRef, RunRequest,
 };
 use crate::wire::subject;
 use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNNEL_SEND};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
@@ -232,6 +232,10 @@ impl Shared {
             RELEASE => lending.release_by(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
             HEARTBEAT => lending.heartbeat(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
             POWER => lending.power(&by, decode(payload)?).await.map(ok),
+            BOOT => lending.boot(&by, decode(payload)?).await.map(ok),
+            UPLOAD_LACKS => lending.upload_lacks(&by, decode(payload)?).await.map(ok),
+            UPLOAD => lending.upload(&by, decode(payload)?).await.map(ok),
+            EVENTS_OF => lending.events_of(decode(payload)?).await.map(ok),
             CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
             CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
             ADMIT => lending.admit(&by, decode(payload)?).await.map(ok),
@@ -361,38 +365,4 @@ impl Shared {
 
 fn no_run(run: &RunId) -> Refusal {
     Refusal::new(format!("there is no run {run}"))
-}
-
-fn same_version(version: u32) -> Result<(), Refusal> {
-    if version == REQUEST_VERSION {
-        return Ok(());
-    }
-    Err(Refusal::hinted(
-        format!("the request has version {version}; known is {REQUEST_VERSION}"),
-        "use the same version of pilab as the coordinator's",
-    ))
-}
-
-/// The least role that a request takes. One that is not named here acts on something, and is no viewer's.
-fn needed(verb: &str) -> Role {
-    match verb {
-        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | STATUS | EVENTS | BUNDLE | BUNDLE_READ => {
-            Role::Viewer
-        }
-        LOGIN | LOGOUT | HEALTH => Role::Admin,
-        _ => Role::User,
-    }
-}
-
-fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(payload).map_err(|e| Refusal::new(format!("the request cannot be read: {e}")))
-}
-
-fn ok<T: Serialize>(body: T) -> Vec<u8> {
-    json(&Reply::Ok { body })
-}
-
-/// The replies are structs of strings and numbers, which always have a JSON form.
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }

@@ -133,7 +133,7 @@ impl Session {
         loop {
             match self.ping(seat).await {
                 Ok(pong) => {
-                    self.check_agent(seat, &pong)?;
+                    self.check_agent(seat, self.parts.image_of(seat.id()), &pong)?;
                     let hash: String = pong.agent_sha256.chars().take(12).collect();
                     let took = begun.elapsed().as_millis();
                     return Ok(format!("agent {} ({hash}) answered in {took} ms", pong.agent_version));

@@ -84,6 +84,11 @@ impl JournalHandle {
         &self.recovered
     }
 
+    /// The sequence number of the next record to be written.
+    pub fn next_sequence(&self) -> u64 {
+        self.head.borrow().next_sequence
+    }
+
     /// The absolute offset after the last console byte in the journal.
     pub fn console_offset(&self) -> u64 {
         self.head.borrow().console_offset

@@ -82,6 +82,20 @@ pub enum Event {
         #[serde(flatten)]
         fact: NetbootFact,
     },
+    /// A boot stands still before its kernel.
+    BootStalled {
+        /// Where.
+        at: String,
+        /// What to try.
+        hint: String,
+        /// The device is cut off and booted anew.
+        again: bool,
+    },
+    /// A boot that somebody asked for is waited for no longer.
+    BootGivenUp {
+        /// Why.
+        cause: String,
+    },
     /// The console's line is open.
     ConsoleOpened {},
     /// The console's line is gone; bytes may be missing from here to the next `ConsoleOpened`.

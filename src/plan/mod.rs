@@ -1,6 +1,7 @@
 //! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.
 
 pub mod backoff;
+pub mod boot;
 pub mod health;
 pub mod lease;
 pub mod night;

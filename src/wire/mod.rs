@@ -4,6 +4,8 @@
 #[cfg(feature = "coordinator")]
 mod base64;
 #[cfg(feature = "coordinator")]
+pub mod boot;
+#[cfg(feature = "coordinator")]
 pub mod console;
 pub mod deploying;
 pub mod fleet;

@@ -4,6 +4,7 @@
 mod agent;
 mod backends;
 mod bench;
+mod boot;
 mod cli;
 mod console;
 mod container;

@@ -4,13 +4,15 @@
 use crate::agent::lab::installed;
 use crate::journal::{Open, read_all, records};
 use crate::support::pi::Pi;
-use crate::support::program::{Program, finish};
+use crate::support::program::{PATIENCE, Program, end, finish};
 use crate::support::store::{INITRAMFS, KERNEL, LAYER, Store, sha256};
 use pilab::journal::{Entry, Since};
 use pilab::model::event::Event;
 use pilab::model::netboot::NetbootFact;
 use pilab::sim::{Plug, PlugKind, PlugOptions};
+use pilab::support::command::Command;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio::process::Child;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -102,6 +104,17 @@ async fn facts(journal: &Path) -> Vec<NetbootFact> {
 /// The value of an argument of a kernel command line.
 fn argument<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
     cmdline.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[test]
+fn what_the_document_shows_can_be_loaded() {
+    let document = std::fs::read_to_string("docs/netboot.md").unwrap();
+    let block = document.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lab.toml");
+    std::fs::write(&path, block).unwrap();
+    let lab = pilab::config::lab::load(&path, None, None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(lab.netbooted().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,7 +223,7 @@ async fn what_netboot_lacks_is_said_at_the_start() {
     std::fs::remove_file(&firmware).unwrap();
     let ended = start().await;
     ended.refused("pi4b needs start4.elf");
-    ended.refused("hint: name the directory that has it as netboot.firmware");
+    ended.refused("hint: lab/firmware fetches it from Debian");
     std::fs::write(&firmware, "x").unwrap();
     let _taken = UdpSocket::bind(bench.one.tftp).unwrap();
     let ended = start().await;
@@ -218,4 +231,113 @@ async fn what_netboot_lacks_is_said_at_the_start() {
     std::fs::remove_file(bench.store.root.join("images").join(format!("{}.json", bench.store.image)))
         .unwrap();
     start().await.refused("there is no image");
+}
+
+/// A segment of the lab's own: a wire to a network namespace in which a board is. Gone when dropped.
+struct Segment {
+    namespace: String,
+    there: String,
+    /// This host's address on it.
+    here: Ipv4Addr,
+}
+
+const CARD: &str = "dc:a6:32:00:00:07";
+
+impl Segment {
+    /// None where there cannot be one.
+    async fn new() -> Option<Self> {
+        if !installed("ip", "rack") || !installed("busybox", "rack") || !rustix::process::geteuid().is_root()
+        {
+            return None;
+        }
+        let number = std::process::id() % 100_000;
+        let (namespace, here) = (format!("pilab-nb-{number}"), format!("pnh{number}"));
+        let there = format!("pnt{number}");
+        if Command::new("ip").args(["netns", "add", &namespace]).output().await.is_err() {
+            return None;
+        }
+        let address = Ipv4Addr::new(10, 214, u8::try_from(number % 250).unwrap(), 1);
+        let segment = Self { namespace, there, here: address };
+        let Self { namespace, there, .. } = &segment;
+        let ip = async |args: &[&str]| Command::new("ip").args(args.iter().copied()).output().await.unwrap();
+        ip(&["link", "add", &here, "type", "veth", "peer", "name", there, "netns", namespace]).await;
+        ip(&["-n", namespace, "link", "set", there, "address", CARD, "up"]).await;
+        ip(&["addr", "add", &format!("{address}/24"), "dev", &here]).await;
+        ip(&["link", "set", &here, "up"]).await;
+        Some(segment)
+    }
+
+    /// What a program of BusyBox says at the board's end.
+    async fn board(&self, args: &[&str]) -> Result<Vec<u8>, String> {
+        let command = Command::new("ip").args(["netns", "exec", &self.namespace, "busybox"]);
+        let command = command.args(args.iter().copied()).timeout(PATIENCE);
+        command.output().await.map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "nothing can be awaited here")]
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.namespace]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_board_on_a_segment_of_its_own_becomes_the_lab_s_by_its_ticket() {
+    let (Some(segment), Some(bench)) = (Segment::new().await, Bench::new().await) else { return };
+    let (here, program) = (segment.here, &bench.program);
+    let [a, b, c, _] = here.octets();
+    let address = Ipv4Addr::new(a, b, c, 11);
+    let text = format!(
+        "name = \"rack\"\nimage = \"{}\"\n[netboot]\naddress = \"{here}\"\nfirmware = \"firmware\"\n\
+         [[devices]]\nid = \"pi-7\"\nmodel = \"pi5\"\nboot = \"netboot\"\nmin_off = \"10ms\"\nmac = \"{CARD}\"\n\
+         address = \"{address}\"\nserial = \"00000007\"\n\
+         power = {{ driver = \"http\", kind = \"shelly-gen1\", url = \"{}\" }}\n",
+        bench.store.image,
+        bench.plug.base()
+    );
+    std::fs::write(&program.lab, text).unwrap();
+    let coordinator = bench.coordinator().await;
+    program.pilab(&["reserve", "rack-pi-7"]).await.done();
+    let boot = program.spawn(&["boot", "rack-pi-7", "--until", "agent"]);
+    let mut contacts = bench.plug.contacts();
+    contacts.wait_for(|closed| closed[0]).await.unwrap();
+
+    let script = program.path("script");
+    let text =
+        format!("#!/bin/sh\n[ \"$1\" != bound ] || busybox ip addr add $ip/24 dev {}\n", segment.there);
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let class = "PXEClient:Arch:00000:UNDI:002001";
+    let lease =
+        ["udhcpc", "-i", &segment.there, "-V", class, "-f", "-n", "-q", "-s", script.to_str().unwrap()];
+    segment.board(&lease).await.unwrap();
+    let home = here.to_string();
+    let get = |name: &'static str| {
+        let (segment, home, to) = (&segment, home.clone(), program.path(name));
+        async move {
+            let path = format!("00000007/{name}");
+            segment.board(&["tftp", "-g", "-r", &path, "-l", to.to_str().unwrap(), &home]).await.unwrap();
+            std::fs::read(to).unwrap()
+        }
+    };
+    assert_eq!(get("vmlinuz").await, KERNEL);
+    let cmdline = String::from_utf8(get("cmdline.txt").await).unwrap();
+    let (url, ticket) =
+        (argument(&cmdline, "pilab.url").unwrap(), argument(&cmdline, "pilab.ticket").unwrap());
+    assert!(url.starts_with(&format!("http://{here}:")), "{url}");
+    let url = format!("{url}/v1/ticket");
+    let exchange = ["wget", "-q", "-O", "-", "--post-data", ticket, &url];
+    let files = segment.board(&exchange).await.unwrap();
+    let files = String::from_utf8_lossy(&files);
+    assert!(files.contains("\"device\":\"rack-pi-7\""), "{files}");
+    assert!(files.contains(&format!("nats://{here}:")), "it reaches NATS on its own segment: {files}");
+    assert!(segment.board(&exchange).await.unwrap_err().contains("403"), "a ticket is good once");
+
+    // Its agent does not answer, for there is none.
+    program.pilab(&["power", "off", "rack-pi-7"]).await.done();
+    let ended = end(boot).await;
+    ended.refused(&format!("ticket exchanged by {address}"));
+    ended.refused("ticket refused to");
+    finish(coordinator).await;
 }

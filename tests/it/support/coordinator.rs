@@ -2,7 +2,7 @@
 
 use crate::nats::{Lab, lab_name};
 use pilab::bus::connect::Bus;
-use pilab::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts};
+use pilab::coordinator::parts::{BootImage, KeyPair, LabDevice, NoImage, Parts};
 use pilab::model::id::UserName;
 use pilab::model::time::{Moment, Stamp};
 use pilab::plan::lease::{Policy, Quota};
@@ -61,6 +61,10 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         devices,
         image,
         images: BTreeMap::new(),
+        find_image: Box::new(|_, _| {
+            Box::pin(async { Err(NoImage { error: "there is no other image".to_owned(), hint: None }) })
+        }),
+        uploads: lab.dir.path().join("uploads"),
         keys: |_| Ok(KeyPair { private: "client".to_owned(), public: HOST_KEY.to_owned() }),
         bundles: lab.dir.path().join("bundles"),
         keep_lines: Box::new(|_, _| Vec::new()),

@@ -1,0 +1,164 @@
+//! What a person asks of a boot: into what, and how it goes on.
+
+use super::booting::{Boots, Own};
+use super::desk::{no_such, seat};
+use super::lending::Lending;
+use super::refusal::Refusal;
+use super::session::Seat;
+use crate::device::ports::BootOffer;
+use crate::journal::{Cursor, Entry, Item, Since};
+use crate::model::device::Backend;
+use crate::model::id::UserName;
+use crate::model::upload::{FileRef, MAX_FILES};
+use crate::plan::lease::Caller;
+use crate::support::chain::Chain;
+use crate::wire::boot::{
+    Boot, BootBegun, BootWhat, DeviceEvent, EVENTS_OF_PAGE, EventsOf, EventsOfPage, UploadAsked, UploadLacks,
+    UploadPiece, UploadTaken,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// The longest that an answer is held back for an event.
+const HOLD: Duration = Duration::from_secs(5);
+/// The most bytes of kernel arguments of one's own.
+const MAX_CMDLINE: usize = 1024;
+
+impl Lending {
+    /// Boots a device that the caller holds.
+    pub(super) async fn boot(self: &Arc<Self>, by: &Caller, asked: Boot) -> Result<BootBegun, Refusal> {
+        let Boot { device, what } = asked;
+        let session = self.session_on(by, &device, false).await?;
+        let seat_of = seat(&session, &device)?;
+        if !seat_of.boots_what_is_offered() {
+            return Err(Refusal::hinted(
+                format!("{device} boots what it finds by itself"),
+                "boot = \"netboot\" in the lab file lets the lab boot it; pilab power cycle boots what is there",
+            ));
+        }
+        let boots = self.prepare(&by.user, seat_of, what).await?;
+        let attempt = session.begin(seat_of, &boots).await?;
+        let going_on = Arc::clone(&session);
+        self.spawn(async move {
+            if let Ok(seat) = seat(&going_on, &device) {
+                going_on.see_through(seat, &boots, attempt).await;
+            }
+        });
+        Ok(BootBegun { attempt })
+    }
+
+    async fn prepare(&self, user: &UserName, seat: &Seat, what: BootWhat) -> Result<Boots, Refusal> {
+        let device = seat.device.device();
+        let own = |name: &str, offer| Ok(Boots::Own(Own { name: format!("{name} of {user}"), offer }));
+        if device.backend == Backend::Container && !matches!(what, BootWhat::Image { image: None }) {
+            return Err(Refusal::new(format!(
+                "{} is a container: it boots its agent and nothing else",
+                device.id
+            )));
+        }
+        match what {
+            BootWhat::Image { image: None } => Ok(Boots::Image(self.parts.image_of(&device.id).clone())),
+            BootWhat::Image { image: Some(name) } => {
+                let arch = device.model.arch().ok_or_else(|| Refusal::new("it has no architecture"))?;
+                Ok(Boots::Image((self.parts.find_image)(name, arch).await?))
+            }
+            BootWhat::Kernel { kernel, initramfs, device_tree, cmdline } => {
+                let offer = BootOffer {
+                    kernel: Some(self.uploads.path(user, kernel).await?),
+                    initramfs: self.optional(user, initramfs).await?,
+                    device_tree: self.optional(user, device_tree).await?,
+                    cmdline: words(&cmdline)?,
+                    ..BootOffer::default()
+                };
+                own("a kernel", offer)
+            }
+            BootWhat::Tree { files, cmdline } => {
+                if files.is_empty() || files.len() > MAX_FILES {
+                    let error = format!("a boot tree has 1 to {MAX_FILES} files, not {}", files.len());
+                    return Err(Refusal::new(error));
+                }
+                let mut tree = BTreeMap::new();
+                for (path, file) in files {
+                    tree.insert(path.to_string(), self.uploads.path(user, file).await?);
+                }
+                let offer = BootOffer { tree: Some(tree), cmdline: words(&cmdline)?, ..BootOffer::default() };
+                own("a boot tree", offer)
+            }
+        }
+    }
+
+    async fn optional(
+        &self,
+        user: &UserName,
+        file: Option<FileRef>,
+    ) -> Result<Option<std::path::PathBuf>, Refusal> {
+        match file {
+            Some(file) => self.uploads.path(user, file).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn upload_lacks(&self, by: &Caller, asked: UploadAsked) -> Result<UploadLacks, Refusal> {
+        Ok(UploadLacks { lacks: self.uploads.lacks(&by.user, asked.files).await? })
+    }
+
+    pub(super) async fn upload(&self, by: &Caller, piece: UploadPiece) -> Result<UploadTaken, Refusal> {
+        Ok(UploadTaken { next: self.uploads.take(&by.user, piece).await? })
+    }
+
+    /// What a device's journal says, once it says something.
+    pub(super) async fn events_of(&self, asked: EventsOf) -> Result<EventsOfPage, Refusal> {
+        let device = self.device(&asked.device).ok_or_else(|| no_such(&asked.device))?;
+        let journal = device.handle.journal();
+        let Some(from) = asked.from else {
+            return Ok(EventsOfPage { events: Vec::new(), next: journal.next_sequence() });
+        };
+        let mut page = EventsOfPage { events: Vec::new(), next: from };
+        let mut cursor = journal.cursor(Since::Sequence(from));
+        // Those who wait must not keep others from being heard.
+        let waits = self.waits.try_acquire();
+        let wait = if waits.is_ok() { asked.wait.min(HOLD) } else { Duration::ZERO };
+        let done = fill(&mut page, &mut cursor, Instant::now() + wait).await;
+        done.map_err(|e| Refusal::new(format!("the journal cannot be read: {}", Chain(&e))))?;
+        Ok(page)
+    }
+}
+
+/// All that is there; and while that is nothing, what comes until the deadline.
+async fn fill(
+    page: &mut EventsOfPage,
+    cursor: &mut Cursor,
+    deadline: Instant,
+) -> Result<(), crate::journal::JournalError> {
+    while page.events.len() < EVENTS_OF_PAGE {
+        let item = match cursor.next_written().await? {
+            Some(item) => item,
+            None if page.events.is_empty() => match timeout_at(deadline, cursor.next()).await {
+                Ok(item) => item?,
+                Err(_) => return Ok(()),
+            },
+            None => return Ok(()),
+        };
+        match item {
+            Item::Record(record) => {
+                page.next = record.sequence + 1;
+                if let Entry::Event(event) = record.entry {
+                    page.events.push(DeviceEvent { at: record.stamp, attempt: record.attempt, event });
+                }
+            }
+            Item::Missing { to, .. } => page.next = to,
+        }
+    }
+    Ok(())
+}
+
+/// Kernel arguments, which end with their line.
+fn words(cmdline: &str) -> Result<Vec<String>, Refusal> {
+    if cmdline.len() > MAX_CMDLINE || cmdline.bytes().any(|byte| byte < b' ' || byte == 127) {
+        let error = format!("kernel arguments are one line of at most {MAX_CMDLINE} bytes");
+        return Err(Refusal::new(error));
+    }
+    Ok(cmdline.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect())
+}
