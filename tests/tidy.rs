@@ -245,7 +245,7 @@ fn no_line_ends_in_spaces() {
 #[test]
 fn no_test_file_is_forgotten() {
     let mut complaints = Vec::new();
-    for binary in ["it", "pi", "vm"] {
+    for binary in ["it", "pi", "rack", "vm"] {
         let dir = Path::new("tests").join(binary);
         let main = fs::read_to_string(root().join(&dir).join("main.rs")).unwrap_or_default();
         for (path, _) in files(&dir.to_string_lossy(), &["rs"]) {

@@ -145,7 +145,10 @@ fn meets(need: &Need, device: &Device) -> bool {
 
 /// A real device and where its wires lead, to be compared with the rack.
 fn wiring(wired: &WiredDevice) -> String {
-    let WiredDevice { device, console, power, .. } = wired;
+    let WiredDevice { device, console, power, simulation, .. } = wired;
+    if simulation.is_some() {
+        return format!("{} ({}): simulated\n", device.id, device.model);
+    }
     let console = console.as_ref().map_or("none".to_owned(), ToString::to_string);
     let released = match power {
         PowerSwitch::Gpio(gpio) => format!(", when nobody drives the pin: {}", gpio.released()),

@@ -31,7 +31,7 @@ async fn serve(
     interrupts: &Interrupts,
 ) -> Result<Exit, CliError> {
     let screen = Screen::new(ui);
-    let options = LabOptions::new(args.lab, true);
+    let options = LabOptions { simulate: args.simulate, ..LabOptions::new(args.lab, true) };
     let lab = local.start_lab(options, screen.local(), interrupts.stop.clone()).await?;
     let announced = announce(lab.as_ref(), &screen);
     if announced.is_ok() {

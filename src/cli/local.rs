@@ -107,13 +107,15 @@ pub struct LabOptions {
     pub image: Option<String>,
     /// What it knows, and what is lent, outlives this process.
     pub lasting: bool,
+    /// Those of its devices are simulated that the file says can be.
+    pub simulate: bool,
 }
 
 impl LabOptions {
     /// The lab that the arguments name.
     pub fn new(args: LabArgs, lasting: bool) -> Self {
         let LabArgs { file: lab, on, arch, image } = args;
-        Self { lab, on, arch, image, lasting }
+        Self { lab, on, arch, image, lasting, simulate: false }
     }
 }
 

@@ -6,6 +6,7 @@ use super::ground::Ground;
 use super::instance::Instance;
 use super::lab::vm_error;
 use super::netboot::Netboot;
+use super::simulated::Simulated;
 use crate::cli::error::CliError;
 use crate::config::lab::{Lab, VmDevice};
 use crate::console::port::ByteStream;
@@ -70,6 +71,8 @@ pub(super) struct Devices<'a> {
     pub(super) layers: &'a Layers,
     /// What boots its real devices, where the lab does.
     pub(super) netboot: Option<&'a Netboot>,
+    /// What those of its devices are that are simulated.
+    pub(super) simulated: Option<&'a Simulated>,
     /// Whether they may be acted on.
     pub(super) term: Term,
 }

@@ -220,6 +220,12 @@ pub(super) fn state_root() -> io::Result<PathBuf> {
     Ok(home.join("pilab"))
 }
 
+/// Where virtual racks have their files: known to all labs of this user, for each sweeps what dead ones have left.
+#[cfg(feature = "sim")]
+pub(super) fn rack_root() -> io::Result<PathBuf> {
+    if is_root() { Ok(PathBuf::from(RUN_ROOT)) } else { Ok(state_root()?.join("racks")) }
+}
+
 /// Short, since a unix socket's path has at most 107 bytes (unix(7)), and not below a home directory,
 /// which QEMU's user may not enter.
 fn run_dir(name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use super::ground::Ground;
 use super::image;
 use super::instance::Instance;
 use super::netboot::Netboot;
+use super::simulated::{self, Simulated};
 use crate::bus::connect::{Bus, BusOptions};
 use crate::bus::issuer::{COORDINATOR, Issuer};
 use crate::bus::provision;
@@ -63,6 +64,7 @@ pub(super) async fn start(
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
     let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
     clock.begin(Ground::title(backend));
+    let simulates = simulated::check(&lab, options.simulate)?;
     let instance = place(&lab, options.lasting)?;
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
@@ -72,8 +74,18 @@ pub(super) async fn start(
             return Err(error);
         }
     };
+    let rack = match simulates {
+        false => None,
+        true => match Simulated::start(&mut lab, &instance).await {
+            Ok(rack) => Some(rack),
+            Err(error) => {
+                remove(instance, false);
+                return Err(error);
+            }
+        },
+    };
     let layers = Layers::default();
-    let begun = begin(&lab, &instance, &ground, &layers, &mut clock, progress, &stop);
+    let begun = begin(&lab, &instance, &ground, rack.as_ref(), &layers, &mut clock, progress, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -82,10 +94,10 @@ pub(super) async fn start(
         Ok(begun) => {
             let login = instance.is_lasting().then(|| instance.dir().join(LOGIN));
             let (name, preparation) = (lab.name, clock.done);
-            Ok(Box::new(ThisLab { begun, name, login, preparation, instance, layers }))
+            Ok(Box::new(ThisLab { begun, name, login, preparation, instance, layers, rack }))
         }
         Err(error) => {
-            end(&layers, &ground).await;
+            end(&layers, &ground, rack).await;
             let in_use = ground.is_in_use(&instance).await;
             remove(instance, in_use);
             Err(error)
@@ -159,6 +171,7 @@ async fn begin(
     lab: &Lab,
     instance: &Instance,
     ground: &Ground,
+    simulated: Option<&Simulated>,
     layers: &Layers,
     clock: &mut Clock,
     progress: Progress,
@@ -188,7 +201,16 @@ async fn begin(
     let (host, boot) = (host_clock()?, host_clock()?);
     let term = Term::new(Arc::new(move || boot().at.boot_ns));
     let netboot = Netboot::start(lab, &layers.devices).await?;
-    let devices = Devices { lab, instance, ground, layers, netboot: netboot.as_ref(), term: term.clone() };
+    let term_of_devices = term.clone();
+    let devices = Devices {
+        lab,
+        instance,
+        ground,
+        layers,
+        netboot: netboot.as_ref(),
+        simulated,
+        term: term_of_devices,
+    };
     let devices = devices.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
@@ -311,6 +333,7 @@ struct ThisLab {
     preparation: Vec<Preparation>,
     instance: Instance,
     layers: Layers,
+    rack: Option<Simulated>,
 }
 
 impl RunningLab for ThisLab {
@@ -340,7 +363,7 @@ impl RunningLab for ThisLab {
 
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {
         Box::pin(async move {
-            let Self { begun, instance, layers, .. } = *self;
+            let Self { begun, instance, layers, rack, .. } = *self;
             let kept = begun.coordinator.shutdown().await;
             let mut done = Ok(());
             for machine in kept.iter().filter_map(|id| begun.machines.get(id)) {
@@ -348,7 +371,7 @@ impl RunningLab for ThisLab {
             }
             // The coordinator was the last to use the connection.
             let _ = begun.bus.close().await;
-            end(&layers, &begun.ground).await;
+            end(&layers, &begun.ground, rack).await;
             if kept.is_empty() {
                 let in_use = begun.ground.is_in_use(&instance).await;
                 remove(instance, in_use);
@@ -358,11 +381,14 @@ impl RunningLab for ThisLab {
     }
 }
 
-async fn end(layers: &Layers, ground: &Ground) {
+async fn end(layers: &Layers, ground: &Ground, rack: Option<Simulated>) {
     if let Err(error) = ground.close().await {
         tracing::warn!(error = %Chain(&*error), "a device is left behind; the next start removes it");
     }
     layers.devices.end("devices").await;
+    if let Some(rack) = rack {
+        rack.end().await;
+    }
     layers.journals.end("journals").await;
     layers.server.end("NATS server").await;
 }

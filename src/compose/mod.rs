@@ -8,6 +8,7 @@ mod image;
 mod instance;
 mod lab;
 mod netboot;
+mod simulated;
 mod wired;
 
 use crate::cli::doctor::Finding;

@@ -9,11 +9,12 @@ use crate::cli::error::CliError;
 use crate::config::wiring::WiredDevice;
 use crate::console::port::{ByteStream, LineFuture};
 use crate::device::ports::{
-    Boot, BootOffer, PortError, PortFuture, Reach, ReachOutput, ReachTarget, TicketGrant, TicketOffice,
+    Boot, BootOffer, PortError, PortFuture, Power, Reach, ReachOutput, ReachTarget, TicketGrant, TicketOffice,
 };
 use crate::device::{MIN_OFF, Stagger};
 use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;
+use crate::model::wiring::ConsoleLine;
 use crate::ssh::SshReach;
 use crate::{power, serial};
 use std::fs;
@@ -32,12 +33,8 @@ impl Devices<'_> {
         let mut made = Made::new();
         for wanted in &self.lab.wired {
             let id = &wanted.device.id;
-            let power = power::open(id.clone(), wanted.power.clone());
-            let power = power.map_err(|error| {
-                let hint = error.hint();
-                failed(format!("use the power switch of {id}"), hint, error)
-            })?;
-            let console: Arc<dyn ByteStream> = match &wanted.console {
+            let (power, line) = self.wires(wanted)?;
+            let console: Arc<dyn ByteStream> = match &line {
                 Some(line) => serial::line(line.clone()),
                 None => missing.clone(),
             };
@@ -53,13 +50,28 @@ impl Devices<'_> {
                 stagger: Arc::clone(&stagger),
             };
             let handle = self.spawn(&wanted.device, ports, journal_dir(id)?).await?;
-            let machine = Machine::Wired { console: wanted.console.as_ref().map(ToString::to_string) };
+            let machine = Machine::Wired { console: line.as_ref().map(ToString::to_string) };
             made.insert(id.clone(), (handle, machine));
         }
         for pin in power::gpio::release_rest() {
             tracing::info!(pin, "no device has it any more: its line is released");
         }
         Ok(made)
+    }
+
+    /// The switch of a device and the line of its console: its own, or those of the virtual rack that it is in.
+    fn wires(&self, wanted: &WiredDevice) -> Result<(Arc<dyn Power>, Option<ConsoleLine>), CliError> {
+        let id = &wanted.device.id;
+        let simulated = self.simulated.filter(|_| wanted.simulation.is_some());
+        if let Some((power, console)) = simulated.and_then(|rack| Some((rack.power(id)?, rack.console(id)?)))
+        {
+            return Ok((power, Some(console)));
+        }
+        let power = power::open(id.clone(), wanted.power.clone()).map_err(|error| {
+            let hint = error.hint();
+            failed(format!("use the power switch of {id}"), hint, error)
+        })?;
+        Ok((power, wanted.console.clone()))
     }
 
     /// What boots a device, and what follows from that.

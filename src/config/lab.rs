@@ -5,6 +5,7 @@ use super::leases::{Leases, RawLeases};
 use super::netboot::{self, Netboot, RawNetboot};
 use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
+use super::simulate::{RawSimulated, Simulated};
 use super::wiring::{self, RawDevice, WiredDevice};
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
@@ -71,6 +72,8 @@ pub struct Lab {
     pub netboot: Option<Netboot>,
     /// What is run every night.
     pub nightly: Vec<Nightly>,
+    /// What its simulated devices share.
+    pub simulated: Simulated,
 }
 
 impl Lab {
@@ -129,6 +132,8 @@ struct RawLab {
     netboot: Option<RawNetboot>,
     #[serde(default)]
     nightly: Vec<Spanned<RawNightly>>,
+    #[serde(default)]
+    simulate: RawSimulated,
 }
 
 #[derive(Deserialize)]
@@ -235,6 +240,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         return Err(source.value(&(0..0), "pools", cause));
     }
     let nightly = nightly::check(&source, raw.nightly)?;
+    let simulated = raw.simulate.check(&source)?;
     let image = image.map_or(raw.image, str::to_owned);
     Ok(Lab {
         name: raw.name,
@@ -248,6 +254,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         stagger,
         netboot,
         nightly,
+        simulated,
     })
 }
 

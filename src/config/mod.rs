@@ -10,5 +10,6 @@ pub mod netboot;
 pub mod nightly;
 pub mod raw;
 pub mod scenario;
+pub mod simulate;
 mod steps;
 pub mod wiring;

@@ -8,8 +8,10 @@ pub use gpio::{kernel_keeps, kernel_says};
 use super::error::ConfigError;
 use super::netboot::{self, Netboot, NetbootDevice, RawBoot};
 use super::raw::{RawDuration, Source};
+use super::simulate::{self, RawSimulate};
 use crate::model::device::{Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
+use crate::model::simulation::Simulation;
 use crate::model::wiring::{ConsoleLine, PowerSwitch};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +43,9 @@ pub struct WiredDevice {
     pub min_off: Option<Duration>,
     /// How it boots from the lab; none where it boots what it finds by itself.
     pub netboot: Option<NetbootDevice>,
+    /// How it is simulated; none for one that is really there. What is simulated has neither console nor switch of its own: the
+    /// virtual rack gives it both.
+    pub simulation: Option<Simulation>,
 }
 
 /// What a device that the lab boots can do with the lab's image, whatever it is wired to.
@@ -61,6 +66,7 @@ pub(super) struct RawDevice {
     address: Option<Spanned<Ipv4Addr>>,
     #[serde(default)]
     boot: RawBoot,
+    simulate: Option<Spanned<RawSimulate>>,
 }
 
 #[derive(Deserialize)]
@@ -73,7 +79,7 @@ struct RawConsole {
 }
 
 /// What is wrong, and with which key below the one at hand.
-type Wrong = (&'static str, String);
+pub(super) type Wrong = (&'static str, String);
 
 /// Who has something of which there is one, and in which line that stands.
 type Takers = BTreeMap<String, (DeviceId, usize)>;
@@ -116,6 +122,28 @@ pub(super) fn check(
             };
         claim(&mut ids, id.to_string(), &at, "id", id.as_str())?;
         let mut capabilities = BTreeSet::new();
+        let simulation = match raw.simulate {
+            Some(simulate) => {
+                let at = simulate.span();
+                let wired = [("console", raw.console.is_some()), ("power", raw.power.is_some())];
+                if let Some((key, _)) = wired.iter().find(|(_, is_there)| *is_there) {
+                    return Err(error(&at, key, "what is simulated has that of the virtual rack".to_owned()));
+                }
+                if raw.boot == RawBoot::Itself {
+                    return Err(error(
+                        &at,
+                        "boot",
+                        "what is simulated boots from the lab: \"netboot\"".to_owned(),
+                    ));
+                }
+                let simulation = simulate::check(simulate.into_inner(), raw.model, raw.serial.is_some());
+                let simulation =
+                    simulation.map_err(|(key, cause)| error(&at, &format!("simulate{key}"), cause))?;
+                capabilities.extend([Capability::Power, Capability::Console]);
+                Some(simulation)
+            }
+            None => None,
+        };
         let console = match raw.console {
             Some(raw) => {
                 let at = raw.span();
@@ -181,12 +209,13 @@ pub(super) fn check(
                 })?;
                 capabilities.extend(NETBOOT_CAPABILITIES);
                 // Nothing but the console tells when it goes down.
-                capabilities.extend(console.as_ref().map(|_| Capability::Reboot));
+                let shows = capabilities.contains(&Capability::Console);
+                capabilities.extend(shows.then_some(Capability::Reboot));
                 Some(checked)
             }
         };
         let device = Device { id, backend: Backend::Pi, model: raw.model, labels: raw.labels, capabilities };
-        devices.push(WiredDevice { device, mac, console, power, min_off, netboot });
+        devices.push(WiredDevice { device, mac, console, power, min_off, netboot, simulation });
     }
     Ok(devices)
 }

@@ -17,6 +17,7 @@ pub mod report;
 pub mod role;
 pub mod run;
 pub mod scenario;
+pub mod simulation;
 pub mod ssh_key;
 pub mod state_note;
 pub mod time;

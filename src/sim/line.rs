@@ -2,6 +2,7 @@
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -29,6 +30,10 @@ impl PtyLine {
         grantpt(&device)?;
         unlockpt(&device)?;
         let terminal = ptsname(&device, Vec::new())?;
+        // A UART echoes nothing and changes nothing, also before somebody has opened it.
+        let mut settings = tcgetattr(&device)?;
+        settings.make_raw();
+        tcsetattr(&device, OptionalActions::Now, &settings)?;
         fcntl_setfl(&device, fcntl_getfl(&device)? | OFlags::NONBLOCK)?;
         // Not pipes, but read and written as those are.
         let said = Sender::from_owned_fd_unchecked(device.try_clone()?)?;

@@ -17,6 +17,7 @@ const ON_CONTAINERS: &[(&str, &str)] = &[
     ("offline-boot", "ssh, reboot, persistent-state"),
     ("operator", ""),
     ("ping", ""),
+    ("power-loss", "power, ssh"),
     ("rollback", ""),
 ];
 

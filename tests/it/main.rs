@@ -35,6 +35,7 @@ mod podman_killed;
 mod podman_services;
 mod podman_verbs;
 mod power;
+mod rack;
 mod serial;
 mod ssh;
 mod support;

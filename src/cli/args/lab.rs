@@ -49,6 +49,9 @@ pub struct CoordinatorArgs {
     /// Which lab.
     #[command(flatten)]
     pub lab: LabArgs,
+    /// Simulate the boards of the lab file that have [devices.simulate]: a virtual rack
+    #[arg(long)]
+    pub simulate: bool,
 }
 
 /// Arguments of `devices` and `queue`.

@@ -97,7 +97,12 @@ impl Program {
 
     /// Starts the coordinator, and waits until it says that it is up.
     pub async fn coordinator(&self) -> Child {
-        let command = self.command(&["coordinator", "--lab", self.lab.to_str().unwrap()]);
+        self.coordinator_with(&[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn coordinator_with(&self, more: &[&str]) -> Child {
+        let command = self.command(&[&["coordinator", "--lab", self.lab.to_str().unwrap()], more].concat());
         let mut child = command.build().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut told = String::new();

@@ -1,0 +1,153 @@
+//! The machine that runs what a boot loader has loaded: QEMU's `virt`, with exactly those bytes.
+
+use super::SimError;
+use super::net::Names;
+use super::rom::files::Role;
+use super::rom::{Identity, Loaded};
+use crate::support::command::Command;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+
+/// The program.
+pub(super) const PROGRAM: &str = "qemu-system-aarch64";
+/// The one UART of `virt`. What a Pi's is called is written in its kernel's arguments.
+const UART: &str = "ttyAMA0";
+/// The longest that QEMU's own words are kept, in bytes.
+const MAX_WORDS: u64 = 4096;
+
+/// What a machine is made of.
+pub(super) struct Machine<'a> {
+    pub(super) board: &'a Identity,
+    pub(super) names: &'a Names,
+    pub(super) number: usize,
+    pub(super) memory_mib: u32,
+    /// Where its files are put.
+    pub(super) dir: &'a Path,
+    pub(super) loaded: &'a Loaded,
+    /// More arguments of the kernel.
+    pub(super) more: &'a str,
+}
+
+/// A machine that runs. It ends when this is dropped.
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) input: ChildStdin,
+    pub(super) output: ChildStdout,
+}
+
+/// The kernel's arguments, with the console where this machine has one.
+fn arguments(cmdline: &str, more: &str) -> String {
+    let words = cmdline.split_ascii_whitespace().map(|word| match word.strip_prefix("console=") {
+        Some(console) => {
+            let rest = console.split_once(',').map_or(String::new(), |(_, rest)| format!(",{rest}"));
+            format!("console={UART}{rest}")
+        }
+        None => word.to_owned(),
+    });
+    words.chain(more.split_ascii_whitespace().map(str::to_owned)).collect::<Vec<_>>().join(" ")
+}
+
+impl Machine<'_> {
+    /// The command. A restart ends it: the board's loader then begins anew.
+    fn command(&self, kernel: &Path, initramfs: Option<&Path>) -> Command {
+        let cmdline =
+            self.loaded.file(Role::Cmdline).map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
+        let tap = format!("tap,id=net0,ifname={},script=no,downscript=no", Names::tap(self.number));
+        let card = format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.board.mac_text());
+        let memory = format!("{}M", self.memory_mib);
+        let mut command = Command::new("ip").args(["netns", "exec", &self.names.rack(), PROGRAM]).own_group();
+        command = command.args([
+            "-machine",
+            "virt,gic-version=2",
+            "-cpu",
+            "cortex-a72",
+            "-smp",
+            "2",
+            "-m",
+            &memory,
+        ]);
+        command = command.args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+            "-monitor",
+            "none",
+        ]);
+        command = command.args(["-netdev", &tap, "-device", &card, "-device", "virtio-rng-pci"]);
+        command = command.arg("-kernel").arg(kernel);
+        if let Some(initramfs) = initramfs {
+            command = command.arg("-initrd").arg(initramfs);
+        }
+        command.args(["-append", &arguments(&cmdline.unwrap_or_default(), self.more)])
+    }
+
+    /// Starts it.
+    pub(super) fn start(&self) -> Result<Running, SimError> {
+        let kernel = self.put("kernel", Role::Kernel)?;
+        let initramfs = self.put("initramfs", Role::Initramfs)?;
+        let kernel = kernel.ok_or(SimError::NoKernel)?;
+        let command = self.command(&kernel, initramfs.as_deref());
+        let started =
+            command.build().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = started.map_err(|error| SimError::Tool(command.start_error(error)))?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok(Running { child, input, output }),
+            _ => Err(SimError::NoKernel),
+        }
+    }
+
+    /// Writes a file that was loaded; the kernel's arguments beside it hold the boot ticket, so all is for its owner alone.
+    fn put(&self, name: &str, role: Role) -> Result<Option<PathBuf>, SimError> {
+        let Some(file) = self.loaded.file(role) else { return Ok(None) };
+        let path = self.dir.join(name);
+        let written = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir).and_then(|()| {
+            let mut to =
+                fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+            std::io::Write::write_all(&mut to, &file.bytes)
+        });
+        written.map_err(|source| SimError::File { path: path.clone(), source })?;
+        Ok(Some(path))
+    }
+}
+
+/// What a machine said of itself before it ended.
+pub(super) async fn last_words(child: &mut Child) -> String {
+    let mut words = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        // It has ended: there is no more than this.
+        let _ = limited(stderr).read_to_end(&mut words).await;
+    }
+    String::from_utf8_lossy(&words).trim().to_owned()
+}
+
+fn limited(stream: impl AsyncRead + Unpin) -> impl AsyncRead + Unpin {
+    stream.take(MAX_WORDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_console_of_the_arguments_is_another() {
+        let table = [
+            (
+                "console=ttyS1,115200 pilab.ticket=a=b panic=5\n",
+                "",
+                "console=ttyAMA0,115200 pilab.ticket=a=b panic=5",
+            ),
+            ("console=ttyAMA10", "rdinit=/x", "console=ttyAMA0 rdinit=/x"),
+            ("", "", ""),
+        ];
+        for (line, more, expected) in table {
+            assert_eq!(arguments(line, more), expected);
+        }
+    }
+}
