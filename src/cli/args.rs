@@ -9,8 +9,9 @@ mod remote;
 pub use boot::{BootArgs, Until};
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs,
-    DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
-    PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
+    DoctorArgs, EnrollArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs,
+    PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs,
+    VerifyArgs,
 };
 
 pub use nightly::{NightlyArgs, NightlyCommand};

@@ -1,6 +1,7 @@
 //! `pilab device`: one device and its history, and what an admin says of its health.
 
 use super::args::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs};
+use super::enroll::enroll;
 use super::error::CliError;
 use super::exit::Exit;
 use super::lending::device_table;
@@ -21,6 +22,7 @@ pub async fn device(local: &dyn Local, command: DeviceCommand, ui: Ui) -> Result
         DeviceCommand::Maintenance(args) => say(local, args, Health::Maintenance, ui).await,
         DeviceCommand::Quarantine(args) => say(local, args, Health::Quarantined, ui).await,
         DeviceCommand::Release(args) => say(local, args, Health::Good, ui).await,
+        DeviceCommand::Enroll(args) => enroll(local, args, ui).await,
     }
 }
 

@@ -7,12 +7,14 @@ use super::error::CliError;
 use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
 use crate::model::relay::{GpioPin, Level, PinState};
+use crate::plan::enroll::Enrolled;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A future of this trait's methods.
@@ -48,6 +50,14 @@ pub trait Local: Send + Sync {
         pin: &GpioPin,
         level: Option<Level>,
     ) -> Result<(Level, Box<dyn Any + Send + Sync>), CliError>;
+
+    /// Switches boards one after the other, and answers what each is wired to. They are all off in the end.
+    fn enroll<'a>(
+        &'a self,
+        options: EnrollOptions,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> LocalFuture<'a, Result<Vec<Enrolled>, CliError>>;
 
     /// Builds an image, or finds it built.
     fn image_build<'a>(
@@ -117,6 +127,21 @@ impl LabOptions {
         let LabArgs { file: lab, on, arch, image } = args;
         Self { lab, on, arch, image, lasting, simulate: false }
     }
+}
+
+/// Which boards to look at.
+#[derive(Debug, Clone)]
+pub struct EnrollOptions {
+    /// The lab file.
+    pub lab: PathBuf,
+    /// The boards, by their ids in the file; empty for all that can be switched.
+    pub devices: Vec<String>,
+    /// The serial lines to listen to.
+    pub ttys: Vec<PathBuf>,
+    /// Their speed in bits per second.
+    pub baud: u32,
+    /// How long each board is waited for.
+    pub within: Duration,
 }
 
 /// Which image to build.

@@ -19,6 +19,7 @@ pub mod deploying;
 pub mod device;
 pub mod dispatch;
 pub mod doctor;
+pub mod enroll;
 pub mod error;
 pub mod exit;
 pub mod follow;

@@ -2,6 +2,7 @@
 
 mod devices;
 mod doctor;
+mod enroll;
 mod gates;
 mod ground;
 mod image;
@@ -13,8 +14,11 @@ mod wired;
 
 use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
-use crate::cli::local::{ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab};
+use crate::cli::local::{
+    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab,
+};
 use crate::model::relay::{GpioPin, Level, PinState};
+use crate::plan::enroll::Enrolled;
 use crate::power::gpio::{self, Line};
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -68,6 +72,15 @@ impl Local for ThisMachine {
             Ok((level, line)) => Ok((level, Box::new(line))),
             Err(error) => Err(failed(format!("take {pin}"), error.hint(), error)),
         }
+    }
+
+    fn enroll<'a>(
+        &'a self,
+        options: EnrollOptions,
+        progress: Progress,
+        stop: CancellationToken,
+    ) -> LocalFuture<'a, Result<Vec<Enrolled>, CliError>> {
+        Box::pin(enroll::enroll(options, progress, stop))
     }
 
     fn image_build<'a>(

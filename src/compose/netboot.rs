@@ -159,7 +159,8 @@ fn member(wired: &WiredDevice) -> Result<Option<Member>, CliError> {
     Ok(Some(Member { client, resident: Resident { device, mac, serial: netboot.serial, address } }))
 }
 
-fn serve_dhcp(
+/// Answers these on the segment, and nobody else.
+pub(super) fn serve_dhcp(
     settings: &Settings,
     clients: Vec<Client>,
     layer: &Layer,

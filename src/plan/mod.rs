@@ -1,8 +1,9 @@
 //! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.
 
 pub mod backoff;
-pub mod fallback;
 pub mod boot;
+pub mod enroll;
+pub mod fallback;
 pub mod health;
 pub mod lease;
 pub mod night;

@@ -4,8 +4,8 @@
 mod agent;
 mod backends;
 mod bench;
-mod cables;
 mod boot;
+mod cables;
 mod cli;
 mod console;
 mod container;
@@ -13,6 +13,7 @@ mod coordinator;
 mod device;
 mod dhcp;
 mod doctor;
+mod enroll;
 mod fallback;
 mod faults;
 mod fencing;

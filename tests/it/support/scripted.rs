@@ -8,11 +8,12 @@ use pilab::bus::server::{EmbeddedServer, ServerOptions, ServerState};
 use pilab::cli::doctor::Finding;
 use pilab::cli::error::CliError;
 use pilab::cli::local::{
-    ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Preparation, Progress, RunningLab,
+    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Preparation, Progress, RunningLab,
 };
 use pilab::model::id::{LabName, RunId, UserName};
 use pilab::model::relay::{GpioPin, Level, PinState};
 use pilab::model::run::{Outcome, RunEvent, RunFact, Verdict};
+use pilab::plan::enroll::Enrolled;
 use pilab::wire::request::{
     self, BundleFile, BundleList, BundleRead, EventsRequest, Reply, RunRef, RunRequest,
 };
@@ -131,6 +132,15 @@ impl Local for ScriptedMachine {
         _: Option<Level>,
     ) -> Result<(Level, Box<dyn Any + Send + Sync>), CliError> {
         Err(CliError::local("do that", "this is a test"))
+    }
+
+    fn enroll<'a>(
+        &'a self,
+        _: EnrollOptions,
+        _: Progress,
+        _: CancellationToken,
+    ) -> LocalFuture<'a, Result<Vec<Enrolled>, CliError>> {
+        not_here()
     }
 
     fn image_build<'a>(
