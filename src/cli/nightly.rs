@@ -261,7 +261,7 @@ fn show_plan(
     let devices = match lab.backend(args.lab.on) {
         Some(Backend::Container) => lab.containers.clone(),
         Some(Backend::Vm) => lab.devices.iter().map(|machine| machine.device.clone()).collect(),
-        Some(Backend::Pi) | None => Vec::new(),
+        Some(Backend::Pi | Backend::Sim) | None => Vec::new(),
     };
     let devices: Vec<Device> =
         devices.into_iter().chain(lab.wired.iter().map(|wired| wired.device.clone())).collect();

@@ -51,6 +51,7 @@ pub(super) fn check_backend(args: &LabArgs) -> Result<(), CliError> {
         (None, Some(on)) => {
             let what = match on {
                 Backend::Pi => "one of [[devices]]".to_owned(),
+                Backend::Sim => "one of [[devices]] with [devices.simulate]".to_owned(),
                 Backend::Vm | Backend::Container => format!("a pool with backend = \"{on}\""),
             };
             let hint = format!("add {what}, or name another lab with --lab");

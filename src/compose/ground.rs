@@ -46,6 +46,7 @@ impl Ground {
             Backend::Container => "containers",
             Backend::Vm => "virtual machines",
             Backend::Pi => "real devices",
+            Backend::Sim => "simulated devices",
         }
     }
 
@@ -54,7 +55,7 @@ impl Ground {
         match backend {
             Backend::Container => Self::containers(instance).await,
             Backend::Vm => Self::machines(lab, instance).await,
-            Backend::Pi => {
+            Backend::Pi | Backend::Sim => {
                 sweep_without_machines().await?;
                 let marked = File::create(instance.dir().join(WIRED_ONLY));
                 marked.map_err(|e| failed("prepare a place for the lab", None, e))?;

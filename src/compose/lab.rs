@@ -57,8 +57,11 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
     let mut lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
-    if options.on.is_some_and(|backend| backend != Backend::Pi) {
-        lab.wired.clear();
+    match options.on {
+        None => {}
+        Some(Backend::Pi) => lab.wired.retain(|wired| wired.simulation.is_none()),
+        Some(Backend::Sim) => lab.wired.retain(|wired| wired.simulation.is_some()),
+        Some(Backend::Vm | Backend::Container) => lab.wired.clear(),
     }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;

@@ -83,11 +83,12 @@ impl Lab {
         let has = |backend: &Backend| match backend {
             Backend::Vm => !self.devices.is_empty(),
             Backend::Container => !self.containers.is_empty(),
-            Backend::Pi => !self.wired.is_empty(),
+            Backend::Pi => self.wired.iter().any(|wired| wired.simulation.is_none()),
+            Backend::Sim => self.wired.iter().any(|wired| wired.simulation.is_some()),
         };
         match asked {
             Some(backend) => Some(backend).filter(has),
-            None => [Backend::Vm, Backend::Container, Backend::Pi].into_iter().find(has),
+            None => [Backend::Vm, Backend::Container, Backend::Pi, Backend::Sim].into_iter().find(has),
         }
     }
 
@@ -171,7 +172,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         let error =
             |field: &str, cause: String| source.value(&pool.span(), format!("pools[{index}].{field}"), cause);
         let pool = pool.get_ref();
-        if pool.backend == Backend::Pi {
+        if matches!(pool.backend, Backend::Pi | Backend::Sim) {
             return Err(error(
                 "backend",
                 "only \"vm\" and \"container\" can be a pool: real devices are [[devices]]".to_owned(),
@@ -216,7 +217,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             let labels = pool.labels.clone();
             let (model, capabilities) = match pool.backend {
                 Backend::Container => (Model::Container, CONTAINER_CAPABILITIES.into()),
-                Backend::Pi | Backend::Vm => {
+                Backend::Pi | Backend::Sim | Backend::Vm => {
                     let state = data_disk_mib.map(|_| Capability::PersistentState);
                     (Model::vm(arch), VM_CAPABILITIES.into_iter().chain(state).collect())
                 }
@@ -224,7 +225,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             let device = Device { id, backend: pool.backend, model, labels, capabilities };
             match pool.backend {
                 Backend::Container => containers.push(device),
-                Backend::Pi | Backend::Vm => {
+                Backend::Pi | Backend::Sim | Backend::Vm => {
                     devices.push(VmDevice { device, arch, memory_mib, vcpus, data_disk_mib });
                 }
             }

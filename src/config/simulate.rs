@@ -166,7 +166,7 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
 mod tests {
     use super::*;
     use crate::config::lab::{Lab, load};
-    use crate::model::device::Capability;
+    use crate::model::device::{Backend, Capability};
     use std::path::Path;
 
     fn load_text(text: &str) -> Result<Lab, String> {
@@ -189,6 +189,8 @@ mod tests {
         .unwrap();
         assert_eq!(lab.simulated.inrush, Some(4));
         let wired = &lab.wired[0];
+        assert_eq!((lab.backend(None), wired.device.backend), (Some(Backend::Sim), Backend::Sim));
+        assert_eq!(lab.backend(Some(Backend::Pi)), None, "what passes on it has not passed on a Pi");
         for capability in [Capability::Power, Capability::Console, Capability::Boot, Capability::Reboot] {
             assert!(wired.device.capabilities.contains(&capability), "{capability}");
         }

@@ -214,7 +214,8 @@ pub(super) fn check(
                 Some(checked)
             }
         };
-        let device = Device { id, backend: Backend::Pi, model: raw.model, labels: raw.labels, capabilities };
+        let backend = if simulation.is_some() { Backend::Sim } else { Backend::Pi };
+        let device = Device { id, backend, model: raw.model, labels: raw.labels, capabilities };
         devices.push(WiredDevice { device, mac, console, power, min_off, netboot, simulation });
     }
     Ok(devices)

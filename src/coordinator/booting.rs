@@ -150,7 +150,7 @@ impl Session {
 
 /// Done when the board stands still in this attempt before its kernel shows itself; never for a virtual machine.
 async fn standing_still(seat: &Seat, attempt: BootAttempt, kernel: Option<&str>) -> Stall {
-    if seat.device.device().backend != Backend::Pi {
+    if !matches!(seat.device.device().backend, Backend::Pi | Backend::Sim) {
         return pending().await;
     }
     let mut watch = Watch::new(kernel);

@@ -11,6 +11,8 @@ use std::fmt;
 pub enum Backend {
     /// A real Raspberry Pi.
     Pi,
+    /// A Raspberry Pi of a virtual rack: what passes on it has not passed on a real one.
+    Sim,
     /// A libvirt virtual machine.
     Vm,
     /// The agent in a container on the coordinator's host.
@@ -22,9 +24,10 @@ impl std::str::FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "pi" => Ok(Self::Pi),
+            "sim" => Ok(Self::Sim),
             "vm" => Ok(Self::Vm),
             "container" => Ok(Self::Container),
-            _ => Err(format!("unknown backend {text:?}: use pi, vm or container")),
+            _ => Err(format!("unknown backend {text:?}: use pi, sim, vm or container")),
         }
     }
 }
@@ -33,6 +36,7 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pi => "pi",
+            Self::Sim => "sim",
             Self::Vm => "vm",
             Self::Container => "container",
         })
