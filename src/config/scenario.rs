@@ -201,7 +201,9 @@ fn kind(
     if after > MAX_TIMEOUT {
         return Err(("fallback_after", format!("{after:?} is more than 12 h")));
     }
-    Ok((Some(Backend::Pi), Some(Fallback { backend: fallback, after })))
+    // A model says enough, and a simulated board is of the same.
+    let backend = model.is_none().then_some(Backend::Pi);
+    Ok((backend, Some(Fallback { backend: fallback, after })))
 }
 
 /// Whether any lab could have such a device, beside those that are needed already.
@@ -304,8 +306,9 @@ mod tests {
         let after = DEFAULT_FALLBACK_AFTER;
         assert_eq!(
             (fallback.backend, fallback.fallback),
-            (Some(Backend::Pi), Some(Fallback { backend: Backend::Vm, after }))
+            (None, Some(Fallback { backend: Backend::Vm, after }))
         );
+        assert_eq!(need("fallback = \"vm\"").unwrap().backend, Some(Backend::Pi));
         for (text, wrong) in [
             ("requires = \"vm\"\nmodel = \"pi5\"", "requires: is vm, and pi5 is a pi"),
             ("fallback = \"container\"", "fallback: is container: the only fallback is \"vm\""),

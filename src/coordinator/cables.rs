@@ -5,6 +5,7 @@
 //! The name alone proves nothing, for whoever holds a device can print any.
 
 use super::lending::Lending;
+use crate::device::DeviceHandle;
 use crate::model::boot::BootStage;
 use crate::model::device::Backend;
 use crate::model::event::Event;
@@ -21,10 +22,14 @@ const LATER: Duration = Duration::from_secs(10);
 /// Watches the consoles of real devices: the others have no cable.
 pub(super) fn watch(lending: &Arc<Lending>) {
     for device in lending.parts.devices.iter().map(|device| &device.handle) {
-        if device.device().backend == Backend::Pi {
+        if has_cable(device) {
             lending.spawn(watch_one(Arc::clone(lending), device.id().clone()));
         }
     }
+}
+
+fn has_cable(device: &DeviceHandle) -> bool {
+    matches!(device.device().backend, Backend::Pi | Backend::Sim)
 }
 
 async fn watch_one(lending: Arc<Lending>, own: DeviceId) {
@@ -71,7 +76,7 @@ fn shown(line: &str) -> Option<DeviceId> {
 async fn has_its_ticket(lending: &Lending, id: &DeviceId) -> bool {
     let Some(device) = lending.device(id) else { return false };
     let mut state = device.handle.state();
-    device.handle.device().backend == Backend::Pi
+    has_cable(&device.handle)
         && matches!(timeout(LATER, state.wait_for(|state| state.address.is_some())).await, Ok(Ok(_)))
 }
 

@@ -102,7 +102,7 @@ pub fn judge(ears: Ears, noise: &BTreeSet<String>, boards: &[(DeviceId, Heard)])
                 }
             },
             several => {
-                enrolled.doubts.push(Doubt::Cards(several.iter().map(|card| (*card).clone()).collect()))
+                enrolled.doubts.push(Doubt::Cards(several.iter().map(|card| (*card).clone()).collect()));
             }
         }
         let lines: Vec<&String> = heard.lines.difference(noise).collect();
@@ -114,7 +114,7 @@ pub fn judge(ears: Ears, noise: &BTreeSet<String>, boards: &[(DeviceId, Heard)])
                 None => enrolled.line = Some((*line).clone()),
             },
             several => {
-                enrolled.doubts.push(Doubt::Lines(several.iter().map(|line| (*line).clone()).collect()))
+                enrolled.doubts.push(Doubt::Lines(several.iter().map(|line| (*line).clone()).collect()));
             }
         }
         enrolled
