@@ -19,7 +19,7 @@ use super::run::Interrupts;
 use super::table::seconds;
 use super::ui::Ui;
 use crate::model::boot::BootStage;
-use crate::model::device::Capability;
+use crate::model::device::{Backend, Capability};
 use crate::model::event::Event;
 use crate::model::id::DeviceId;
 use crate::wire::boot::{BOOT, Boot, BootBegun, BootWhat, DeviceEvent, EVENTS_OF, EventsOf, EventsOfPage};
@@ -54,6 +54,14 @@ async fn boot_and_watch(client: &Client, args: &BootArgs, ui: Ui) -> Result<Exit
     let asked = DeviceAsked { device: args.device.clone() };
     let DeviceShown { row, .. } = client.ask(lending::DEVICE, &asked).await?;
     let mute = !row.device.capabilities.contains(&Capability::Console);
+    if row.device.backend == Backend::Vm && (args.tree.is_some() || args.dtb.is_some()) {
+        let what = format!(
+            "{} is a virtual machine: it has no boot ROM, and makes its own device tree",
+            args.device
+        );
+        let hint = Some("boot a kernel: --kernel, and --initrd with it".to_owned());
+        return Err(CliError::Usage { what, hint });
+    }
     let own = Own::find(args)?;
     let until = match (args.until, &own) {
         (Some(Until::Stage(stage)), _) if mute => {
@@ -72,7 +80,7 @@ async fn boot_and_watch(client: &Client, args: &BootArgs, ui: Ui) -> Result<Exit
     if let Some(own) = &own {
         let screen = Screen::new(ui);
         let progress = screen.local();
-        let sent = own.send(client, &progress).await?;
+        let sent = own.send(client, &args.device, &progress).await?;
         drop(progress);
         ui.note(&format!("sent {sent} bytes"));
     }

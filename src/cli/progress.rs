@@ -202,6 +202,10 @@ fn event_line(view: &RunView, event: &RunEvent) -> Option<String> {
 fn device_line(event: &Event) -> Option<String> {
     match event {
         Event::AgentAnswered { version, .. } => Some(format!("agent {} answered", printable(version))),
+        Event::BootStalled { at, again, .. } => {
+            let again = if *again { "; it is booted anew" } else { "" };
+            Some(format!("stands still: {}{again}", printable(at)))
+        }
         Event::ConsoleGap { cause, .. } => Some(format!("console gap: {}", printable(cause))),
         Event::NetworkCut {} => Some("cut off from NATS".to_owned()),
         Event::NetworkRestored {} => Some("reaches NATS again".to_owned()),

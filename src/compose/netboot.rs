@@ -213,7 +213,7 @@ impl Teller {
             tokio::select! {
                 Some(event) = news.dhcp.recv() => {
                     tracing::info!("{}", event.what);
-                    if let (whose, Some(fact)) = fact::of_dhcp(&event.what) {
+                    if let (whose, Some(fact)) = fact::of_dhcp(&event.what, &self.files) {
                         self.tell(whose, fact).await;
                     }
                 }
@@ -236,7 +236,10 @@ impl Teller {
         match whose {
             Whose::Device(device) => {
                 let Some(handle) = self.devices.get(&device) else { return };
-                self.heard.insert(device, handle.state().borrow().attempt);
+                // A stranger that looks like it is not yet it.
+                if !matches!(fact, NetbootFact::Stranger { .. }) {
+                    self.heard.insert(device, handle.state().borrow().attempt);
+                }
                 note(handle, fact).await;
             }
             Whose::Unheard => {

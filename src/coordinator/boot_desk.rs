@@ -32,12 +32,7 @@ impl Lending {
         let Boot { device, what } = asked;
         let session = self.session_on(by, &device, false).await?;
         let seat_of = seat(&session, &device)?;
-        if !seat_of.boots_what_is_offered() {
-            return Err(Refusal::hinted(
-                format!("{device} boots what it finds by itself"),
-                "boot = \"netboot\" in the lab file lets the lab boot it; pilab power cycle boots what is there",
-            ));
-        }
+        boots_offers(seat_of)?;
         let boots = self.prepare(&by.user, seat_of, what).await?;
         let attempt = session.begin(seat_of, &boots).await?;
         let going_on = Arc::clone(&session);
@@ -52,11 +47,18 @@ impl Lending {
     async fn prepare(&self, user: &UserName, seat: &Seat, what: BootWhat) -> Result<Boots, Refusal> {
         let device = seat.device.device();
         let own = |name: &str, offer| Ok(Boots::Own(Own { name: format!("{name} of {user}"), offer }));
-        if device.backend == Backend::Container && !matches!(what, BootWhat::Image { image: None }) {
-            return Err(Refusal::new(format!(
-                "{} is a container: it boots its agent and nothing else",
-                device.id
-            )));
+        if !matches!(what, BootWhat::Image { image: None }) {
+            boots_files(seat)?;
+        }
+        let tree = matches!(what, BootWhat::Tree { .. } | BootWhat::Kernel { device_tree: Some(_), .. });
+        if tree && device.backend == Backend::Vm {
+            return Err(Refusal::hinted(
+                format!(
+                    "{} is a virtual machine: it has no boot ROM, and makes its own device tree",
+                    device.id
+                ),
+                "boot a kernel: --kernel, and --initrd with it",
+            ));
         }
         match what {
             BootWhat::Image { image: None } => Ok(Boots::Image(self.parts.image_of(&device.id).clone())),
@@ -101,6 +103,9 @@ impl Lending {
     }
 
     pub(super) async fn upload_lacks(&self, by: &Caller, asked: UploadAsked) -> Result<UploadLacks, Refusal> {
+        // What is in vain is told before it is sent.
+        let session = self.session_on(by, &asked.device, false).await?;
+        boots_files(seat(&session, &asked.device)?)?;
         Ok(UploadLacks { lacks: self.uploads.lacks(&by.user, asked.files).await? })
     }
 
@@ -124,6 +129,25 @@ impl Lending {
         done.map_err(|e| Refusal::new(format!("the journal cannot be read: {}", Chain(&e))))?;
         Ok(page)
     }
+}
+
+fn boots_offers(seat: &Seat) -> Result<(), Refusal> {
+    if seat.boots_what_is_offered() {
+        return Ok(());
+    }
+    Err(Refusal::hinted(
+        format!("{} boots what it finds by itself", seat.id()),
+        "boot = \"netboot\" in the lab file lets the lab boot it; pilab power cycle boots what is there",
+    ))
+}
+
+/// Whether it can boot anything but what the lab has for it.
+fn boots_files(seat: &Seat) -> Result<(), Refusal> {
+    boots_offers(seat)?;
+    if seat.device.device().backend != Backend::Container {
+        return Ok(());
+    }
+    Err(Refusal::new(format!("{} is a container: it boots its agent and nothing else", seat.id())))
 }
 
 /// All that is there; and while that is nothing, what comes until the deadline.

@@ -125,7 +125,7 @@ mod tests {
         for model in models {
             match Board::try_from(model) {
                 Ok(board) => {
-                    assert_eq!((model.cannot_netboot(), board.to_string()), (None, model.to_string()),)
+                    assert_eq!((model.cannot_netboot(), board.to_string()), (None, model.to_string()));
                 }
                 Err(error) => {
                     let why = model.cannot_netboot().expect("a board for each that can");

@@ -24,7 +24,7 @@ pub enum Whose {
 }
 
 /// A fact of a journal, or none, where only the log is told; with whose it is.
-pub fn of_dhcp(news: &DhcpNews) -> (Whose, Option<NetbootFact>) {
+pub fn of_dhcp(news: &DhcpNews, files: &PiFiles) -> (Whose, Option<NetbootFact>) {
     let device = |device: &DeviceId| Whose::Device(device.clone());
     match news {
         DhcpNews::Discovered { device: who, boots } => {
@@ -53,9 +53,9 @@ pub fn of_dhcp(news: &DhcpNews) -> (Whose, Option<NetbootFact>) {
             };
             (looks_like.as_ref().map_or(Whose::Unheard, device), Some(fact))
         }
-        DhcpNews::OtherServer { server, expected, gave, .. } => {
+        DhcpNews::OtherServer { server, expected, gave, mac } => {
             let fact = NetbootFact::OtherServer { server: *server, gave: *gave, expected: *expected };
-            (Whose::Unheard, Some(fact))
+            (files.of_card(*mac).map_or(Whose::Unheard, Whose::Device), Some(fact))
         }
         DhcpNews::Malformed(_) => (Whose::Nobody, None),
     }
@@ -180,10 +180,16 @@ mod tests {
             serial: Some(1),
             looks_like,
         };
+        let of_dhcp = |news: &DhcpNews| of_dhcp(news, &files());
         let (whose, fact) = of_dhcp(&stranger(None));
         assert_eq!(whose, Whose::Unheard);
         let Some(NetbootFact::Stranger { class, serial, ours: false, .. }) = fact else { panic!("{fact:?}") };
         assert_eq!((class.as_deref(), serial.as_deref()), (Some("PXE?"), Some("00000001")));
         assert_eq!(of_dhcp(&stranger(Some(device("l-one")))).0, Whose::Device(device("l-one")));
+        let other = |last| {
+            let (server, mac) = ([10, 0, 0, 9].into(), Mac([2, 0, 0, 0, 0, last]));
+            of_dhcp(&DhcpNews::OtherServer { server, expected: false, mac, gave: None }).0
+        };
+        assert_eq!((other(2), other(9)), (Whose::Device(device("l-two")), Whose::Unheard));
     }
 }

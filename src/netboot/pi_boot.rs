@@ -2,6 +2,7 @@
 
 use super::board::Board;
 use super::layers::LayerSource;
+use super::mac::Mac;
 use super::neighbours::Neighbours;
 use super::tftp::content::{BootFiles, Content, Refusal};
 use super::tftp::path::BootPath;
@@ -22,6 +23,11 @@ impl PiFiles {
     /// For the devices of a lab; none boots anything yet.
     pub fn new(residents: Vec<Resident>, neighbours: Box<dyn Neighbours>) -> Arc<Self> {
         Arc::new(Self { forest: RwLock::new(Forest::new(residents)), neighbours })
+    }
+
+    /// Whose network card that is.
+    pub fn of_card(&self, mac: Mac) -> Option<DeviceId> {
+        self.forest.read().unwrap_or_else(PoisonError::into_inner).of_card(mac).cloned()
     }
 
     /// Which device asked from `address` for `path`, and what of the path lies in its tree; none for strangers.
@@ -134,7 +140,6 @@ impl Boot for PiBoot {
 mod tests {
     use super::*;
     use crate::model::boot::BootAttempt;
-    use crate::netboot::mac::Mac;
 
     struct Nobody;
 

@@ -324,7 +324,7 @@ mod tests {
             fact(NetbootFact::OtherServer { server: [10, 0, 0, 9].into(), gave: None, expected: false });
         let contradicted = fact(NetbootFact::Contradicted { known: "1".to_owned(), sent: "2".to_owned() });
         let refused = fact(NetbootFact::FileRefused { path: path("x/a"), cause: "l-b's".to_owned() });
-        let table: Vec<(Vec<(u64, Event)>, u64, &str, &str, bool)> = vec![
+        let table = [
             (vec![], 35, "no DISCOVER within 35 s", "portfast", true),
             (vec![(3, stage(BootStage::Bootloader))], 35, "no DISCOVER", "its boot loader speaks", true),
             (vec![(3, stranger(false))], 35, "no DISCOVER", "if that is this board, correct `mac`", true),

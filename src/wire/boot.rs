@@ -77,6 +77,8 @@ pub struct BootBegun {
 /// Body of [`UPLOAD_LACKS`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UploadAsked {
+    /// The device that is to boot them; the caller holds it.
+    pub device: DeviceId,
     /// The files.
     pub files: Vec<FileRef>,
 }

@@ -117,6 +117,10 @@ async fn a_boot_is_its_holder_s_and_says_how_it_ended() {
     let ann = program.login("ann", "user").await;
     program.as_user(&ann, &["boot", "rack-pi-1"]).await.refused("rack-pi-1 is local's");
     program.pilab(&["boot", "rack-pi-2"]).await.refused("nobody holds rack-pi-2");
+    let mine = program.path("lab.toml");
+    let ended = program.as_user(&ann, &["boot", "rack-pi-1", "--kernel", mine.to_str().unwrap()]).await;
+    ended.refused("rack-pi-1 is local's");
+    assert!(!ended.stderr.contains("sent "), "nothing is sent in vain: {}", ended.stderr);
     assert!(!bench.plug.relay(0) && !bench.plug.relay(1));
     for (args, code, words) in [
         (&["--image", "bullseye"][..], 2, "bullseye"),

@@ -341,3 +341,31 @@ async fn a_board_on_a_segment_of_its_own_becomes_the_lab_s_by_its_ticket() {
     ended.refused("ticket refused to");
     finish(coordinator).await;
 }
+
+#[tokio::test]
+async fn the_doctor_looks_at_what_netboot_needs() {
+    let Some(bench) = Bench::new().await else { return };
+    let program = &bench.program;
+    let look = async |part: String| {
+        let told = program.pilab(&["doctor", "--json", "--lab", program.lab.to_str().unwrap()]).await.json();
+        let found = told.iter().find(|finding| finding["part"] == part);
+        let found = found.unwrap_or_else(|| panic!("{part} is not in {told:#?}"));
+        (
+            found["condition"].as_str().unwrap().to_owned(),
+            found["hint"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let good = ("good".to_owned(), String::new());
+    let (dhcp, tftp) =
+        (format!("DHCP port {}", bench.one.dhcp.0), format!("TFTP port {}", bench.one.tftp.port()));
+    let image = format!("image {} aarch64", &bench.store.image[..12]);
+    for part in ["netboot address".to_owned(), dhcp, tftp.clone(), "boards' firmware".to_owned(), image] {
+        assert_eq!(look(part.clone()).await, good, "{part}");
+    }
+    let _taken = UdpSocket::bind(bench.one.tftp).unwrap();
+    std::fs::remove_file(program.path("firmware/fixup4.dat")).unwrap();
+    let (condition, hint) = look(tftp).await;
+    assert_eq!(condition, "bad");
+    assert!(hint.contains("a coordinator of this lab that runs has it, too"), "{hint}");
+    assert_eq!(look("boards' firmware".to_owned()).await.0, "bad");
+}

@@ -1,5 +1,6 @@
 //! The vm level: real libvirt. Run it with `LIBVIRT_DEFAULT_URI` as for virsh.
 
+mod boot;
 mod coordinator;
 mod damage;
 mod guest;

@@ -110,7 +110,7 @@ pub struct ReserveArgs {
     /// Devices by name; none for any that fit
     #[arg(value_name = "DEVICE", conflicts_with_all = ["model", "label", "count"])]
     pub devices: Vec<DeviceId>,
-    /// Of this model: pi3b, pi4b, pi5, cm4, vm-aarch64, vm-x86_64 or container
+    /// Of this model, such as pi4b, pi5, cm4, vm-aarch64 or container
     #[arg(long, value_parser = model)]
     pub model: Option<Model>,
     /// With this label; may be repeated

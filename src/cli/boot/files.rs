@@ -4,6 +4,7 @@ use crate::cli::args::BootArgs;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
 use crate::cli::local::Progress;
+use crate::model::id::DeviceId;
 use crate::model::upload::{FileRef, MAX_FILE, MAX_FILES, TreePath};
 use crate::wire::boot::{
     BootWhat, UPLOAD, UPLOAD_LACKS, UPLOAD_PIECE, UploadAsked, UploadLacks, UploadPiece, UploadTaken,
@@ -68,8 +69,13 @@ impl Own {
     }
 
     /// Sends what the coordinator lacks; answers how many bytes that were.
-    pub(super) async fn send(&self, client: &Client, progress: &Progress) -> Result<u64, CliError> {
-        let asked = UploadAsked { files: self.paths.keys().cloned().collect() };
+    pub(super) async fn send(
+        &self,
+        client: &Client,
+        device: &DeviceId,
+        progress: &Progress,
+    ) -> Result<u64, CliError> {
+        let asked = UploadAsked { device: device.clone(), files: self.paths.keys().cloned().collect() };
         let UploadLacks { lacks } = client.ask_within(UPLOAD_LACKS, &asked, PIECE_TIMEOUT).await?;
         let total = lacks.iter().map(|(file, there)| file.bytes - there.min(&file.bytes)).sum();
         let mut sent = 0;

@@ -77,6 +77,11 @@ impl Forest {
         tree.get(rest).ok_or(Refusal::NotFound)
     }
 
+    /// Whose network card that is.
+    pub fn of_card(&self, mac: Mac) -> Option<&DeviceId> {
+        self.residents.iter().find(|resident| resident.mac == mac).map(|resident| &resident.device)
+    }
+
     /// Who asks from `address` for `path`, as [`Self::find`] knows them, and what of the path lies below the prefix. None
     /// for strangers.
     pub fn who<'a>(&self, address: IpAddr, mac: Option<Mac>, path: &'a str) -> Option<(&DeviceId, &'a str)> {
