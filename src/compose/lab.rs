@@ -1,6 +1,7 @@
 //! A lab in this process: its NATS server, coordinator and devices, embedded for the runs of one command or lasting.
 //! The command line talks NATS to it as to any other.
 
+use super::clock::Clock;
 use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
 use super::failed;
 use super::gates::gate;
@@ -22,7 +23,7 @@ use crate::coordinator::ledger;
 use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
-use crate::model::device::{Arch, Backend};
+use crate::model::device::Arch;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::plan::lease::{Policy, Quota};
@@ -36,7 +37,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The NATS server's files, below the instance's directory.
@@ -57,17 +57,14 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
     let mut lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
-    match options.on {
-        None => {}
-        Some(Backend::Pi) => lab.wired.retain(|wired| wired.simulation.is_none()),
-        Some(Backend::Sim) => lab.wired.retain(|wired| wired.simulation.is_some()),
-        Some(Backend::Vm | Backend::Container) => lab.wired.clear(),
+    if let Some(on) = options.on {
+        lab.keep_wired(on);
     }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
-    let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
+    let mut clock = Clock::new(progress.clone());
     clock.begin(Ground::title(backend));
-    let simulates = simulated::check(&lab, options.simulate)?;
+    simulated::check(&lab, options.simulate)?;
     let instance = place(&lab, options.lasting)?;
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
@@ -77,18 +74,16 @@ pub(super) async fn start(
             return Err(error);
         }
     };
-    let rack = match simulates {
-        false => None,
-        true => match Simulated::start(&mut lab, &instance).await {
-            Ok(rack) => Some(rack),
-            Err(error) => {
-                remove(instance, false);
-                return Err(error);
-            }
-        },
+    let rack = match simulated::start(&mut lab, &instance).await {
+        Ok(rack) => rack,
+        Err(error) => {
+            remove(instance, false);
+            return Err(error);
+        }
     };
     let layers = Layers::default();
-    let begun = begin(&lab, &instance, &ground, rack.as_ref(), &layers, &mut clock, progress, &stop);
+    let site = Site { lab: &lab, instance: &instance, ground: &ground, rack: rack.as_ref(), layers: &layers };
+    let begun = begin(site, &mut clock, progress, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -96,7 +91,7 @@ pub(super) async fn start(
     match begun {
         Ok(begun) => {
             let login = instance.is_lasting().then(|| instance.dir().join(LOGIN));
-            let (name, preparation) = (lab.name, clock.done);
+            let (name, preparation) = (lab.name, clock.done());
             Ok(Box::new(ThisLab { begun, name, login, preparation, instance, layers, rack }))
         }
         Err(error) => {
@@ -170,16 +165,22 @@ struct Begun {
     machines: Machines,
 }
 
+/// What a lab is begun on.
+struct Site<'a> {
+    lab: &'a Lab,
+    instance: &'a Instance,
+    ground: &'a Ground,
+    rack: Option<&'a Simulated>,
+    layers: &'a Layers,
+}
+
 async fn begin(
-    lab: &Lab,
-    instance: &Instance,
-    ground: &Ground,
-    simulated: Option<&Simulated>,
-    layers: &Layers,
+    site: Site<'_>,
     clock: &mut Clock,
     progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Begun, CliError> {
+    let Site { lab, instance, ground, rack: simulated, layers } = site;
     let address = ground.address();
     clock.end("");
     clock.begin(ground.boots_title());
@@ -204,16 +205,8 @@ async fn begin(
     let (host, boot) = (host_clock()?, host_clock()?);
     let term = Term::new(Arc::new(move || boot().at.boot_ns));
     let netboot = Netboot::start(lab, &layers.devices).await?;
-    let term_of_devices = term.clone();
-    let devices = Devices {
-        lab,
-        instance,
-        ground,
-        layers,
-        netboot: netboot.as_ref(),
-        simulated,
-        term: term_of_devices,
-    };
+    let (netboot_of, term_of) = (netboot.as_ref(), term.clone());
+    let devices = Devices { lab, instance, ground, layers, netboot: netboot_of, simulated, term: term_of };
     let devices = devices.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
@@ -399,27 +392,5 @@ async fn end(layers: &Layers, ground: &Ground, rack: Option<Simulated>) {
 fn remove(instance: Instance, in_use: bool) {
     if let Err(error) = instance.remove(in_use) {
         tracing::warn!(%error, "the lab's files are left behind; the next start removes them");
-    }
-}
-
-/// Tells and times what is being prepared.
-struct Clock {
-    progress: Progress,
-    done: Vec<Preparation>,
-    began: Instant,
-}
-
-impl Clock {
-    fn begin(&mut self, what: &str) {
-        self.progress.begin(what);
-        self.began = Instant::now();
-        self.done.push(Preparation { what: what.to_owned(), took: 0.0, note: String::new() });
-    }
-
-    fn end(&mut self, note: impl Into<String>) {
-        if let Some(last) = self.done.last_mut() {
-            last.took = self.began.elapsed().as_secs_f64();
-            last.note = note.into();
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! The only place that joins ports to adapters.
 
+mod clock;
 mod devices;
 mod doctor;
 mod enroll;

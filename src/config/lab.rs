@@ -92,6 +92,11 @@ impl Lab {
         }
     }
 
+    /// Leaves of its wired devices those that are of this backend.
+    pub fn keep_wired(&mut self, backend: Backend) {
+        self.wired.retain(|wired| wired.device.backend == backend);
+    }
+
     /// Those of its real devices that it boots.
     pub fn netbooted(&self) -> impl Iterator<Item = &WiredDevice> {
         self.wired.iter().filter(|wired| wired.netboot.is_some())

@@ -236,8 +236,8 @@ mod tests {
                 "/lab.toml:11: devices[0].console: what is simulated has that".to_owned(),
             ),
             (
-                format!("{BOARD}[simulate]\ninrush = 0\n"),
-                "/lab.toml:11: simulate.inrush: a supply that".to_owned(),
+                format!("{BOARD}[devices.simulate]\n[simulate]\ninrush = 0\n"),
+                "/lab.toml:12: simulate.inrush: a supply that".to_owned(),
             ),
         ];
         for (text, expected) in table {

@@ -158,7 +158,7 @@ impl Body {
 
     async fn hang(&self, words: String) {
         self.state.send_modify(|state| state.doing = Doing::Hangs(words));
-        pending().await
+        pending::<()>().await;
     }
 
     async fn unplug(&self) {
@@ -217,7 +217,7 @@ impl Body {
                     }
                     // What a network does not take is lost, as on a wire.
                     Act::Ask(packet) => {
-                        drop(dhcp.send_to(&packet, SocketAddr::V4(self.card.dhcp_servers())).await)
+                        drop(dhcp.send_to(&packet, SocketAddr::V4(self.card.dhcp_servers())).await);
                     }
                     Act::Address(network) => {
                         self.card.take(&network).await?;

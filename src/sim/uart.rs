@@ -123,7 +123,7 @@ impl Task {
             match PtyLine::plug(&self.name) {
                 Ok(line) => self.line = Some(line),
                 Err(error) => {
-                    tracing::warn!(%error, name = %self.name.display(), "a simulated UART is not plugged in")
+                    tracing::warn!(%error, name = %self.name.display(), "a simulated UART is not plugged in");
                 }
             }
         }

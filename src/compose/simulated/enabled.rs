@@ -41,7 +41,7 @@ pub(in crate::compose) struct Simulated {
 }
 
 impl Simulated {
-    /// Sets it up: before the lab's servers, which are to serve on its network. No device has power.
+    /// Sets it up.
     pub(in crate::compose) async fn start(lab: &mut Lab, instance: &Instance) -> Result<Self, CliError> {
         let doing = format!("simulate the devices of {}", lab.name);
         let failed = |error: SimError| {

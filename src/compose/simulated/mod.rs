@@ -13,14 +13,15 @@ pub(super) use disabled::Simulated;
 pub(super) use enabled::Simulated;
 
 use super::failed;
+use super::instance::Instance;
 use crate::cli::error::CliError;
 use crate::config::lab::Lab;
 
-/// Whether the lab's devices are what was asked for: simulated ones only where that was said, so that nobody takes them for
-/// real ones by mistake.
-pub(super) fn check(lab: &Lab, asked: bool) -> Result<bool, CliError> {
-    let simulated: Vec<_> = lab.wired.iter().filter(|wired| wired.simulation.is_some()).collect();
-    match (simulated.first(), asked) {
+/// Refuses what was not asked for: simulated devices only where that was said, so that nobody takes them for real ones
+/// by mistake.
+pub(super) fn check(lab: &Lab, asked: bool) -> Result<(), CliError> {
+    let first = lab.wired.iter().find(|wired| wired.simulation.is_some());
+    match (first, asked) {
         (Some(first), false) => {
             let hint = "pilab coordinator --simulate starts it; then `pilab run` finds it".to_owned();
             let cause = format!("{} is a simulated device", first.device.id);
@@ -31,6 +32,15 @@ pub(super) fn check(lab: &Lab, asked: bool) -> Result<bool, CliError> {
             let cause = "--simulate is given, and no device has [devices.simulate]";
             Err(failed(format!("start the lab {}", lab.name), Some(hint), cause))
         }
-        (first, _) => Ok(first.is_some()),
+        _ => Ok(()),
     }
+}
+
+/// Sets the rack up, where the lab has simulated devices: before its servers, which are to serve on the rack's network. No
+/// device has power.
+pub(super) async fn start(lab: &mut Lab, instance: &Instance) -> Result<Option<Simulated>, CliError> {
+    if lab.wired.iter().all(|wired| wired.simulation.is_none()) {
+        return Ok(None);
+    }
+    Simulated::start(lab, instance).await.map(Some)
 }

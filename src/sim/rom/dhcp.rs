@@ -139,7 +139,7 @@ pub fn read(board: &Identity, xid: u32, bytes: &[u8]) -> Option<Answer> {
     }
     let given = |at: usize| address(bytes.get(at..at + 4)?).filter(|address| !address.is_unspecified());
     let (mut kind, mut server, mut mask, mut router) = (None, None, None, None);
-    let (mut menu, mut name) = (None, None);
+    let (mut menu, mut name): (_, Option<Ipv4Addr>) = (None, None);
     let mut rest = bytes.get(OPTIONS..)?;
     while let [code, after @ ..] = rest {
         match code {
@@ -154,9 +154,7 @@ pub fn read(board: &Identity, xid: u32, bytes: &[u8]) -> Option<Answer> {
                     43 => menu = Some(data),
                     53 => kind = data.first().copied(),
                     54 => server = address(data),
-                    66 => {
-                        name = std::str::from_utf8(data).ok().and_then(|text| text.parse::<Ipv4Addr>().ok())
-                    }
+                    66 => name = std::str::from_utf8(data).ok().and_then(|text| text.parse().ok()),
                     _ => {}
                 }
                 rest = &after[data.len()..];
@@ -256,7 +254,8 @@ mod tests {
         let (short, long) = (menu(b"Raspberry Pi Boot"), menu(b"Raspberry Pi Boot   "));
         let (own, other) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 9));
         type Options<'a> = &'a [(u8, &'a [u8])];
-        let table: &[(Chip, [u8; 4], Options<'_>, bool, Option<Ipv4Addr>)] = &[
+        type Case<'a> = (Chip, [u8; 4], Options<'a>, bool, Option<Ipv4Addr>);
+        let table: &[Case<'_>] = &[
             (Chip::Three, [0; 4], &[(43, &long)], true, Some(own)),
             (Chip::Three, [0; 4], &[(43, &short)], false, Some(own)),
             (Chip::Three, [10, 0, 0, 9], &[(43, &long), (66, b"10.0.0.9")], true, Some(own)),

@@ -78,7 +78,7 @@ impl Want {
         Self { missing, ..self }
     }
 
-    fn from_rom(self) -> Self {
+    fn plainly(self) -> Self {
         Self { at_root: true, asks: Asks::Plainly, ..self }
     }
 }
@@ -89,8 +89,8 @@ pub fn first(chip: Chip) -> Vec<Want> {
     let probe = |name: &str| Want::new(chip, name, true);
     match chip {
         Chip::Three => vec![
-            load("bootcode.bin").from_rom().or(Missing::Fatal("bootcode.bin not found")),
-            probe("bootsig.bin").from_rom(),
+            load("bootcode.bin").plainly().or(Missing::Fatal("bootcode.bin not found")),
+            probe("bootsig.bin").plainly(),
             probe("start.elf"),
             probe("autoboot.txt"),
             load("config.txt").role(Role::Config),

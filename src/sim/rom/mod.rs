@@ -16,6 +16,7 @@
 //! The times of silicon are shortened: a board takes two to five seconds until its link is up, this one half a second.
 //! Time-outs and retries are the boards' own.
 
+mod act;
 pub mod config_txt;
 pub mod dhcp;
 pub mod files;
@@ -23,7 +24,8 @@ mod machine;
 pub mod tftp;
 mod uart;
 
-pub use machine::{Act, Halt, Loaded, LoadedFile, Reset, Rom, RomFaults};
+pub use act::{Act, Halt, Loaded, LoadedFile, Reset, RomFaults};
+pub use machine::Rom;
 
 use crate::model::device::Model;
 use std::net::Ipv4Addr;

@@ -253,14 +253,14 @@ mod tests {
         let (_, plain) = Fetch::begin(SERVER, "bootcode.bin", false, Asks::Plainly, RESEND, now);
         assert_eq!(plain, b"\0\x01bootcode.bin\0octet\0");
         let (_, asks) = Fetch::begin(SERVER, "x/config.txt", false, Asks::ForBlocks(1468), RESEND, now);
-        assert_eq!(asks, b"\0\x01x/config.txt\0octet\0tsize\00\0blksize\01468\0");
+        assert_eq!(asks, b"\0\x01x/config.txt\0octet\0tsize\x000\0blksize\x001468\0");
     }
 
     #[test]
     fn a_probe_ends_as_soon_as_the_server_has_answered() {
         let now = Instant::now();
         let early = Some(b"\0\x05\0\0Early terminate\0".to_vec());
-        let oack = b"\0\x06tsize\05\0blksize\01024\0";
+        let oack = b"\0\x06tsize\x005\0blksize\x001024\0";
         let mut fetch = begin(true, Asks::ForBlocks(1468), now);
         assert_eq!(fetch.on_packet(FROM, oack, now), (early.clone(), Progress::Exists));
         let mut fetch = begin(true, Asks::Plainly, now);
@@ -269,7 +269,7 @@ mod tests {
         let (sent, progress) = fetch.on_packet(FROM, b"\0\x05\0\x01no such file\0", now);
         assert_eq!((sent, progress), (None, Progress::Refused("no such file".to_owned())));
         let mut fetch = begin(false, Asks::ForBlocks(512), now);
-        let (_, progress) = fetch.on_packet(FROM, b"\0\x06blksize\01024\0", now);
+        let (_, progress) = fetch.on_packet(FROM, b"\0\x06blksize\x001024\0", now);
         assert!(matches!(progress, Progress::Broken(_)));
     }
 

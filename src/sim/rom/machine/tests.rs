@@ -1,8 +1,10 @@
 //! Boots in virtual time, against a server of a few lines.
 
 use super::super::dhcp::XID_THREE;
+use super::lease::DHCP_IN_ALL;
 use super::*;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const PEER: u16 = 50_000;
