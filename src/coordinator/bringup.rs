@@ -8,6 +8,7 @@ use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
 use crate::model::run::{Fault, FaultKind};
+use crate::plan::warm::Start;
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use crate::wire::fleet::{FLEET_VERSION, Pong, Verb};
@@ -40,11 +41,11 @@ impl Session {
     /// nothing but what the console shows.
     pub(super) async fn bring_up(&self, seat: &Seat) -> Result<String, Fault> {
         if !seat.boots_what_is_offered() {
-            let attempt = self.start(seat).await?;
+            let attempt = self.start(seat, seat.start()).await?;
             return Ok(format!("boot attempt {attempt} of what it finds by itself"));
         }
         let deadline = Instant::now() + self.boot_timeout;
-        let attempt = self.boot(seat).await?;
+        let attempt = self.boot(seat, seat.start()).await?;
         let pong = self.first_pong(seat, attempt, deadline).await?;
         let event =
             Event::AgentAnswered { version: pong.agent_version.clone(), sha256: pong.agent_sha256.clone() };
@@ -55,15 +56,16 @@ impl Session {
     }
 
     /// Switches the device on anew, with what the lab has for it, if it boots that.
-    pub(super) async fn start(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+    pub(super) async fn start(&self, seat: &Seat, start: Start) -> Result<BootAttempt, Fault> {
         if seat.boots_what_is_offered() {
-            return self.boot(seat).await;
+            return self.boot(seat, start).await;
         }
         let attempt = seat.device.cycle(seat.token).await;
         attempt.map_err(|e| seat.lab("switch the device on", &e))
     }
 
-    pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+    /// With a ticket and credentials of this start alone.
+    pub(super) async fn boot(&self, seat: &Seat, start: Start) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
         let _booting = seat.booting.lock().await;
         let credentials = parts
@@ -93,6 +95,10 @@ impl Session {
             initramfs: parts.image.initramfs.clone(),
             layers: parts.image.layers.clone(),
             cmdline: parts.image.cmdline.clone(),
+            cold: match start {
+                Start::Warm => None,
+                Start::Cold(why) => Some(why.to_string()),
+            },
             window: self.boot_timeout,
             host_key_public,
             client_key_private: client_key.private,

@@ -3,7 +3,9 @@
 use super::DeviceParts;
 use super::fence::DeviceFence;
 use super::handle::{Answer, BootRequest, Command, DeviceError, DeviceState};
-use super::ports::{BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal};
+use super::ports::{
+    BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal, Wake, WakeFate,
+};
 use super::power::Supply;
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
@@ -117,23 +119,29 @@ impl Actor {
         self.state.send_modify(|state| state.host_key = Some(request.host_key_public));
         let (fate, watched) = watch::channel(TicketFate::Pending);
         self.fate = Some(watched);
+        let files = (request.files)(attempt);
+        let (woken, started) = watch::channel(WakeFate::None);
+        let wake = Wake { cold: request.cold, cmdline: cmdline.clone(), files: files.clone(), fate: woken };
         let grant = TicketGrant {
             device: self.parts.device.id.clone(),
             mac: self.parts.mac.clone(),
             window: request.window,
-            files: (request.files)(attempt),
+            files,
             fate,
         };
         let (kernel, initramfs) = (request.kernel, request.initramfs);
-        let offer = BootOffer { attempt, kernel, initramfs, layers: request.layers, cmdline };
-        let started = self.start_boot(token, grant, offer).await;
-        if started.is_err() {
+        let wake = Some(Arc::new(wake));
+        let offer = BootOffer { attempt, kernel, initramfs, layers: request.layers, cmdline, wake };
+        if let Err(error) = self.start_boot(token, grant, offer).await {
             // The first error is the one to tell.
             if let Err(error) = self.withdraw(token).await {
                 tracing::warn!("after a failed boot: {}", Chain(&error));
             }
+            return Err(error);
         }
-        started.map(|()| attempt)
+        let fate = started.borrow().clone();
+        self.woken(fate).await;
+        Ok(attempt)
     }
 
     /// Everything of a boot that is undone by withdrawing.
@@ -257,6 +265,23 @@ impl Actor {
         if self.state.borrow().address.is_none() {
             self.supply.note(Event::TicketRedeemed { address: address.to_string() }).await;
             self.state.send_modify(|state| state.address = Some(address));
+        }
+    }
+
+    /// Tells how a device was started that could be from saved memory.
+    async fn woken(&mut self, fate: WakeFate) {
+        match fate {
+            WakeFate::None => {}
+            WakeFate::Cold { cause } => self.supply.note(Event::ColdStart { cause }).await,
+            WakeFate::Woken { address, saved } => {
+                // It has what its ticket would have brought it; nobody is to have it twice.
+                self.fate = None;
+                if let Err(error) = self.parts.tickets.revoke(&self.parts.device.id).await {
+                    tracing::warn!("a ticket that was not needed is not void: {}", Chain(&error));
+                }
+                self.supply.note(Event::Woken { address: address.to_string(), saved }).await;
+                self.state.send_modify(|state| state.address = Some(address));
+            }
         }
     }
 

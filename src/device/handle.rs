@@ -51,6 +51,8 @@ pub struct BootRequest {
     pub layers: Vec<BootLayer>,
     /// Kernel arguments of the image; those that name the layers and the ticket are added.
     pub cmdline: Vec<String>,
+    /// Why it must boot, where it could start from saved memory.
+    pub cold: Option<String>,
     /// For how long the ticket is good.
     pub window: Duration,
     /// The SSH host key that the ticket's files carry, OpenSSH public key format.

@@ -138,6 +138,7 @@ mod tests {
             initramfs: dir.join("initramfs"),
             layers: Vec::new(),
             cmdline: vec![format!("pilab.ticket={ticket}")],
+            wake: None,
         }
     }
 

@@ -13,3 +13,4 @@ pub mod spec;
 pub mod trust;
 pub mod verdict;
 pub mod verify;
+pub mod warm;

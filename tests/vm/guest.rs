@@ -110,6 +110,7 @@ impl Bench {
             data_disk_mib: None,
             owner_lock: self.dir.path().join("lock"),
             lasting: false,
+            saves: None,
         };
         self.host.device(spec).await.unwrap()
     }
@@ -129,6 +130,7 @@ impl Bench {
             initramfs,
             layers: Vec::new(),
             cmdline: cmdline.iter().map(|&argument| argument.to_owned()).collect(),
+            wake: None,
         }
     }
 }

@@ -105,6 +105,7 @@ fn request(layer: &Path) -> BootRequest {
         initramfs: PathBuf::from("/initramfs"),
         layers: vec![BootLayer { path: layer.to_owned(), sha256: "ab12".to_owned() }],
         cmdline: vec!["loglevel=6".to_owned()],
+        cold: None,
         window: Duration::from_secs(60),
         host_key_public: "host".to_owned(),
         client_key_private: "client".to_owned(),

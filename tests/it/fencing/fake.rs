@@ -320,6 +320,7 @@ fn request() -> BootRequest {
         initramfs: PathBuf::new(),
         layers: Vec::new(),
         cmdline: Vec::new(),
+        cold: None,
         window: Duration::from_secs(60),
         host_key_public: String::new(),
         client_key_private: String::new(),
