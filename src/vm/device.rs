@@ -75,6 +75,8 @@ pub(super) struct Acts {
     offer: Option<BootOffer>,
     /// The lease for which the data disk was made.
     disk_of: Option<FencingToken>,
+    /// The save that could not be made, and why: it is not tried at each start.
+    pub(super) unsaved: Option<(String, String)>,
 }
 
 /// A device that is a virtual machine.
@@ -200,7 +202,7 @@ impl VmDevice {
             Status::Absent => {
                 self.prepare_disk(acts, token).await?;
                 let offer = acts.offer.clone().ok_or(VmError::NothingOffered)?;
-                if self.start_warm(&offer).await {
+                if self.start_warm(acts, &offer).await {
                     return Ok(());
                 }
                 self.create(self.describe(&offer)?).await?;

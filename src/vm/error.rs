@@ -95,6 +95,12 @@ pub enum VmError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The device could not be saved before.
+    #[error("its memory could not be saved when that was tried last: {cause}")]
+    NoSave {
+        /// Why.
+        cause: String,
+    },
     /// Another process makes, uses or removes the device's saved memory.
     #[error("the device's saved memory is in use by another process")]
     SavesInUse,
@@ -156,6 +162,7 @@ impl VmError {
             | Self::NothingOffered
             | Self::Save { .. }
             | Self::SavesInUse
+            | Self::NoSave { .. }
             | Self::OtherUnit
             | Self::Channel { .. }
             | Self::Text(_)

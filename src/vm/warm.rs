@@ -10,7 +10,7 @@
 //! What is saved has no identity and no credential, no open door and no disk that can be written. Every lease starts from
 //! the same memory.
 
-use super::device::{VmDevice, remove_socket};
+use super::device::{Acts, VmDevice, remove_socket};
 use super::domain::{self, Boots, Sleeper};
 use super::error::VmError;
 use super::naming;
@@ -28,8 +28,9 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys::{VIR_DOMAIN_AFFECT_LIVE, VIR_DOMAIN_SAVE_PAUSED};
 
-/// How long a device may take to get to where it is saved: ten seconds under emulation, a busy host takes ten times that.
-const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a device may take to get to where it is saved: ten seconds under emulation, several times that on a
+/// busy host.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long writing its memory may take: a second or two on a quiet host.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a restored device may take to wake: tenths of a second.
@@ -38,11 +39,11 @@ const WAKE_TIMEOUT: Duration = Duration::from_secs(30);
 impl VmDevice {
     /// Starts from saved memory, which is saved first where there is none yet. False when the device is to boot; the offer's
     /// fate says why, and nothing is left of what was tried.
-    pub(super) async fn start_warm(&self, offer: &BootOffer) -> bool {
+    pub(super) async fn start_warm(&self, acts: &mut Acts, offer: &BootOffer) -> bool {
         let (Some(root), Some(wake)) = (&self.parts.spec.saves, &offer.wake) else { return false };
         let cause = match &wake.cold {
             Some(cause) => cause.clone(),
-            None => match self.try_warm(root, offer, wake).await {
+            None => match self.try_warm(acts, root, offer, wake).await {
                 Ok((address, saved)) => {
                     wake.fate.send_replace(WakeFate::Woken { address, saved });
                     return true;
@@ -62,7 +63,13 @@ impl VmDevice {
         false
     }
 
-    async fn try_warm(&self, root: &Path, offer: &BootOffer, wake: &Wake) -> Result<(IpAddr, bool), VmError> {
+    async fn try_warm(
+        &self,
+        acts: &mut Acts,
+        root: &Path,
+        offer: &BootOffer,
+        wake: &Wake,
+    ) -> Result<(IpAddr, bool), VmError> {
         if wake.cmdline.iter().any(|argument| argument.starts_with("systemd.unit=")) {
             return Err(VmError::OtherUnit);
         }
@@ -70,6 +77,9 @@ impl VmDevice {
         let slot = Slot::take(root, &self.parts.name).map_err(failed)?.ok_or(VmError::SavesInUse)?;
         let slot = Arc::new(slot);
         let (xml, key) = self.sleeper(offer, wake).await?;
+        if let Some((_, cause)) = acts.unsaved.as_ref().filter(|(unsaved, _)| *unsaved == key) {
+            return Err(VmError::NoSave { cause: cause.clone() });
+        }
         let done = async {
             let found = in_thread(&slot, &key, |slot, key| slot.find(key)).await.map_err(failed)?;
             let (file, saved) = match found {
@@ -78,7 +88,10 @@ impl VmDevice {
                     if let Some(damage) = damage {
                         tracing::warn!(domain = self.parts.name, damage, "saved memory is thrown away");
                     }
-                    (self.save(&slot, &key, xml, offer, failed).await?, true)
+                    let saved = self.save(&slot, &key, xml, offer, failed).await;
+                    let saved = saved
+                        .inspect_err(|error| acts.unsaved = Some((key.clone(), Chain(error).to_string())));
+                    (saved?, true)
                 }
             };
             Ok((self.restore(&file, wake).await?, saved))
