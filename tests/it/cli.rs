@@ -9,6 +9,7 @@ use pilab::cli::watch::{Observer, watch};
 use pilab::config;
 use pilab::model::run::{RunEvent, RunFact, Verdict};
 use pilab::model::scenario::Scenario;
+use pilab::wire::request::RunOptions;
 use std::path::Path;
 use std::process::ExitCode;
 use tempfile::TempDir;

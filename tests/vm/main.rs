@@ -7,3 +7,4 @@ mod lifecycle;
 mod pilab;
 mod remote;
 mod runs;
+mod warm;
