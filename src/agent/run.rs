@@ -44,6 +44,8 @@ pub struct Resources<R> {
     pub policy: Policy,
     /// What runs containers.
     pub runtime: R,
+    /// What is known of the agent itself already.
+    pub facts: Arc<Facts>,
 }
 
 /// The agent cannot start.
@@ -60,13 +62,12 @@ pub async fn run<R: ContainerRuntime>(
     resources: Resources<R>,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let Resources { device, nats_url, nats_creds, state_dir, policy, runtime } = resources;
+    let Resources { device, nats_url, nats_creds, state_dir, policy, runtime, facts } = resources;
     let store = Store::open(state_dir)?;
     let tasks = TaskTracker::new();
     let (statuses, reported) = watch::channel(None);
     let pulse = Pulse::default();
     tasks.spawn(watchdog::run(Notifier::from_env(), pulse.clone(), reported.clone(), shutdown.clone()));
-    let facts = Arc::new(Facts::default());
     let hashing = Arc::clone(&facts);
     tasks.spawn(async move {
         hashing.sha256().await;

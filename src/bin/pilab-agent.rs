@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 after a signal, 1 when it cannot run, 2 for a wrong command line.
 
+use pilab::agent::facts::Facts;
 use pilab::agent::policy::Policy;
 use pilab::agent::run::{AgentError, Resources, run};
 use pilab::model::identity::{IDENTITY_VERSION, Identity, file};
@@ -11,11 +12,16 @@ use pilab::support::{log, shutdown};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 const USAGE: &str = "usage: pilab-agent [--identity-dir DIR] [--podman-socket FILE] [--state-dir DIR] \
-                     [--oci-runtime NAME] [--allowed-volumes DIR]... [--enable-exec] [--version]";
+                     [--oci-runtime NAME] [--allowed-volumes DIR]... [--enable-exec] [--wait-for-identity] [--version]";
+
+/// How often it is looked for an identity that is to come.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,8 @@ struct Options {
     policy: Policy,
     /// Let the coordinator run programs in containers.
     exec: bool,
+    /// The identity may be yet to come.
+    wait: bool,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +87,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
         state_dir: Path::new(Identity::DIR).join("state"),
         policy: Policy::default(),
         exec: false,
+        wait: false,
     };
     while let Some(arg) = args.next() {
         if arg == "--version" {
@@ -86,6 +95,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
         }
         if arg == "--enable-exec" {
             options.exec = true;
+            continue;
+        }
+        if arg == "--wait-for-identity" {
+            options.wait = true;
             continue;
         }
         let (name, value) = match arg.split_once('=') {
@@ -117,6 +130,28 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Main
 }
 
 fn start(options: Options) -> Result<(), MainError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MainError::Start)?;
+    let facts = Arc::new(Facts::default());
+    if options.wait {
+        let identity = options.identity_dir.join(file::IDENTITY);
+        runtime.block_on(async {
+            // What takes time and needs no identity is done meanwhile.
+            tokio::join!(facts.sha256(), appears(&identity));
+        });
+    }
+    let resources = resources(options, facts)?;
+    runtime.block_on(serve(resources))
+}
+
+/// Until the file is there. Whoever puts it there puts it last, and whole.
+async fn appears(path: &Path) {
+    while !path.exists() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn resources(options: Options, facts: Arc<Facts>) -> Result<Resources<PodmanTopology>, MainError> {
     let path = options.identity_dir.join(file::IDENTITY);
     let bytes = read(&path)?;
     let identity: Identity = serde_json::from_slice(&bytes)
@@ -126,34 +161,34 @@ fn start(options: Options) -> Result<(), MainError> {
     }
     let nats_creds = read(&options.identity_dir.join(file::NATS_CREDS))?;
     let podman = PodmanTopology::new(identity.device.clone(), options.podman);
-    let resources = Resources {
+    Ok(Resources {
+        facts,
         runtime: if options.exec { podman.with_exec() } else { podman },
         device: identity.device,
         nats_url: identity.nats_url,
         nats_creds: String::from_utf8_lossy(&nats_creds).into_owned(),
         state_dir: options.state_dir,
         policy: options.policy,
-    };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MainError::Start)?;
-    runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let running = run(resources, stop.clone());
-        let (done, signal) = tokio::join!(
-            async {
-                let done = running.await;
-                stop.cancel();
-                done
-            },
-            async {
-                let signal = shutdown::on_signal(stop.clone()).await;
-                stop.cancel();
-                signal
-            },
-        );
-        done?;
-        signal.map(|_| ()).map_err(MainError::Start)
     })
+}
+
+async fn serve(resources: Resources<PodmanTopology>) -> Result<(), MainError> {
+    let stop = CancellationToken::new();
+    let running = run(resources, stop.clone());
+    let (done, signal) = tokio::join!(
+        async {
+            let done = running.await;
+            stop.cancel();
+            done
+        },
+        async {
+            let signal = shutdown::on_signal(stop.clone()).await;
+            stop.cancel();
+            signal
+        },
+    );
+    done?;
+    signal.map(|_| ()).map_err(MainError::Start)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, MainError> {
@@ -174,6 +209,7 @@ mod tests {
         assert_eq!((options.state_dir, options.podman.oci_runtime), ("/s".into(), Some("runc".into())));
         assert_eq!(options.identity_dir, Path::new("/run/pilab"));
         assert!(!options.exec && parsed(&["--enable-exec"]).unwrap().unwrap().exec);
+        assert!(!options.wait && parsed(&["--wait-for-identity"]).unwrap().unwrap().wait);
         assert!(parsed(&["--version"]).unwrap().is_none());
         let allowed = parsed(&["--allowed-volumes=/srv", "--allowed-volumes", "/data"]).unwrap().unwrap();
         assert_eq!(allowed.policy.allowed_volumes, Some(vec!["/srv".into(), "/data".into()]));

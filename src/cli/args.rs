@@ -238,6 +238,9 @@ pub struct RunArgs {
     /// Leave the devices up, and print how to enter and how to remove each
     #[arg(long)]
     pub keep: bool,
+    /// Boot the devices also where they could start from saved memory (`warm` in the lab file)
+    #[arg(long)]
+    pub cold: bool,
     /// Write a JUnit report
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,

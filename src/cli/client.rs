@@ -8,8 +8,8 @@ use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::wire::console;
 use crate::wire::request::{
-    self, BundleList, BundleRead, EventsPage, EventsRequest, REQUEST_VERSION, Reply, RunAccepted, RunRef,
-    RunRequest,
+    self, BundleList, BundleRead, EventsPage, EventsRequest, REQUEST_VERSION, Reply, RunAccepted, RunOptions,
+    RunRef, RunRequest,
 };
 use crate::wire::subject;
 use bytes::Bytes;
@@ -69,8 +69,8 @@ impl Client {
     }
 
     /// Queues a run.
-    pub async fn start(&self, scenario: Scenario, keep: bool) -> Result<RunId, CliError> {
-        let body = RunRequest { version: REQUEST_VERSION, scenario, keep };
+    pub async fn start(&self, scenario: Scenario, options: RunOptions) -> Result<RunId, CliError> {
+        let body = RunRequest { version: REQUEST_VERSION, scenario, options };
         let RunAccepted { run } = self.ask(request::RUN, &body).await?;
         Ok(run)
     }

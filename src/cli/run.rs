@@ -20,6 +20,7 @@ use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::atomic_file;
 use crate::support::shutdown::on_signal;
+use crate::wire::request::RunOptions;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -176,7 +177,8 @@ async fn session(
     show: &mut Show,
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
-    let runs = watch(client, scenarios, args.keep, show, stop).await?;
+    let options = RunOptions { keep: args.keep, cold: args.cold };
+    let runs = watch(client, scenarios, options, show, stop).await?;
     let bundles = fetch_bundles(client, args.bundle.as_deref(), &runs, show).await;
     let report =
         format!("{}\n{}\n{}", summary::table(&runs), timings::table(preparation, &runs), bundles.text);

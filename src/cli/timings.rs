@@ -36,17 +36,26 @@ fn boots(run: &RunView) -> String {
     if marks.is_empty() {
         return String::new();
     }
+    // Only where a device had the choice.
+    let starts = all().any(|(_, (_, boot))| boot.start.is_some());
     let mut head = vec!["from power-on to".to_owned(), "boot".to_owned()];
+    head.extend(starts.then(|| "start".to_owned()));
     head.extend(marks.iter().map(|mark| mark.name().to_owned()));
     let mut rows = vec![head];
     for (device, (attempt, boot)) in all() {
         let mut row = vec![device.assigned.device.to_string(), attempt.to_string()];
+        row.extend(starts.then(|| boot.start.unwrap_or("cold").to_owned()));
         row.extend(marks.iter().map(|mark| boot.marks.get(mark).map_or("-".to_owned(), |s| seconds(*s))));
         rows.push(row);
     }
     let mut aligns = vec![Align::Left];
-    aligns.resize(2 + marks.len(), Align::Right);
-    columns(&rows, &aligns, 2)
+    aligns.resize(2 + usize::from(starts) + marks.len(), Align::Right);
+    let mut lines = columns(&rows, &aligns, 2);
+    for (device, (attempt, boot)) in all().filter(|(_, (_, boot))| !boot.cause.is_empty()) {
+        let (device, cause) = (&device.assigned.device, printable(&boot.cause));
+        lines.push_str(&format!("  {device}, boot {attempt}: cold, as {cause}\n"));
+    }
+    lines
 }
 
 fn steps(run: &RunView) -> String {

@@ -65,6 +65,10 @@ pub struct DeviceView {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Boot {
     power_on: Option<Stamp>,
+    /// How it was started, where it could be from saved memory.
+    pub start: Option<&'static str>,
+    /// Why it booted all the same.
+    pub cause: String,
     /// Seconds since power-on, by what was reached first then.
     pub marks: BTreeMap<Mark, f64>,
 }
@@ -74,6 +78,8 @@ pub struct Boot {
 pub enum Mark {
     /// A stage.
     Stage(BootStage),
+    /// It was started from saved memory, and knows who it is.
+    Woken,
     /// Its agent's first answer.
     Answer,
 }
@@ -83,6 +89,7 @@ impl Mark {
     pub fn name(self) -> &'static str {
         match self {
             Self::Stage(stage) => stage.name(),
+            Self::Woken => "woken",
             Self::Answer => "agent ping",
         }
     }
@@ -183,8 +190,19 @@ impl DeviceView {
 impl Boot {
     fn note(&mut self, event: &Event, at: &Stamp) {
         let mark = match event {
-            Event::PowerDone { state: PowerState::On, .. } => {
+            // What starts from saved memory has got somewhere by the time that it is done.
+            Event::PowerIntent { state: PowerState::On, .. }
+            | Event::PowerDone { state: PowerState::On, .. } => {
                 self.power_on.get_or_insert(*at);
+                return;
+            }
+            Event::Woken { saved, .. } => {
+                self.start = Some(if *saved { "warm, saved first" } else { "warm" });
+                Mark::Woken
+            }
+            Event::ColdStart { cause } => {
+                self.start = Some("cold");
+                self.cause.clone_from(cause);
                 return;
             }
             Event::Stage { stage, .. } => Mark::Stage(*stage),

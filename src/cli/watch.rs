@@ -12,6 +12,7 @@ use crate::model::id::RunId;
 use crate::model::run::{Outcome, RunEvent, RunFact, Verdict};
 use crate::model::scenario::Scenario;
 use crate::support::clock;
+use crate::wire::request::RunOptions;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -38,13 +39,13 @@ pub trait Observer: Send {
 pub async fn watch(
     client: &Client,
     scenarios: Vec<Scenario>,
-    keep: bool,
+    options: RunOptions,
     observer: &mut dyn Observer,
     stop: &CancellationToken,
 ) -> Result<Vec<RunView>, CliError> {
     let mut live = client.subscribe().await?;
     let mut watch =
-        Watch { client, observer, runs: start(client, scenarios, keep).await?, asks: JoinSet::new() };
+        Watch { client, observer, runs: start(client, scenarios, options).await?, asks: JoinSet::new() };
     let mut tick = interval(ASK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut give_up: Option<Instant> = None;
@@ -74,11 +75,15 @@ pub async fn watch(
 }
 
 /// Queues all runs, or none: what was queued before a refusal is cancelled.
-async fn start(client: &Client, scenarios: Vec<Scenario>, keep: bool) -> Result<Vec<Tracked>, CliError> {
+async fn start(
+    client: &Client,
+    scenarios: Vec<Scenario>,
+    options: RunOptions,
+) -> Result<Vec<Tracked>, CliError> {
     let mut runs: Vec<Tracked> = Vec::new();
     for scenario in scenarios {
         let name = scenario.name.clone();
-        match client.start(scenario, keep).await {
+        match client.start(scenario, options).await {
             Ok(run) => runs.push(Tracked::new(RunView::new(run, name))),
             Err(error) => {
                 for run in &runs {

@@ -3,7 +3,7 @@
 
 use super::failed;
 use super::ground::Ground;
-use super::instance::Instance;
+use super::instance::{self, Instance};
 use super::lab::vm_error;
 use super::netboot::Netboot;
 use super::simulated::Simulated;
@@ -150,6 +150,7 @@ impl Devices<'_> {
     }
 
     async fn machine(&self, host: &Host, wanted: &VmDevice) -> Result<Arc<vm::VmDevice>, CliError> {
+        let saves = instance::saves_root().map_err(|e| failed("find the place for saved memory", None, e))?;
         let spec = VmSpec {
             id: wanted.device.id.clone(),
             arch: wanted.arch,
@@ -158,6 +159,7 @@ impl Devices<'_> {
             data_disk_mib: wanted.data_disk_mib,
             owner_lock: self.instance.lock_path(),
             lasting: self.instance.is_lasting(),
+            saves: wanted.warm.then_some(saves),
         };
         host.device(spec).await.map_err(vm_error("use a virtual machine"))
     }

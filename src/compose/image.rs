@@ -1,6 +1,6 @@
 //! Images of this machine, for the command line and the embedded lab.
 
-use super::failed;
+use super::{failed, instance};
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, Progress};
 use crate::config::lab::Lab;
@@ -207,6 +207,7 @@ pub(super) async fn rm(id: &str) -> Result<ImageInfo, CliError> {
     let image = store.get(id).map_err(&error)?;
     let info = info(&store, &image);
     store.rm(&image.id).map_err(&error)?;
+    prune_saves().await?;
     Ok(info)
 }
 
@@ -216,7 +217,16 @@ pub(super) async fn prune(keep: usize) -> Result<(Vec<ImageInfo>, u64), CliError
     let mut infos = ls().await?;
     let (removed, freed) = store.prune(keep).map_err(image_error("remove old images"))?;
     infos.retain(|info| removed.iter().any(|image| image.id == info.id));
-    Ok((infos, freed))
+    Ok((infos, freed + prune_saves().await?))
+}
+
+/// Removes saved memory of images that are gone; answers how many bytes that freed.
+async fn prune_saves() -> Result<u64, CliError> {
+    let error = |e: std::io::Error| failed("remove the saved memory of images that are gone", None, e);
+    let root = instance::saves_root().map_err(error)?;
+    let pruned = tokio::task::spawn_blocking(move || crate::vm::save::prune(&root)).await;
+    let (_, freed) = pruned.map_err(std::io::Error::from).and_then(|done| done).map_err(error)?;
+    Ok(freed)
 }
 
 pub(super) async fn verify(id: &str, progress: Progress) -> Result<ImageInfo, CliError> {

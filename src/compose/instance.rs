@@ -226,6 +226,11 @@ pub(super) fn rack_root() -> io::Result<PathBuf> {
     if is_root() { Ok(PathBuf::from(RUN_ROOT)) } else { Ok(state_root()?.join("racks")) }
 }
 
+/// Where the memory lies that devices start from: it outlives labs, whose devices have the same names time and again.
+pub(super) fn saves_root() -> io::Result<PathBuf> {
+    Ok(state_root()?.join("warm"))
+}
+
 /// Short, since a unix socket's path has at most 107 bytes (unix(7)), and not below a home directory,
 /// which QEMU's user may not enter.
 fn run_dir(name: &str) -> PathBuf {

@@ -116,6 +116,8 @@ pub struct VmDevice {
     pub vcpus: u32,
     /// Size of its data disk in MiB; none when it keeps all in memory.
     pub data_disk_mib: Option<u32>,
+    /// Whether it starts from saved memory.
+    pub warm: bool,
 }
 
 #[derive(Deserialize)]
@@ -153,8 +155,17 @@ struct RawPool {
     vcpus: Option<u32>,
     /// 0 means none.
     data_disk_mib: Option<u32>,
+    warm: Option<RawWarm>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+}
+
+/// How many of a pool start from saved memory.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(untagged, expecting = "`warm` is true, false or a number of devices")]
+enum RawWarm {
+    All(bool),
+    First(u32),
 }
 
 fn default_image() -> String {
@@ -162,7 +173,7 @@ fn default_image() -> String {
 }
 
 fn default_network() -> String {
-    "default".to_owned()
+    "pilab".to_owned()
 }
 
 /// Reads and checks a lab file. `arch` and `image`, when given, take the place of what the file says.
@@ -189,6 +200,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
                 ("memory_mib", pool.memory_mib.is_some()),
                 ("vcpus", pool.vcpus.is_some()),
                 ("data_disk_mib", pool.data_disk_mib.is_some()),
+                ("warm", pool.warm.is_some()),
             ];
             if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
                 return Err(error(field, "containers have that of the host".to_owned()));
@@ -213,6 +225,14 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
                 "is neither 0, for none, nor between 64 and 65536".to_owned(),
             ));
         }
+        let warm = match pool.warm {
+            None | Some(RawWarm::All(false)) => 0,
+            Some(RawWarm::All(true)) => pool.count,
+            Some(RawWarm::First(first)) if first <= pool.count => first,
+            Some(RawWarm::First(first)) => {
+                return Err(error("warm", format!("{first} is more than the pool has: {}", pool.count)));
+            }
+        };
         if !names.insert(&pool.name) {
             return Err(error("name", format!("{:?} is the name of an earlier pool", pool.name)));
         }
@@ -231,7 +251,8 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
             match pool.backend {
                 Backend::Container => containers.push(device),
                 Backend::Pi | Backend::Sim | Backend::Vm => {
-                    devices.push(VmDevice { device, arch, memory_mib, vcpus, data_disk_mib });
+                    let warm = number <= warm;
+                    devices.push(VmDevice { device, arch, memory_mib, vcpus, data_disk_mib, warm });
                 }
             }
         }
@@ -322,6 +343,22 @@ mod tests {
         assert!(!lab.devices[0].device.capabilities.contains(&Capability::PersistentState));
         let error = load_text(&format!("{pool}8\n")).unwrap_err();
         assert!(error.starts_with("/lab.toml:2: pools[0].data_disk_mib: is neither 0"), "{error}");
+    }
+
+    #[test]
+    fn a_pool_says_how_many_of_it_start_from_saved_memory() {
+        let pool = "name = \"l\"\n[[pools]]\nname = \"vm\"\nbackend = \"vm\"\ncount = 3\n";
+        for (line, expected) in
+            [("", 0), ("warm = false", 0), ("warm = true", 3), ("warm = 2", 2), ("warm = 0", 0)]
+        {
+            let lab = load_text(&format!("{pool}{line}\n")).unwrap();
+            let warm: Vec<bool> = lab.devices.iter().map(|device| device.warm).collect();
+            assert_eq!(warm, [1, 2, 3].map(|number| number <= expected), "{line}");
+        }
+        let error = load_text(&format!("{pool}warm = 4\n")).unwrap_err();
+        assert_eq!(error, "/lab.toml:2: pools[0].warm: 4 is more than the pool has: 3");
+        let error = load_text(&format!("{pool}warm = \"yes\"\n")).unwrap_err();
+        assert!(error.contains("`warm` is true, false or a number of devices"), "{error}");
     }
 
     #[test]

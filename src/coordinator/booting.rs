@@ -13,6 +13,7 @@ use crate::model::power::PowerState;
 use crate::model::run::{Fault, FaultKind};
 use crate::model::time::Stamp;
 use crate::plan::boot::{MAX_CYCLES, Stall, Watch};
+use crate::plan::warm::{Cold, Start};
 use crate::support::chain::Chain;
 use crate::support::clock;
 use std::future::pending;
@@ -51,7 +52,9 @@ impl Session {
     pub(super) async fn begin(&self, seat: &Seat, boots: &Boots) -> Result<BootAttempt, Refusal> {
         match boots {
             Boots::Image(image) => {
-                self.boot_image(seat, image).await.map_err(|fault| Refusal::new(fault.cause))
+                // Who asks for a boot wants to see one.
+                let start = Start::Cold(Cold::Asked);
+                self.boot_image(seat, image, start).await.map_err(|fault| Refusal::new(fault.cause))
             }
             Boots::Own(own) => self.boot_own(seat, own).await,
         }
@@ -105,7 +108,7 @@ impl Session {
             };
             if self.note_stall(seat, attempt, &stall, cycles).await {
                 cycles += 1;
-                attempt = self.boot_image(seat, image).await?;
+                attempt = self.boot_image(seat, image, seat.start()).await?;
                 continue;
             }
             // What a cut does not cure may yet pass.

@@ -9,6 +9,7 @@ use crate::device::{BootRequest, TicketRequest};
 use crate::model::boot::BootAttempt;
 use crate::model::identity::{IDENTITY_VERSION, Identity, file};
 use crate::model::run::{Fault, FaultKind};
+use crate::plan::warm::Start;
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use crate::wire::fleet::{FLEET_VERSION, Pong, Verb};
@@ -41,29 +42,35 @@ impl Session {
     /// nothing but what the console shows.
     pub(super) async fn bring_up(&self, seat: &Seat) -> Result<String, Fault> {
         if !seat.boots_what_is_offered() {
-            let attempt = self.start(seat).await?;
+            let attempt = self.start(seat, seat.start()).await?;
             return Ok(format!("boot attempt {attempt} of what it finds by itself"));
         }
         let deadline = Instant::now() + self.boot_timeout;
-        let attempt = self.boot(seat).await?;
+        let attempt = self.boot(seat, seat.start()).await?;
         self.see_up(seat, self.parts.image_of(seat.id()), attempt, deadline).await
     }
 
     /// Switches the device on anew, with what the lab has for it, if it boots that.
-    pub(super) async fn start(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
+    pub(super) async fn start(&self, seat: &Seat, start: Start) -> Result<BootAttempt, Fault> {
         if seat.boots_what_is_offered() {
-            return self.boot(seat).await;
+            return self.boot(seat, start).await;
         }
         let attempt = seat.device.cycle(seat.token).await;
         attempt.map_err(|e| seat.lab("switch the device on", &e))
     }
 
-    pub(super) async fn boot(&self, seat: &Seat) -> Result<BootAttempt, Fault> {
-        self.boot_image(seat, self.parts.image_of(seat.id())).await
+    /// Boots a device into the lab's image.
+    pub(super) async fn boot(&self, seat: &Seat, start: Start) -> Result<BootAttempt, Fault> {
+        self.boot_image(seat, self.parts.image_of(seat.id()), start).await
     }
 
-    /// Boots a device into an image, with keys and credentials of its own. Done when it is on.
-    pub(super) async fn boot_image(&self, seat: &Seat, image: &BootImage) -> Result<BootAttempt, Fault> {
+    /// Boots a device into an image, with a ticket and credentials of this start alone. Done when it is on.
+    pub(super) async fn boot_image(
+        &self,
+        seat: &Seat,
+        image: &BootImage,
+        start: Start,
+    ) -> Result<BootAttempt, Fault> {
         let parts = &self.parts;
         let _booting = seat.booting.lock().await;
         let credentials = parts
@@ -95,6 +102,10 @@ impl Session {
             ..BootOffer::default()
         };
         let ticket = TicketRequest {
+            cold: match start {
+                Start::Warm => None,
+                Start::Cold(why) => Some(why.to_string()),
+            },
             window: self.boot_timeout,
             host_key_public,
             client_key_private: client_key.private,

@@ -12,6 +12,7 @@ use crate::model::lease::{Lease, LeaseRequest};
 use crate::model::ledger::DeviceRecord;
 use crate::model::power::PowerReading;
 use crate::plan::lease::{Blocker, Book, Caller, Now, QueueRow};
+use crate::plan::warm::{Cold, Start};
 use crate::support::chain::Chain;
 use crate::wire::console::{ConsoleBreak, ConsolePage, ConsoleRead, ConsoleWrite};
 use crate::wire::lending::{
@@ -209,8 +210,12 @@ impl Lending {
                 let on = seat.device.on(seat.token).await;
                 on.map_err(|e| Refusal::new(format!("{device} was not switched on: {}", Chain(&e))))?;
             }
-            PowerAct::On | PowerAct::Cycle => {
-                session.start(seat).await.map_err(|fault| Refusal::new(fault.cause))?;
+            PowerAct::On => {
+                session.start(seat, seat.start()).await.map_err(|fault| Refusal::new(fault.cause))?;
+            }
+            PowerAct::Cycle => {
+                let start = Start::Cold(Cold::Asked);
+                session.start(seat, start).await.map_err(|fault| Refusal::new(fault.cause))?;
             }
             PowerAct::Off => {
                 let off = seat.device.off(seat.token).await;

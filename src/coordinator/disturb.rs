@@ -94,7 +94,7 @@ impl Session {
             let cause = format!("the device did not go down in time; {asked}");
             return Err(seat.fault(FaultKind::StepTimeout, cause));
         }
-        let attempt = self.boot(seat).await?;
+        let attempt = self.boot(seat, seat.start()).await?;
         let up = seat.device.console().wait_stage(attempt, BootStage::Sshd, deadline).await;
         up.map_err(|e| {
             let cause = format!("boot attempt {attempt}, after a reboot: {}", Chain(&e));

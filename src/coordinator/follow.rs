@@ -42,7 +42,8 @@ fn ends(record: &Record, run: &str) -> bool {
 
 fn fact(device: &DeviceHandle, record: &Record, powered_on: &mut Option<Stamp>) -> Option<(Stamp, RunFact)> {
     let Entry::Event(event) = &record.entry else { return None };
-    if let Event::PowerDone { state: PowerState::On, .. } = event {
+    // Not when it was done: what starts from saved memory has shown its first stages by then.
+    if let Event::PowerIntent { state: PowerState::On, .. } = event {
         *powered_on = Some(record.stamp);
     }
     let (device, attempt) = (device.id().clone(), record.attempt);

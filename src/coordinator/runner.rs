@@ -12,10 +12,11 @@ use crate::model::event::Event;
 use crate::model::id::{DeviceId, LeaseId, RunId, UserName};
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
 use crate::model::scenario::{Need, Scenario, Step};
-use crate::plan::verdict;
+use crate::plan::{verdict, warm};
 use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::support::lock::lock;
+use crate::wire::request::RunOptions;
 use futures_util::future::{join_all, try_join_all};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(super) struct Runner {
     pub(super) user: UserName,
     pub(super) log: Arc<RunLog>,
     pub(super) scenario: Scenario,
-    pub(super) keep: bool,
+    pub(super) options: RunOptions,
 }
 
 /// Devices that stay up beyond their run.
@@ -84,7 +85,7 @@ impl Runner {
         }
         let outcome = self.judge().await;
         let spans = self.finish(&session, &outcome, starts).await;
-        if self.keep {
+        if self.options.keep {
             let lines = session.seats.iter().flat_map(|seat| {
                 let key = lock(&seat.ssh_key);
                 (self.parts.keep_lines)(seat.id(), &key)
@@ -130,7 +131,10 @@ impl Runner {
 
     fn session(&self, grant: &Grant) -> Session {
         let seats = self.scenario.needs.iter().zip(&grant.devices);
-        let seats = seats.map(|(need, device)| Seat::new(&need.role, device, grant.token));
+        let seats = seats.map(|(need, device)| Seat {
+            first_start: warm::start(&self.scenario, &need.role, self.options.cold),
+            ..Seat::new(&need.role, device, grant.token)
+        });
         let (parts, boot_timeout) = (Arc::clone(&self.parts), self.scenario.boot_timeout);
         Session::new(parts, seats.collect(), boot_timeout, self.lending.operator.clone(), grant.token)
     }
@@ -177,7 +181,7 @@ impl Runner {
         if let Some(fault) = fault {
             self.log.push(RunFact::Fault { fault }).await;
         }
-        if !lost && !self.keep {
+        if !lost && !self.options.keep {
             self.clean_up(session).await;
         }
     }
@@ -213,7 +217,7 @@ impl Runner {
     /// kept keeps what it has.
     async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
-        if !self.keep
+        if !self.options.keep
             && let Err(error) = self.lending.operator.release(session.token).await
         {
             let cause = format!("cannot end the run's deployments: {}", Chain(&error));
@@ -222,7 +226,7 @@ impl Runner {
         for seat in &session.seats {
             // Also for one that is kept: whoever enters it is not to look for a fault that is none.
             first = first.and(session.restore_network(seat).await.map(drop));
-            if self.keep {
+            if self.options.keep {
                 continue;
             }
             let doing = "switch the device off";

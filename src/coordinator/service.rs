@@ -318,7 +318,7 @@ impl Shared {
             user: user.clone(),
             log,
             scenario: request.scenario,
-            keep: request.keep,
+            options: request.options,
         };
         let (shared, name) = (Arc::clone(self), run.clone());
         self.tracker.spawn(async move {

@@ -9,6 +9,7 @@ use crate::model::device::Capability;
 use crate::model::id::{DeploymentName, DeviceId};
 use crate::model::lease::FencingToken;
 use crate::model::run::{Fault, FaultKind};
+use crate::plan::warm::{Cold, Start};
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -39,6 +40,8 @@ pub(super) struct Seat {
     pub(super) gate: Gate,
     /// Held while it is made to boot.
     pub(super) booting: Arc<tokio::sync::Mutex<()>>,
+    /// How it starts first.
+    pub(super) first_start: Start,
     /// It was told to restart, so its console may go away.
     pub(super) restarting: AtomicBool,
 }
@@ -54,6 +57,7 @@ impl Seat {
             ssh_key: Mutex::default(),
             gate: device.gate.clone(),
             booting: Arc::clone(&device.booting),
+            first_start: Start::Warm,
             restarting: AtomicBool::default(),
         }
     }
@@ -70,6 +74,12 @@ impl Seat {
     /// The boot attempt the device is in.
     pub(super) fn attempt(&self) -> BootAttempt {
         self.device.state().borrow().attempt
+    }
+
+    /// How it is started now. Only the first start under a lease is from saved memory: whoever switches a device off
+    /// and on again, or restarts it, wants it to boot.
+    pub(super) fn start(&self) -> Start {
+        if self.attempt() == self.before { self.first_start.clone() } else { Start::Cold(Cold::Again) }
     }
 
     pub(super) fn fault(&self, kind: FaultKind, cause: impl Into<String>) -> Fault {

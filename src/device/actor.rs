@@ -3,7 +3,9 @@
 use super::DeviceParts;
 use super::fence::DeviceFence;
 use super::handle::{Answer, BootRequest, Command, DeviceError, DeviceState, TicketRequest};
-use super::ports::{BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal};
+use super::ports::{
+    BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal, Wake, WakeFate,
+};
 use super::power::Supply;
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
@@ -113,15 +115,23 @@ impl Actor {
         let attempt = self.begin().await?;
         offer.attempt = attempt;
         self.parts.journal.event_synced(attempt, Event::BootOffered { attempt, image }).await?;
-        let grant = ticket.map(|ticket| self.grant(attempt, ticket));
-        let started = self.start_boot(token, grant, offer).await;
-        if started.is_err() {
+        let (woken, started) = watch::channel(WakeFate::None);
+        let grant = ticket.map(|mut ticket| {
+            let (cold, cmdline) = (ticket.cold.take(), offer.cmdline.clone());
+            let grant = self.grant(attempt, ticket);
+            offer.wake = Some(Arc::new(Wake { cold, cmdline, files: grant.files.clone(), fate: woken }));
+            grant
+        });
+        if let Err(error) = self.start_boot(token, grant, offer).await {
             // The first error is the one to tell.
             if let Err(error) = self.withdraw(token).await {
                 tracing::warn!("after a failed boot: {}", Chain(&error));
             }
+            return Err(error);
         }
-        started.map(|()| attempt)
+        let fate = started.borrow().clone();
+        self.woken(fate).await;
+        Ok(attempt)
     }
 
     /// What its ticket brings the device, and what opens it then.
@@ -264,6 +274,23 @@ impl Actor {
         if self.state.borrow().address.is_none() {
             self.supply.note(Event::TicketRedeemed { address: address.to_string() }).await;
             self.state.send_modify(|state| state.address = Some(address));
+        }
+    }
+
+    /// Tells how a device was started that could be from saved memory.
+    async fn woken(&mut self, fate: WakeFate) {
+        match fate {
+            WakeFate::None => {}
+            WakeFate::Cold { cause } => self.supply.note(Event::ColdStart { cause }).await,
+            WakeFate::Woken { address, saved } => {
+                // It has what its ticket would have brought it; nobody is to have it twice.
+                self.fate = None;
+                if let Err(error) = self.parts.tickets.revoke(&self.parts.device.id).await {
+                    tracing::warn!("a ticket that was not needed is not void: {}", Chain(&error));
+                }
+                self.supply.note(Event::Woken { address: address.to_string(), saved }).await;
+                self.state.send_modify(|state| state.address = Some(address));
+            }
         }
     }
 

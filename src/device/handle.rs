@@ -51,6 +51,8 @@ pub struct BootRequest {
 
 /// What a device is told of itself for its ticket.
 pub struct TicketRequest {
+    /// Why it must boot, where it could start from saved memory.
+    pub cold: Option<String>,
     /// For how long the ticket is good.
     pub window: Duration,
     /// The SSH host key that the ticket's files carry, OpenSSH public key format.

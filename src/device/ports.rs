@@ -6,10 +6,12 @@ use crate::model::id::DeviceId;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -65,6 +67,50 @@ pub struct BootOffer {
     pub layers: Vec<BootLayer>,
     /// Kernel arguments beyond what the backend itself needs (console, root): ticket, layers.
     pub cmdline: Vec<String>,
+    /// What a device gets that starts from saved memory instead; backends without such a thing leave it alone.
+    pub wake: Option<Arc<Wake>>,
+}
+
+/// What a device is given when it starts from memory that was saved before it was anybody's, in place of a ticket.
+pub struct Wake {
+    /// Why it must boot all the same.
+    pub cold: Option<String>,
+    /// Kernel arguments of the boot that is saved: those of the offer without the ticket.
+    pub cmdline: Vec<String>,
+    /// The files that the ticket's exchange answers: [`TicketGrant::files`].
+    pub files: Vec<(String, Vec<u8>)>,
+    /// What became of it, told before the power switch answers.
+    pub fate: watch::Sender<WakeFate>,
+}
+
+/// The files are secret.
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wake")
+            .field("cold", &self.cold)
+            .field("cmdline", &self.cmdline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a device that might start from saved memory was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WakeFate {
+    /// As any other: the backend has no saved memory for it.
+    #[default]
+    None,
+    /// From saved memory.
+    Woken {
+        /// Where it is.
+        address: IpAddr,
+        /// The memory was saved just now.
+        saved: bool,
+    },
+    /// By a boot, though it could have been from saved memory.
+    Cold {
+        /// Why.
+        cause: String,
+    },
 }
 
 /// One layer of an image: a read-only squashfs.

@@ -25,7 +25,11 @@ const FILES: &[(&str, &[u8])] = files![
     "etc/systemd/system/pilab-lease.service",
     "etc/systemd/system/pilab-ssh.socket",
     "etc/systemd/system/pilab-ssh@.service",
+    "etc/systemd/system/pilab-wake.path",
+    "etc/systemd/system/pilab-wake.service",
+    "etc/systemd/system/pilab-warm.target",
     "etc/systemd/system/pilab.target",
+    "usr/lib/pilab/wake",
 ];
 
 /// The agent's unit: the same that is installed by hand on a device outside a lab.

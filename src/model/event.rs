@@ -69,6 +69,18 @@ pub enum Event {
         /// From where.
         address: String,
     },
+    /// The device was started from saved memory, and told over its channel who it is; no ticket was needed.
+    Woken {
+        /// Where it says it is.
+        address: String,
+        /// The memory was saved for this start: later ones take no boot.
+        saved: bool,
+    },
+    /// The device could start from saved memory, and boots instead.
+    ColdStart {
+        /// Why.
+        cause: String,
+    },
     /// A ticket was refused: used before, wrong address, expired or unknown.
     TicketRefused {
         /// From where.

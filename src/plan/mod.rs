@@ -16,3 +16,4 @@ pub mod spec;
 pub mod trust;
 pub mod verdict;
 pub mod verify;
+pub mod warm;

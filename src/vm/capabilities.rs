@@ -62,6 +62,14 @@ fn virtualizes(arch: Arch, cpuinfo: &str) -> bool {
             .any(|line| line.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
 
+/// The lines of `/proc/cpuinfo` that tell processors apart which are not the same to a guest.
+pub fn processor(cpuinfo: &str) -> String {
+    let first = cpuinfo.split("\n\n").next().unwrap_or_default();
+    let tells = ["vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features"];
+    let lines = first.lines().filter(|line| tells.iter().any(|key| line.starts_with(key)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// The host's IPv4 address on a network, from the network's description.
 pub fn gateway(network: &str) -> Option<Ipv4Addr> {
     tokens(network).iter().find_map(|token| token.attribute("ip", "address")?.parse().ok())
@@ -90,6 +98,15 @@ mod tests {
             "root:x:0:0:root:/root:/bin/sh\nlibvirt-qemu:x:64055:994:QEMU:/var/lib:/usr/sbin/nologin\n";
         assert_eq!(qemu_user(passwd).as_deref(), Some("+64055:+994"));
         assert_eq!(qemu_user("root:x:0:0:root:/root:/bin/sh\nqemu"), None);
+    }
+
+    #[test]
+    fn a_processor_is_told_by_what_it_can_not_by_what_it_does() {
+        let cpu = |mhz: u32, flags: &str| {
+            format!("processor : 0\nmodel name : x\ncpu MHz : {mhz}\nflags : {flags}\n\nprocessor : 1\n")
+        };
+        assert_eq!(processor(&cpu(1000, "svm")), processor(&cpu(2000, "svm")));
+        assert_ne!(processor(&cpu(1000, "svm")), processor(&cpu(1000, "svm avx")));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::VmSpec;
 use super::capabilities::GuestSupport;
 use super::connection::Connection;
 use super::disk;
-use super::domain::{self, Owner};
+use super::domain::{self, Boots, Owner};
 use super::error::VmError;
 use super::host::is_gone;
 use crate::console::port::{ByteStream, Line, LineFuture};
@@ -13,10 +13,11 @@ use crate::device::ports::{Boot, BootOffer, PortError, PortFuture, Power};
 use crate::model::lease::{Fence, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
@@ -33,6 +34,12 @@ pub(super) struct Parts {
     pub(super) name: String,
     pub(super) mac: String,
     pub(super) console: PathBuf,
+    /// The socket of the channel on which it is woken.
+    pub(super) channel: PathBuf,
+    /// The host's processor, where the guest sees it.
+    pub(super) processor: String,
+    /// Who makes a save.
+    pub(super) saving: Arc<Semaphore>,
     pub(super) owner: Owner,
     pub(super) spec: VmSpec,
     pub(super) support: GuestSupport,
@@ -63,16 +70,18 @@ struct Console {
 
 /// One act at a time, by who is not fenced off.
 #[derive(Default)]
-struct Acts {
+pub(super) struct Acts {
     fence: Fence,
     offer: Option<BootOffer>,
     /// The lease for which the data disk was made.
     disk_of: Option<FencingToken>,
+    /// The save that could not be made, and why: it is not tried at each start.
+    pub(super) unsaved: Option<(String, String)>,
 }
 
 /// A device that is a virtual machine.
 pub struct VmDevice {
-    parts: Parts,
+    pub(super) parts: Parts,
     acts: Mutex<Acts>,
     console: watch::Sender<Console>,
     kept: watch::Sender<bool>,
@@ -141,7 +150,7 @@ impl VmDevice {
     }
 
     /// Beside the console: a directory that QEMU's user may enter, removed with all that is in it.
-    fn data_disk(&self) -> PathBuf {
+    pub(super) fn data_disk(&self) -> PathBuf {
         self.parts.console.with_extension("data")
     }
 
@@ -156,7 +165,7 @@ impl VmDevice {
     }
 
     /// Runs `call` on the domain.
-    async fn with_domain<T, F>(&self, verb: &str, call: F) -> Result<T, VmError>
+    pub(super) async fn with_domain<T, F>(&self, verb: &str, call: F) -> Result<T, VmError>
     where
         T: Send + 'static,
         F: Fn(&Domain) -> Result<T, Error> + Send + 'static,
@@ -192,8 +201,11 @@ impl VmDevice {
             Status::Paused => self.announce(false),
             Status::Absent => {
                 self.prepare_disk(acts, token).await?;
-                let offer = acts.offer.as_ref().ok_or(VmError::NothingOffered)?;
-                self.create(offer).await?;
+                let offer = acts.offer.clone().ok_or(VmError::NothingOffered)?;
+                if self.start_warm(acts, &offer).await {
+                    return Ok(());
+                }
+                self.create(self.describe(&offer)?).await?;
                 self.announce(true);
             }
         }
@@ -203,20 +215,29 @@ impl VmDevice {
             }
             return Err(error);
         }
+        self.resume().await
+    }
+
+    pub(super) async fn resume(&self) -> Result<(), VmError> {
         self.with_domain("resume", |domain| domain.resume().map(|_| ())).await
     }
 
-    async fn create(&self, offer: &BootOffer) -> Result<(), VmError> {
-        let parts = &self.parts;
-        // libvirt leaves the socket of a domain that crashed, and cannot bind it again.
-        match tokio::fs::remove_file(&parts.console).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(console = %parts.console.display(), %error, "cannot remove an old socket");
-            }
-            _ => {}
-        }
+    fn describe(&self, offer: &BootOffer) -> Result<String, VmError> {
+        let boots = Boots {
+            kernel: offer.kernel.as_deref(),
+            initramfs: offer.initramfs.as_deref(),
+            layers: &offer.layers,
+            cmdline: &offer.cmdline,
+        };
         let data_disk = self.data_disk();
-        let xml = domain::Domain {
+        let data_disk = self.parts.spec.data_disk_mib.map(|_| data_disk.as_path());
+        Ok(domain::Domain { data_disk, ..self.domain(boots) }.xml()?)
+    }
+
+    /// The domain as all of its starts have it.
+    pub(super) fn domain<'a>(&'a self, boots: Boots<'a>) -> domain::Domain<'a> {
+        let parts = &self.parts;
+        domain::Domain {
             name: &parts.name,
             mac: &parts.mac,
             arch: parts.spec.arch,
@@ -227,17 +248,21 @@ impl VmDevice {
             network: &parts.network,
             console: &parts.console,
             owner: &parts.owner,
-            data_disk: parts.spec.data_disk_mib.map(|_| data_disk.as_path()),
-            offer,
+            data_disk: None,
+            boots,
+            sleeper: None,
         }
-        .xml()?;
+    }
+
+    pub(super) async fn create(&self, xml: String) -> Result<(), VmError> {
+        remove_socket(&self.parts.console).await;
         let create =
             move |connect: &Connect| Domain::create_xml(connect, &xml, VIR_DOMAIN_START_PAUSED).map(|_| ());
-        parts.connection.call(format!("create domain {}", parts.name), create).await
+        self.parts.connection.call(format!("create domain {}", self.parts.name), create).await
     }
 
     /// Tells the console's reader that there is a domain: a `new` one, or one it may not know of.
-    fn announce(&self, new: bool) {
+    pub(super) fn announce(&self, new: bool) {
         self.console.send_if_modified(|console| {
             let changed = new || !console.present;
             if changed {
@@ -248,7 +273,7 @@ impl VmDevice {
     }
 
     /// Waits until the console's reader has connected.
-    async fn attached(&self) -> Result<(), VmError> {
+    pub(super) async fn attached(&self) -> Result<(), VmError> {
         let mut console = self.console.subscribe();
         let wait = console.wait_for(|console| console.attached);
         match tokio::time::timeout(ATTACH_TIMEOUT, wait).await {
@@ -259,7 +284,7 @@ impl VmDevice {
         }
     }
 
-    async fn destroy(&self) -> Result<(), VmError> {
+    pub(super) async fn destroy(&self) -> Result<(), VmError> {
         let name = self.parts.name.clone();
         let destroy = move |connect: &Connect| match Domain::lookup_by_name(connect, &name)
             .and_then(|domain| domain.destroy())
@@ -268,8 +293,13 @@ impl VmDevice {
             _ => Ok(()),
         };
         self.parts.connection.call(format!("destroy domain {}", self.parts.name), destroy).await?;
-        self.console.send_modify(|console| console.present = false);
+        self.gone();
         Ok(())
+    }
+
+    /// Tells the console's reader that there is no domain.
+    pub(super) fn gone(&self) {
+        self.console.send_modify(|console| console.present = false);
     }
 
     /// Connects to the console of the domain of `generation`.
@@ -298,6 +328,16 @@ impl VmDevice {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// libvirt leaves the socket of a domain that crashed, and cannot bind it again.
+pub(super) async fn remove_socket(path: &Path) {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(socket = %path.display(), %error, "cannot remove an old socket");
+        }
+        _ => {}
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::capabilities::{Accelerator, GuestSupport};
 use super::xml::{self, NotXml, escape};
-use crate::device::ports::BootOffer;
+use crate::device::ports::BootLayer;
 use crate::model::device::Arch;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,13 @@ pub const PREFIX: &str = "pilab";
 const SERIAL_LEN: usize = 20;
 
 /// The serial number of the data disk, by which the initramfs knows it.
-const DATA_SERIAL: &str = "pilab-data";
+pub(super) const DATA_SERIAL: &str = "pilab-data";
+
+/// PCI ports beyond those of layers: network card, random numbers, channel, data disk, and one to spare.
+const PORTS: usize = 5;
+
+/// The name by which the guest knows the channel on which it is woken.
+const CHANNEL: &str = "pilab.wake";
 
 /// Whose a domain is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +100,31 @@ pub struct Domain<'a> {
     /// Its data disk.
     pub data_disk: Option<&'a Path>,
     /// What it boots.
-    pub offer: &'a BootOffer,
+    pub boots: Boots<'a>,
+    /// What it has besides when it is to be saved and woken; it has no data disk then.
+    pub sleeper: Option<Sleeper<'a>>,
+}
+
+/// What a domain boots.
+#[derive(Debug, Clone, Copy)]
+pub struct Boots<'a> {
+    /// Kernel file.
+    pub kernel: Option<&'a Path>,
+    /// Initramfs file.
+    pub initramfs: Option<&'a Path>,
+    /// Layers, bottom first.
+    pub layers: &'a [BootLayer],
+    /// Kernel arguments beyond those of the machine.
+    pub cmdline: &'a [String],
+}
+
+/// What makes a domain one that can be saved, and woken for one lease after another.
+#[derive(Debug, Clone, Copy)]
+pub struct Sleeper<'a> {
+    /// Always the same for one name: it is in the saved memory.
+    pub uuid: &'a str,
+    /// The socket of the channel over which it is told who it is.
+    pub channel: &'a Path,
 }
 
 impl Domain<'_> {
@@ -124,7 +154,7 @@ impl Domain<'_> {
         let name = escape(self.name)?;
         let metadata = self.owner.qualified_element()?;
         let mut files = String::new();
-        for (element, file) in [("kernel", &self.offer.kernel), ("initrd", &self.offer.initramfs)] {
+        for (element, file) in [("kernel", self.boots.kernel), ("initrd", self.boots.initramfs)] {
             if let Some(file) = file {
                 let _ = write!(files, "\n    <{element}>{}</{element}>", escape(text(file)?)?);
             }
@@ -137,11 +167,12 @@ impl Domain<'_> {
         let (features, cpu) = self.machine_details(kvm);
         let disks = self.disks()?;
         let label = self.label()?;
+        let (uuid, channel) = self.sleeper()?;
         Ok(write!(
             xml,
             "<domain type='{kind}'>
   <name>{name}</name>
-  <metadata>{metadata}</metadata>
+{uuid}  <metadata>{metadata}</metadata>
   <memory unit='MiB'>{memory}</memory>
   <vcpu>{vcpus}</vcpu>
   <os>
@@ -165,7 +196,7 @@ impl Domain<'_> {
       <source mode='bind' path='{console}'/>
       <target port='0'/>
     </serial>
-    <rng model='virtio'>
+{channel}    <rng model='virtio'>
       <backend model='random'>/dev/urandom</backend>
     </rng>
     <controller type='usb' model='none'/>
@@ -183,7 +214,7 @@ impl Domain<'_> {
             Arch::X86_64 => "ttyS0",
         };
         let mut arguments = format!("console={console} panic=-1");
-        for argument in &self.offer.cmdline {
+        for argument in self.boots.cmdline {
             arguments.push(' ');
             arguments.push_str(argument);
         }
@@ -206,7 +237,7 @@ impl Domain<'_> {
 
     fn disks(&self) -> Result<String, NotXml> {
         let mut disks = String::new();
-        for (letter, layer) in ('a'..='z').zip(&self.offer.layers) {
+        for (letter, layer) in ('a'..='z').zip(self.boots.layers) {
             let file = escape(text(&layer.path)?)?;
             let serial: String = layer.sha256.chars().take(SERIAL_LEN).collect();
             let serial = escape(&serial)?;
@@ -223,19 +254,27 @@ impl Domain<'_> {
             );
         }
         if let Some(file) = self.data_disk {
-            let file = escape(text(file)?)?;
-            let _ = write!(
-                disks,
-                "    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw' cache='writeback' io='threads' discard='unmap'/>
-      <source file='{file}'/>
-      <target dev='vdz' bus='virtio'/>
-      <serial>{DATA_SERIAL}</serial>
-    </disk>
-"
-            );
+            disks.push_str(&data_disk(file)?);
         }
         Ok(disks)
+    }
+
+    /// Its UUID and its channel. A data disk is plugged in when it is woken; libvirt makes as many PCI ports as there are
+    /// devices at first, so those are named, and more.
+    fn sleeper(&self) -> Result<(String, String), NotXml> {
+        let Some(Sleeper { uuid, channel }) = self.sleeper else { return Ok(Default::default()) };
+        let (uuid, channel) = (escape(uuid)?, escape(text(channel)?)?);
+        let ports =
+            "    <controller type='pci' model='pcie-root-port'/>\n".repeat(self.boots.layers.len() + PORTS);
+        let channel = format!(
+            "    <channel type='unix'>
+      <source mode='bind' path='{channel}'/>
+      <target type='virtio' name='{CHANNEL}'/>
+    </channel>
+    <controller type='pci' index='0' model='pcie-root'/>
+{ports}"
+        );
+        Ok((format!("  <uuid>{uuid}</uuid>\n"), channel))
     }
 
     /// QEMU runs as its usual user, but libvirt gives it no file: by default it makes that user the
@@ -247,6 +286,36 @@ impl Domain<'_> {
     }
 }
 
+/// The description of a network with addresses 192.168.`third`.0/24, whose guests reach what the host reaches. Nothing but
+/// guests is on its bridge, so there can be no loop for the spanning tree protocol to find.
+pub fn network(name: &str, third: u8) -> String {
+    format!(
+        "<network>
+  <name>{name}</name>
+  <forward mode='nat'/>
+  <bridge name='virbr-{name}' stp='off' delay='0'/>
+  <ip address='192.168.{third}.1' netmask='255.255.255.0'>
+    <dhcp><range start='192.168.{third}.2' end='192.168.{third}.254'/></dhcp>
+  </ip>
+</network>
+"
+    )
+}
+
+/// The description of a data disk.
+pub fn data_disk(file: &Path) -> Result<String, NotXml> {
+    let file = escape(text(file)?)?;
+    Ok(format!(
+        "    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='writeback' io='threads' discard='unmap'/>
+      <source file='{file}'/>
+      <target dev='vdz' bus='virtio'/>
+      <serial>{DATA_SERIAL}</serial>
+    </disk>
+"
+    ))
+}
+
 fn text(path: &Path) -> Result<&str, NotXml> {
     path.to_str().ok_or_else(|| NotXml { text: path.display().to_string() })
 }
@@ -254,8 +323,6 @@ fn text(path: &Path) -> Result<&str, NotXml> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::ports::BootLayer;
-    use crate::model::boot::BootAttempt;
 
     fn owner() -> Owner {
         Owner {
@@ -268,14 +335,9 @@ mod tests {
 
     fn xml(arch: Arch, accelerator: Accelerator, cmdline: &str) -> Result<String, NotXml> {
         let support = GuestSupport { emulator: "/usr/bin/qemu".into(), accelerator };
-        let offer = BootOffer {
-            attempt: BootAttempt(1),
-            kernel: Some("/images/vmlinuz".into()),
-            initramfs: Some("/images/it's".into()),
-            layers: vec![BootLayer { path: "/images/base.squashfs".into(), sha256: "0123456789".repeat(7) }],
-            cmdline: vec![cmdline.to_owned()],
-            ..BootOffer::default()
-        };
+        let layers = [BootLayer { path: "/images/base.squashfs".into(), sha256: "0123456789".repeat(7) }];
+        let cmdline = [cmdline.to_owned()];
+        let channel = Path::new("/run/pilab/x.wake");
         Domain {
             name: "pilab-dev-lab-vm-1",
             mac: "52:54:00:00:00:01",
@@ -288,7 +350,13 @@ mod tests {
             console: Path::new("/run/pilab/x.console"),
             owner: &owner(),
             data_disk: (arch == Arch::X86_64).then_some(Path::new("/run/pilab/x.data")),
-            offer: &offer,
+            boots: Boots {
+                kernel: Some(Path::new("/images/vmlinuz")),
+                initramfs: Some(Path::new("/images/it's")),
+                layers: &layers,
+                cmdline: &cmdline,
+            },
+            sleeper: (arch == Arch::X86_64).then_some(Sleeper { uuid: "1-2", channel }),
         }
         .xml()
     }
@@ -345,7 +413,12 @@ mod tests {
     #[test]
     fn the_processor_follows_architecture_and_accelerator() {
         let data = "<source file='/run/pilab/x.data'/>\n      <target dev='vdz' bus='virtio'/>\n      <serial>pilab-data";
-        assert!(xml(Arch::X86_64, Accelerator::Kvm, "").unwrap().contains(data));
+        let sleeper =
+            "<source mode='bind' path='/run/pilab/x.wake'/>\n      <target type='virtio' name='pilab.wake'/>";
+        let xml_of_both = xml(Arch::X86_64, Accelerator::Kvm, "").unwrap();
+        for part in [data, sleeper, "<uuid>1-2</uuid>"] {
+            assert!(xml_of_both.contains(part), "{xml_of_both}");
+        }
         let table = [
             (Arch::Aarch64, Accelerator::Kvm, ["type='kvm'", "host-passthrough", "ttyAMA0"]),
             (Arch::X86_64, Accelerator::Kvm, ["type='kvm'", "host-passthrough", "ttyS0"]),

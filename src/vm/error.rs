@@ -84,6 +84,42 @@ pub enum VmError {
     /// It was offered what only a board can take.
     #[error("a virtual machine has no boot ROM that asks for files, and makes its own device tree")]
     NoBootRom,
+    /// The saved memory of a device cannot be kept or read.
+    #[error("cannot keep saved memory in {}", path.display())]
+    Saves {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The device cannot be saved.
+    #[error("cannot save the device")]
+    Save {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The device could not be saved before.
+    #[error("its memory could not be saved when that was tried last: {cause}")]
+    NoSave {
+        /// Why.
+        cause: String,
+    },
+    /// Another process makes, uses or removes the device's saved memory.
+    #[error("the device's saved memory is in use by another process")]
+    SavesInUse,
+    /// The lab's kernel arguments choose what the device does after its boot.
+    #[error(
+        "the lab's kernel arguments have systemd.unit: a device that is saved waits in a unit of its own"
+    )]
+    OtherUnit,
+    /// The device that was to be saved did not get to where it waits, or the one that was restored did not wake.
+    #[error("the device did not {what}")]
+    Channel {
+        /// What it was to do.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A text cannot be written in a domain's description.
     #[error(transparent)]
     Text(#[from] super::xml::NotXml),
@@ -123,7 +159,18 @@ impl VmError {
             Self::SocketPath { .. } => "choose a shorter state directory".to_owned(),
             Self::Call { source, .. } => call_hint(&source.message)?.to_owned(),
             Self::NoBootRom => "boot a kernel: --kernel, and --initrd with it".to_owned(),
-            Self::RunDir { .. } | Self::NothingOffered | Self::Text(_) | Self::Abandoned => return None,
+            Self::Saves { .. } => {
+                "a save takes as much room as the device has memory, at the most".to_owned()
+            }
+            Self::RunDir { .. }
+            | Self::NothingOffered
+            | Self::Save { .. }
+            | Self::SavesInUse
+            | Self::NoSave { .. }
+            | Self::OtherUnit
+            | Self::Channel { .. }
+            | Self::Text(_)
+            | Self::Abandoned => return None,
             Self::ConsoleNotAttached { .. } => {
                 "a coordinator that is not root needs the group of the user that runs QEMU".to_owned()
             }

@@ -3,9 +3,9 @@
 use super::capabilities::{self, Accelerator, GuestSupport};
 use super::connection::Connection;
 use super::device::{Parts, VmDevice};
-use super::domain::{NAMESPACE, Owner};
+use super::domain::{self, NAMESPACE, Owner};
 use super::error::VmError;
-use super::{HostOptions, VmSpec, naming};
+use super::{HostOptions, NETWORK, VmSpec, naming};
 use crate::model::device::Arch;
 use crate::support::lock::lock;
 use std::fs::{DirBuilder, File, Permissions};
@@ -14,11 +14,15 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use tokio::sync::Semaphore;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt::network::Network;
 use virt::sys::{VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_DOMAIN_METADATA_ELEMENT};
+
+/// 192.168.x.0/24, for the network that is made here.
+const NETWORK_RANGES: std::ops::RangeInclusive<u8> = 171..=190;
 
 /// The directory of the consoles may be entered by all: QEMU runs as another user.
 const RUN_DIR_MODE: u32 = 0o711;
@@ -32,10 +36,12 @@ pub struct Host {
     cpuinfo: String,
     gateway: Ipv4Addr,
     devices: Mutex<Vec<Arc<VmDevice>>>,
+    /// One save at a time is made: each takes as much of the host as a boot.
+    saving: Arc<Semaphore>,
 }
 
 impl Host {
-    /// Connects, and starts the network when it is not active.
+    /// Connects, and starts the network when it is not active; [`NETWORK`] is made when it is missing.
     pub async fn connect(options: HostOptions) -> Result<Self, VmError> {
         let connection = Connection::new(&options.uri);
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -45,7 +51,8 @@ impl Host {
         let gateway = gateway(&connection, &options.network).await?;
         make_run_dir(&options.run_dir)
             .map_err(|source| VmError::RunDir { path: options.run_dir.clone(), source })?;
-        Ok(Self { connection, options, qemu_user, cpuinfo, gateway, devices: Mutex::default() })
+        let (devices, saving) = (Mutex::default(), Arc::new(Semaphore::new(1)));
+        Ok(Self { connection, options, qemu_user, cpuinfo, gateway, devices, saving })
     }
 
     /// This host's address on the guests' network.
@@ -64,6 +71,7 @@ impl Host {
         let name = naming::domain_name(&self.options.instance, &spec.id);
         let console =
             naming::console(&self.options.run_dir, &name).map_err(|path| VmError::SocketPath { path })?;
+        let channel = console.with_extension("wake");
         let owner = Owner {
             instance: self.options.instance.clone(),
             device: spec.id.to_string(),
@@ -75,6 +83,12 @@ impl Host {
             name,
             console,
             owner,
+            channel,
+            processor: match support.accelerator {
+                Accelerator::Kvm => capabilities::processor(&self.cpuinfo),
+                Accelerator::Tcg => String::new(),
+            },
+            saving: Arc::clone(&self.saving),
             spec,
             support,
             qemu_user: self.qemu_user.clone(),
@@ -145,7 +159,12 @@ impl Host {
 async fn gateway(connection: &Connection, name: &str) -> Result<Ipv4Addr, VmError> {
     let network = name.to_owned();
     let read = move |connect: &Connect| {
-        let network = Network::lookup_by_name(connect, &network)?;
+        let network = match Network::lookup_by_name(connect, &network) {
+            Err(error) if error.code() == ErrorNumber::NoNetwork && network == NETWORK => {
+                make_network(connect)?
+            }
+            found => found?,
+        };
         if !network.is_active()? {
             network.create()?;
         }
@@ -156,6 +175,19 @@ async fn gateway(connection: &Connection, name: &str) -> Result<Ipv4Addr, VmErro
         other => other,
     })?;
     capabilities::gateway(&xml).ok_or_else(|| VmError::NoGateway { network: name.to_owned() })
+}
+
+/// Makes [`NETWORK`], with the first of its address ranges that nobody has here. It is there until the host restarts.
+fn make_network(connect: &Connect) -> Result<Network, Error> {
+    let mut made = Err(Error::last_error());
+    for third in NETWORK_RANGES {
+        made = Network::create_xml(connect, &domain::network(NETWORK, third));
+        if made.is_ok() {
+            break;
+        }
+    }
+    // Another process may have been faster.
+    made.or_else(|error| Network::lookup_by_name(connect, NETWORK).map_err(|_| error))
 }
 
 fn make_run_dir(path: &Path) -> io::Result<()> {
@@ -220,7 +252,8 @@ mod tests {
     use rustix::fs::{FlockOperation, flock};
 
     fn options(run_dir: &Path) -> HostOptions {
-        HostOptions { uri: "test:///default".to_owned(), ..HostOptions::new("test", run_dir) }
+        let (uri, network) = ("test:///default".to_owned(), "default".to_owned());
+        HostOptions { uri, network, ..HostOptions::new("test", run_dir) }
     }
 
     /// libvirt's in-memory driver has a network `default` and no QEMU.
@@ -237,11 +270,21 @@ mod tests {
             data_disk_mib: None,
             owner_lock: dir.path().join("lock"),
             lasting: false,
+            saves: None,
         };
         let error = host.device(spec).await.err().unwrap();
         assert!(error.to_string().starts_with("qemu-system-aarch64 is not installed"), "{error}");
         assert!(error.hint().unwrap().contains("lab/setup"));
         assert_eq!(host.sweep().await.unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn the_network_of_ones_own_is_made_where_it_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let options = HostOptions { network: NETWORK.to_owned(), ..options(dir.path()) };
+            assert_eq!(Host::connect(options).await.unwrap().gateway(), Ipv4Addr::new(192, 168, 171, 1));
+        }
     }
 
     #[tokio::test]

@@ -14,6 +14,9 @@
 //!
 //! A data disk is made with the first domain of a lease and stays for all boot attempts of that lease.
 //!
+//! A device with a place for saves starts from memory that was saved before it was anybody's: [`save`] keeps it, `warm`
+//! makes it and starts from it, `wake` tells the device who it is. Where that cannot be, it boots, and says why.
+//!
 //! What libvirt needs of the host: the directory of the consoles can be entered by the user that runs
 //! QEMU (it is made with mode 0711), images can be read by that user (world-readable, below
 //! directories that all may enter), and a coordinator that is not root needs that user's group to
@@ -26,6 +29,7 @@ pub mod capabilities;
 pub mod domain;
 pub mod error;
 pub mod naming;
+pub mod save;
 pub mod xml;
 
 #[cfg(feature = "vm")]
@@ -36,6 +40,10 @@ mod device;
 mod disk;
 #[cfg(feature = "vm")]
 mod host;
+#[cfg(feature = "vm")]
+mod wake;
+#[cfg(feature = "vm")]
+mod warm;
 #[cfg(feature = "vm")]
 pub use {device::VmDevice, host::Host};
 
@@ -52,6 +60,10 @@ use std::path::PathBuf;
 
 /// The system's libvirt with QEMU.
 const DEFAULT_URI: &str = "qemu:///system";
+
+/// The network that is made where it is missing. Not libvirt's own `default`: its bridge runs the spanning tree protocol,
+/// whose forward delay (two times 2 s) keeps each new guest from the network for its first four seconds.
+pub const NETWORK: &str = "pilab";
 
 /// Memory of a guest that is not told otherwise: systemd, podman and a few small containers on tmpfs.
 pub const DEFAULT_MEMORY_MIB: u32 = 1024;
@@ -71,12 +83,12 @@ pub struct HostOptions {
 }
 
 impl HostOptions {
-    /// The libvirt that `LIBVIRT_DEFAULT_URI` names, else the system's, and the network `default`.
+    /// The libvirt that `LIBVIRT_DEFAULT_URI` names, else the system's, and the network [`NETWORK`].
     pub fn new(instance: impl Into<String>, run_dir: impl Into<PathBuf>) -> Self {
         let uri = std::env::var("LIBVIRT_DEFAULT_URI").ok().filter(|uri| !uri.is_empty());
         Self {
             uri: uri.unwrap_or_else(|| DEFAULT_URI.to_owned()),
-            network: "default".to_owned(),
+            network: NETWORK.to_owned(),
             run_dir: run_dir.into(),
             instance: instance.into(),
         }
@@ -99,6 +111,9 @@ pub struct VmSpec {
     /// The file that the owning process holds locked (flock(2)) while the machine is wanted. It must be
     /// locked before the machine is switched on: whatever has a free lock is swept.
     pub owner_lock: PathBuf,
+    /// Where memory is saved from which it starts, if it does: a directory for all devices, which libvirt's user need not
+    /// get into.
+    pub saves: Option<PathBuf>,
     /// It outlives the process that switched it on: neither [`Host::close`] nor a sweep removes it, and the next
     /// process finds it again by its name.
     pub lasting: bool,

@@ -38,6 +38,21 @@ pub fn mac(domain: &str) -> String {
     format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
 }
 
+/// The domain's UUID (RFC 9562 §5.8, version 8: a custom one), where it must be always the same: of the name's SHA-256.
+pub fn uuid(domain: &str) -> String {
+    let mut hash: [u8; 32] = Sha256::digest(format!("uuid {domain}")).into();
+    hash[6] = hash[6] & 0x0f | 0x80;
+    hash[8] = hash[8] & 0x3f | 0x80;
+    format_uuid(hash.first_chunk().unwrap_or(&[0; 16]))
+}
+
+/// As text.
+pub(super) fn format_uuid(bytes: &[u8; 16]) -> String {
+    let hex = data_encoding::HEXLOWER.encode(bytes);
+    let part = |from, to| hex.get(from..to).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+}
+
 /// The console's socket; none when its path is longer than the kernel takes.
 pub fn console(run_dir: &Path, domain: &str) -> Result<PathBuf, PathBuf> {
     let path = run_dir.join(format!("{domain}.console"));
@@ -59,6 +74,9 @@ mod tests {
         assert_eq!(domain_name("a/b", &id("x")), "pilab-a-b-x-76e8c1ff");
         assert_eq!(mac("pilab-dev-lab-vm-1"), mac("pilab-dev-lab-vm-1"));
         assert_ne!(mac("pilab-dev-lab-vm-1"), mac("pilab-dev-lab-vm-2"));
+        assert_eq!(uuid("pilab-dev-lab-vm-1"), uuid("pilab-dev-lab-vm-1"));
+        assert_eq!(uuid("pilab-dev-lab-vm-1").get(14..15), Some("8"));
+        assert_ne!(uuid("pilab-dev-lab-vm-1"), uuid("pilab-dev-lab-vm-2"));
     }
 
     proptest! {

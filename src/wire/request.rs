@@ -29,8 +29,19 @@ pub struct RunRequest {
     pub version: u32,
     /// What to run, checked again by the coordinator.
     pub scenario: Scenario,
+    /// How.
+    #[serde(flatten)]
+    pub options: RunOptions,
+}
+
+/// How a scenario is to be run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOptions {
     /// Leave the devices up when the run ends.
     pub keep: bool,
+    /// Boot them also where they could start from saved memory.
+    #[serde(default)]
+    pub cold: bool,
 }
 
 /// Answer to [`RUN`].

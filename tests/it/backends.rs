@@ -10,6 +10,7 @@ use std::path::Path;
 /// What containers cannot do for a scenario; empty where they run it. Virtual machines run all.
 const ON_CONTAINERS: &[(&str, &str)] = &[
     ("agent-crash", "ssh"),
+    ("boot", ""),
     ("deploy-lifecycle", ""),
     ("init-containers", ""),
     ("isolation", ""),

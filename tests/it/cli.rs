@@ -9,6 +9,7 @@ use pilab::cli::watch::{Observer, watch};
 use pilab::config;
 use pilab::model::run::{RunEvent, RunFact, Verdict};
 use pilab::model::scenario::Scenario;
+use pilab::wire::request::RunOptions;
 use std::path::Path;
 use std::process::ExitCode;
 use tempfile::TempDir;
@@ -144,7 +145,9 @@ async fn stopping_cancels_every_run_and_waits_for_their_ends() {
     let stop = CancellationToken::new();
     let mut observer = StopsAtTheFirstStep { stop: stop.clone(), ended: 0 };
     let scenarios = vec![scenario("ping"), scenario("isolation")];
-    let runs = tokio::time::timeout(SOON, watch(&client, scenarios, false, &mut observer, &stop)).await;
+    let runs =
+        tokio::time::timeout(SOON, watch(&client, scenarios, RunOptions::default(), &mut observer, &stop))
+            .await;
     let verdicts: Vec<Verdict> = runs.unwrap().unwrap().iter().map(RunView::verdict).collect();
     assert_eq!(verdicts, [Verdict::Cancelled, Verdict::Cancelled]);
     assert_eq!(observer.ended, 2);

@@ -110,6 +110,7 @@ impl Bench {
             data_disk_mib: None,
             owner_lock: self.dir.path().join("lock"),
             lasting: false,
+            saves: None,
         };
         self.host.device(spec).await.unwrap()
     }

@@ -8,3 +8,4 @@ mod lifecycle;
 mod pilab;
 mod remote;
 mod runs;
+mod warm;

@@ -49,7 +49,8 @@ async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
     let Some(bench) = Bench::new().await else { return };
     let (junit, bundles) = (bench.path("report.xml"), bench.path("bundles"));
     let options = ["--junit", junit.to_str().unwrap(), "--bundle", bundles.to_str().unwrap(), "--json"];
-    let mut args = vec!["ping", "isolation", "deploy-lifecycle"];
+    // Each console begins with the kernel's first line.
+    let mut args = vec!["ping", "isolation", "deploy-lifecycle", "--cold"];
     args.extend(options);
     let call = bench.start(&args);
     let instance = bench.booting().await;
@@ -124,7 +125,7 @@ async fn a_panic_and_a_silent_agent_are_named() {
     let Some(bench) = Bench::new().await else { return };
     let lab = bench.lab("rdinit=/nonexistent");
     bench
-        .run(&["ping", "--lab", &lab])
+        .run(&["boot", "--lab", &lab])
         .await
         .exits(1)
         .says("the kernel panicked: ")

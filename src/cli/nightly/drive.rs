@@ -14,6 +14,7 @@ use crate::model::scenario::Scenario;
 use crate::plan::fallback;
 use crate::plan::night::{Action, Night};
 use crate::support::clock;
+use crate::wire::request::RunOptions;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -247,7 +248,7 @@ async fn attempt(
     let mut witness = Witness { started };
     let mut up = None;
     let runs = {
-        let watched = watch(client, vec![scenario], false, &mut witness, &stop);
+        let watched = watch(client, vec![scenario], RunOptions::default(), &mut witness, &stop);
         tokio::pin!(watched, timed);
         loop {
             tokio::select! {

@@ -144,6 +144,7 @@ impl Lab {
         let tasks = TaskTracker::new();
         let (_, nats_creds) = self.identity();
         let resources = Resources {
+            facts: std::sync::Arc::default(),
             policy: Default::default(),
             device: self.device.clone(),
             nats_url,

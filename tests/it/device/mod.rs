@@ -109,6 +109,7 @@ fn request(layer: &Path) -> BootRequest {
             ..BootOffer::default()
         },
         ticket: Some(TicketRequest {
+            cold: None,
             window: Duration::from_secs(60),
             host_key_public: "host".to_owned(),
             client_key_private: "client".to_owned(),

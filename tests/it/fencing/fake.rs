@@ -318,6 +318,7 @@ fn request() -> BootRequest {
         image_id: String::new(),
         offer: BootOffer::default(),
         ticket: Some(TicketRequest {
+            cold: None,
             window: Duration::from_secs(60),
             host_key_public: String::new(),
             client_key_private: String::new(),
