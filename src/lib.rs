@@ -5,7 +5,7 @@
 //! - [`journal`], [`console`], [`device`]: one device's record, byte stream and actor.
 //! - [`netboot`], [`power`], [`serial`], [`ssh`], [`vm`], [`container`]: adapters of the ports in [`console`] and
 //!   [`device`]. `sim`: simulated parts of a lab.
-//! - [`image`]: boot images. [`coordinator`]: runs on devices.
+//! - [`bundle`]: the evidence of runs. [`image`]: boot images. [`coordinator`]: runs on devices.
 //! - [`agent`], [`podman`]: the device agent and its container runtime.
 //! - [`cli`]: a NATS client. [`compose`]: joins ports to adapters.
 //!
@@ -23,6 +23,8 @@ pub mod agent;
 #[cfg(feature = "agent")]
 pub mod podman;
 
+#[cfg(feature = "coordinator")]
+pub mod bundle;
 #[cfg(feature = "coordinator")]
 pub mod cli;
 #[cfg(feature = "coordinator")]

@@ -1,10 +1,12 @@
 //! A lab file: which devices there are. `lab/laptop.toml` is the default.
 
+use super::bundles::RawBundles;
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
 use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
 use super::wiring::{self, RawDevice, WiredDevice};
+use crate::model::bundle::Retention;
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
 use serde::Deserialize;
@@ -68,6 +70,8 @@ pub struct Lab {
     pub stagger: Duration,
     /// What is run every night.
     pub nightly: Vec<Nightly>,
+    /// How many bundles are kept, and for how long.
+    pub bundles: Retention,
 }
 
 impl Lab {
@@ -120,6 +124,8 @@ struct RawLab {
     stagger: Option<Spanned<RawDuration>>,
     #[serde(default)]
     nightly: Vec<Spanned<RawNightly>>,
+    #[serde(default)]
+    bundles: RawBundles,
 }
 
 #[derive(Deserialize)]
@@ -237,6 +243,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         wired,
         stagger,
         nightly,
+        bundles: raw.bundles.check(&source)?,
     })
 }
 

@@ -1,15 +1,20 @@
 //! Pure decisions: (state, input, now) in, (state, actions) out. No clock, no socket.
 
 pub mod backoff;
+pub mod compare;
 pub mod health;
 pub mod lease;
 pub mod night;
+pub mod noise;
 pub mod operator;
 pub mod place;
 pub mod reconcile;
+pub mod recovery;
+pub mod retention;
 pub mod retry;
 pub mod rollout;
 pub mod spec;
+pub mod timeline;
 pub mod trust;
 pub mod verdict;
 pub mod verify;
