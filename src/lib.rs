@@ -7,7 +7,7 @@
 //!   [`device`]. `sim`: simulated parts of a lab.
 //! - [`bundle`]: the evidence of runs. [`image`]: boot images. [`coordinator`]: runs on devices.
 //! - [`agent`], [`podman`]: the device agent and its container runtime.
-//! - [`cli`]: a NATS client. [`compose`]: joins ports to adapters.
+//! - [`testing`]: a lab's devices in the tests of other projects. [`cli`]: a NATS client. [`compose`]: joins ports to adapters.
 //!
 //! Which may import which: `docs/architecture.md`, enforced by `tests/tidy.rs`.
 
@@ -53,5 +53,7 @@ pub mod serial;
 pub mod sim;
 #[cfg(feature = "coordinator")]
 pub mod ssh;
+#[cfg(feature = "coordinator")]
+pub mod testing;
 #[cfg(feature = "coordinator")]
 pub mod vm;

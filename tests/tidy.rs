@@ -32,6 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("agent", &["model", "plan", "wire", "bus", "support"]),
     ("podman", &["agent", "model", "support"]),
     ("cli", &["model", "plan", "wire", "bus", "config", "bundle", "support"]),
+    ("testing", &["model", "wire", "bus", "config", "support"]),
     (
         "compose",
         &[

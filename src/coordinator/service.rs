@@ -23,7 +23,7 @@ use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
     DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone,
-    POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
+    PING, POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleRead, CANCEL, EVENTS, EventsRequest, HELLO, REQUEST_VERSION, RUN, Reply,
@@ -237,6 +237,7 @@ impl Shared {
             RELEASE => lending.release_by(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
             HEARTBEAT => lending.heartbeat(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
             POWER => lending.power(&by, decode(payload)?).await.map(ok),
+            PING => lending.ping(&by, decode(payload)?).await.map(ok),
             CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
             CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
             ADMIT => lending.admit(&by, decode(payload)?).await.map(ok),
