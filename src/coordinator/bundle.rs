@@ -55,6 +55,8 @@ pub(super) struct Evidence {
     /// All of them, the verdict's too.
     pub(super) events: Vec<RunEvent>,
     pub(super) spans: Vec<Span>,
+    /// Files of which nothing is known any more.
+    pub(super) lost: Vec<String>,
 }
 
 /// The bundles of a coordinator.
@@ -187,7 +189,7 @@ impl Writing {
     pub(super) async fn write(self, evidence: Evidence) {
         let bundles = &self.bundles;
         let deadline = Instant::now() + bundles.limit;
-        let Evidence { scenario, events, spans } = evidence;
+        let Evidence { scenario, events, spans, lost } = evidence;
         let mut about = About::of(&events);
         if let Some(about) = &mut about {
             about.lab = Some(bundles.lab.clone());
@@ -200,6 +202,7 @@ impl Writing {
         let archive = bundles.archive(&self.run);
         let mut packer = Packer::new(archive.with_extension("spool"));
         small.iter().for_each(|(name, content)| packer.add(name, content));
+        lost.iter().for_each(|file| packer.gap(file, "the journal says nothing of the run"));
         let (queue, ops) = mpsc::channel(QUEUE);
         let (of, to) = (about.clone(), archive.clone());
         let thread = tokio::task::spawn_blocking(move || pack(packer, ops, of, &to));

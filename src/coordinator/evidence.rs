@@ -39,9 +39,13 @@ pub(super) struct Span {
 impl Span {
     /// The bundle's files of this device: its console, and its journal.
     pub(super) fn files(&self) -> [String; 2] {
-        let device = &self.device;
-        [format!("console/{device}.log"), format!("journal/{device}.jsonl")]
+        files(&self.device)
     }
+}
+
+/// A bundle's files of a device.
+pub(super) fn files(device: &DeviceId) -> [String; 2] {
+    [format!("console/{device}.log"), format!("journal/{device}.jsonl")]
 }
 
 /// The content of `run.json`. Structs of strings and numbers always have a JSON form.

@@ -74,8 +74,10 @@ impl RunLog {
         let mut events = self.events.lock().await;
         let event = self.event(events.len(), at, fact);
         let bytes = serde_json::to_vec(&event);
-        self.kept.write(&event).await;
+        let kept = self.kept.write(&event);
         events.push(event);
+        // Whoever asks for events waits for the lock, and with it for this.
+        kept.await;
         // Whoever reads that the run has ended finds its last event in the log.
         if ends {
             self.ended.send_replace(true);

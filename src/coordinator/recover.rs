@@ -4,7 +4,7 @@
 //! product is not called the lab's. The devices go back through the handover, like those of any lease that ends.
 
 use super::bundle::Evidence;
-use super::evidence::Span;
+use super::evidence::{Span, files};
 use super::follow::follow_after;
 use super::lending::Lending;
 use super::log::RunLog;
@@ -82,14 +82,20 @@ impl Shared {
         if !self.bundles.has(&record.run) {
             let writing = self.bundles.begin(&record.run);
             let events = log.events().await;
-            let mut spans = Vec::new();
-            for (device, attempt) in devices(&events) {
-                let Some(device) = self.lending.device(&device) else { continue };
-                spans.extend(span(&device.handle, attempt, &record.run).await);
+            let (mut spans, mut lost) = (Vec::new(), Vec::new());
+            for (id, attempt) in devices(&events) {
+                let found = match self.lending.device(&id) {
+                    Some(device) => span(&device.handle, attempt, &record.run).await,
+                    None => None,
+                };
+                match found {
+                    Some(span) => spans.push(span),
+                    None => lost.extend(files(&id)),
+                }
             }
-            writing.write(Evidence { scenario: record.scenario.clone(), events, spans }).await;
+            writing.write(Evidence { scenario: record.scenario.clone(), events, spans, lost }).await;
         }
-        self.kept_runs.forget(&record.run).await;
+        self.kept_runs.forget(&record).await;
     }
 
     /// Reads what the journals of the run's devices say beyond what is in the log. Answers the devices.

@@ -260,8 +260,8 @@ impl Runner {
             self.log.events().await.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
         self.log.push(RunFact::Ended { outcome, took, next: None }).await;
         let (scenario, events) = (self.scenario.clone(), self.log.events().await);
-        writing.write(Evidence { scenario, events, spans }).await;
-        self.runs.forget(self.log.run()).await;
+        writing.write(Evidence { scenario, events, spans, lost: Vec::new() }).await;
+        self.runs.forget(&self.record).await;
     }
 
     /// Writes to the device's journal; answers the record's number.

@@ -8,15 +8,20 @@ use crate::model::id::{LabName, RunId, UserName};
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::chain::Chain;
+use crate::support::lock::lock;
 use crate::wire::subject;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Version of the records.
 const VERSION: u32 = 1;
@@ -24,6 +29,8 @@ const VERSION: u32 = 1;
 const MAX_FILES: usize = 1000;
 /// The most bytes of events of one run that are read: a run has some hundreds of them.
 const MAX_EVENTS: u64 = 256 << 20;
+/// How many events may wait for the disk: all runs together tell some hundreds a second at the most.
+const QUEUE: usize = 4096;
 /// How long writing an event may take: a disk that hangs must not hold up a run.
 const WRITE_WAIT: Duration = Duration::from_secs(1);
 
@@ -52,12 +59,15 @@ pub(super) struct Runs {
     bus: Bus,
     bucket: String,
     dir: PathBuf,
+    queue: mpsc::Sender<Line>,
 }
 
 impl Runs {
-    pub(super) fn new(parts: &Parts) -> Self {
+    pub(super) fn start(parts: &Parts, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let lab: &LabName = &parts.lab;
-        Self { bus: parts.bus.clone(), bucket: subject::lab_bucket(lab), dir: parts.dir.join("runs") }
+        let (queue, lines) = mpsc::channel(QUEUE);
+        tasks.spawn(writing(lines, stop));
+        Self { bus: parts.bus.clone(), bucket: subject::lab_bucket(lab), dir: parts.dir.join("runs"), queue }
     }
 
     /// Records a run that is accepted; false when one of this name was recorded before, also when it has ended since.
@@ -79,9 +89,15 @@ impl Runs {
         }
     }
 
-    /// Forgets a run that has ended. Its name is not used again: what remains is a mark.
-    pub(super) async fn forget(&self, run: &RunId) {
-        if let Err(error) = self.bus.kv_delete(&self.bucket, &subject::run_key(run)).await {
+    /// Forgets a run that has ended. Of one that tried another again a mark remains, so that it is not begun a second time
+    /// when the coordinator dies before the other has told of it; the rest have names that no other run gets.
+    pub(super) async fn forget(&self, record: &RunRecord) {
+        let (run, key) = (&record.run, subject::run_key(&record.run));
+        let forgotten = match record.attempt {
+            1 => self.bus.kv_purge(&self.bucket, &key).await,
+            _ => self.bus.kv_delete(&self.bucket, &key).await.map(drop),
+        };
+        if let Err(error) = forgotten {
             tracing::warn!(%run, error = %Chain(&error), "a run that has ended is still recorded; it is looked at again");
         }
     }
@@ -137,7 +153,9 @@ impl Runs {
         let file = open().inspect_err(|error| {
             tracing::warn!(path = %path.display(), %error, "a run's events are not kept");
         });
-        Kept { file: Arc::new(Mutex::new(file.ok())) }
+        let (file, run) = (Mutex::new(file.ok()), run.clone());
+        let file = RunFile { run, file, broken: AtomicBool::default(), slow: AtomicBool::default() };
+        Kept { file: Arc::new(file), queue: self.queue.clone() }
     }
 
     /// Removes the events of runs of long ago.
@@ -156,32 +174,70 @@ impl Runs {
 
 /// The file of a run's events.
 pub(super) struct Kept {
-    /// None when it cannot be written: what came after a hole would be of no use.
-    file: Arc<Mutex<Option<File>>>,
+    file: Arc<RunFile>,
+    queue: mpsc::Sender<Line>,
+}
+
+struct RunFile {
+    run: RunId,
+    /// None when it cannot be written.
+    file: Mutex<Option<File>>,
+    /// An event is missing: what comes after it is of no use.
+    broken: AtomicBool,
+    /// The disk is slow: nobody waits for it any more, until it has caught up.
+    slow: AtomicBool,
+}
+
+/// An event on its way to its file.
+pub(super) struct Line {
+    to: Arc<RunFile>,
+    line: Vec<u8>,
+    done: oneshot::Sender<()>,
 }
 
 impl Kept {
-    /// Writes an event. It is in the file when this returns, unless the disk is full or hangs: then no more is written.
-    pub(super) async fn write(&self, event: &RunEvent) {
-        let (file, line) = (Arc::clone(&self.file), line(event));
-        let write = tokio::task::spawn_blocking(move || {
-            let mut file = crate::support::lock::lock(&file);
-            match file.as_mut().map(|file| file.write_all(&line)) {
-                Some(Err(error)) => {
-                    *file = None;
-                    Err(error)
-                }
-                _ => Ok(()),
-            }
-        });
-        match timeout(WRITE_WAIT, write).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(run = %event.run, %error, "a run's events are not kept any more")
-            }
-            Ok(Err(error)) => tracing::warn!(run = %event.run, %error, "a run's event is not kept"),
-            Err(_) => tracing::warn!(run = %event.run, "a run's event is not kept yet: the disk is slow"),
+    /// Hands an event over to be written, in the order of the calls, also when what this answers is dropped. That is done
+    /// when the event is in the file, or the disk is full or too slow to be waited for.
+    pub(super) fn write(&self, event: &RunEvent) -> impl Future<Output = ()> + use<> {
+        let (done, written) = oneshot::channel();
+        let line = Line { to: Arc::clone(&self.file), line: line(event), done };
+        if self.queue.try_send(line).is_err() && !self.file.broken.swap(true, Ordering::Relaxed) {
+            tracing::warn!(run = %event.run, "a run's events are not kept any more: the disk does not follow");
         }
+        let file = Arc::clone(&self.file);
+        async move {
+            // One that is not written is dropped, which ends the waiting too.
+            if !file.slow.load(Ordering::Relaxed) && timeout(WRITE_WAIT, written).await.is_err() {
+                file.slow.store(true, Ordering::Relaxed);
+                tracing::warn!(run = %file.run, "a run's event is not kept yet: the disk is slow");
+            }
+        }
+    }
+}
+
+/// Writes the events of all runs, one after the other, until `stop`: by then each run has waited for its last.
+async fn writing(mut queue: mpsc::Receiver<Line>, stop: CancellationToken) {
+    loop {
+        let line = tokio::select! {
+            biased;
+            line = queue.recv() => line,
+            () = stop.cancelled() => return,
+        };
+        let Some(Line { to, line, done }) = line else { return };
+        let file = Arc::clone(&to);
+        let write = move || lock(&file.file).as_mut().map_or(Ok(()), |file| file.write_all(&line));
+        let written = match to.broken.load(Ordering::Relaxed) {
+            true => Ok(Ok(())),
+            false => tokio::task::spawn_blocking(write).await,
+        };
+        to.slow.store(false, Ordering::Relaxed);
+        if let Ok(Err(error)) = written
+            && !to.broken.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(run = %to.run, %error, "a run's events are not kept any more");
+        }
+        // Whoever waits may have gone.
+        let _ = done.send(());
     }
 }
 

@@ -115,7 +115,8 @@ impl Coordinator {
         let lending =
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
         tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
-        let (bundles, kept_runs) = (Bundles::new(&parts), Arc::new(Runs::new(&parts)));
+        let bundles = Bundles::new(&parts);
+        let kept_runs = Arc::new(Runs::start(&parts, &tracker, token.clone()));
         let shared = Arc::new(Shared {
             parts,
             lending,

@@ -47,7 +47,8 @@ pub fn next(started: bool, events: &[RunEvent]) -> Next {
             RunFact::Device { .. } | RunFact::Stage { .. } | RunFact::Phase { .. } => {}
         }
     }
-    if !has_devices {
+    // Also of one that somebody stopped while it waited.
+    if !has_devices && !faulty {
         return Next::Resume;
     }
     // What is decided stays decided: by a fault, or by all steps having gone well.
@@ -106,6 +107,11 @@ mod tests {
         let fault = Fault { kind: FaultKind::Panic, cause: "the kernel panicked".to_owned(), device: None };
         events.push(RunEvent { seq: 13, fact: RunFact::Fault { fault }, ..events[12].clone() });
         assert_eq!(next(true, &events), Next::Judge { died: None });
+        let stopped =
+            Fault { kind: FaultKind::Cancelled, cause: "somebody stopped it".to_owned(), device: None };
+        let mut queued = passed()[..1].to_vec();
+        queued.push(RunEvent { seq: 1, fact: RunFact::Fault { fault: stopped }, ..events[0].clone() });
+        assert_eq!(next(false, &queued), Next::Judge { died: None }, "stopped while it waited");
     }
 
     #[test]

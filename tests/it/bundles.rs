@@ -1,7 +1,10 @@
 //! Commands on runs that have been, through the program itself, on the recorded bundle of layout 1.
 
-use crate::support::program::Program;
+use crate::agent::lab::installed;
+use crate::support::program::{Ended, Program, end, finish};
+use pilab::support::command::Command;
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 fn first() -> PathBuf {
@@ -16,12 +19,12 @@ impl Bench {
     }
 
     /// The same in the place where `pilab run` would put it.
-    async fn pilab(&self, args: &[&str]) -> crate::support::program::Ended {
+    async fn pilab(&self, args: &[&str]) -> Ended {
         let home = self.0.path("home");
         let command = self.0.command(args).env("XDG_STATE_HOME", home.to_str().unwrap());
         let mut child = command.build();
         let child = child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        crate::support::program::end(child.spawn().unwrap()).await
+        end(child.spawn().unwrap()).await
     }
 
     fn bundles(&self) -> PathBuf {
@@ -123,6 +126,50 @@ async fn a_run_is_shown_again_and_compared() {
     let ended = bench.pilab(&["compare", first, other.to_str().unwrap()]).await;
     assert_eq!(ended.code, Some(1), "{}\n{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("verdict  passed  failed"), "{}", ended.stdout);
+}
+
+/// A file system that is full, for as long as this lives.
+struct Full(PathBuf);
+
+impl Full {
+    async fn mount(at: PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16k", "tmpfs"]).arg(&at);
+        mounted.output().await.ok()?;
+        let mut file = std::fs::File::create(at.join("fill")).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+        Some(Self(at))
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        // Lazily: what still has a file open there ends by itself.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).build().as_std_mut().status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_a_gap_in_the_bundle_and_no_failed_run() {
+    let tools = ["podman", "runc", "busybox", "nats-server"];
+    if !tools.iter().all(|tool| installed(tool, "podman")) {
+        return;
+    }
+    let text = "name = \"full\"\n[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 1\n";
+    let bench = Bench(Program::new(text));
+    let Some(_full) = Full::mount(bench.0.state().join("labs/full/bundles")).await else { return };
+    let coordinator = bench.0.coordinator().await;
+    let ended = bench.pilab(&["run", "ping", "--lab", bench.0.lab.to_str().unwrap()]).await.done();
+    assert!(ended.stdout.contains("1 run: 1 passed"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("has a gap: console/full-box-1.log: ")
+            && ended.stderr.contains("No space left"),
+        "{ended:?}"
+    );
+    let shown = bench.pilab(&["bundle", "show", "ping"]).await.done().stdout;
+    assert!(shown.contains(": passed") && shown.contains("GAP journal/full-box-1.jsonl"), "{shown}");
+    bench.pilab(&["bundle", "verify"]).await.done();
+    finish(coordinator).await;
 }
 
 fn copied(from: &Path, to: &Path) {

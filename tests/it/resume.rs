@@ -133,6 +133,8 @@ async fn a_run_that_waits_goes_on_and_one_in_a_step_ends_and_is_tried_again_once
     // In a step: the lab's fault, told with the step, and tried again.
     let mut holds = bench.follow(&bench.scenario("holds", "8s"));
     let first = holds.until("the step", begins("hold")).await["run"].as_str().unwrap().to_owned();
+    // Who looks on meanwhile is told as well.
+    let logs = bench.spawn(&["logs", &first, "--follow"]);
     let coordinator = bench.killed(coordinator).await;
     let ended = holds.until("its end", |event| event["kind"] == "ended").await;
     let second = ended["next"].as_str().unwrap_or_else(|| panic!("{ended}")).to_owned();
@@ -141,6 +143,11 @@ async fn a_run_that_waits_goes_on_and_one_in_a_step_ends_and_is_tried_again_once
     let reason = "the coordinator died in step 2 \"hold\"".to_owned();
     assert_eq!(outcomes, [("lab".to_owned(), reason.clone()), ("passed".to_owned(), String::new())]);
     bench.is_free().await;
+    let looked_on = end_within(logs, LONG).await.done().stdout;
+    assert!(
+        looked_on.contains("  console  ") && looked_on.contains("the coordinator died in step 2"),
+        "{looked_on}"
+    );
 
     // Both have their evidence, and are known to who comes later.
     let shown = bench.pilab(&["bundle", "show", &first]).await.done().stdout;

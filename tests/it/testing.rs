@@ -46,7 +46,7 @@ async fn its_device_runs_the_product(login: &Path) {
 
     // What does not come says what was seen instead.
     let late = dut.wait_console("never", Duration::from_millis(50)).await.unwrap_err();
-    assert!(matches!(&late, TestingError::Late { last, .. } if last.contains("agent")), "{late}");
+    assert!(matches!(&late, TestingError::Late { last, .. } if last.contains("gone deployment")), "{late}");
     assert!(matches!(bench.device("other"), Err(TestingError::NoRole { .. })));
     assert!(matches!(dut.wait_console("(", SOON).await, Err(TestingError::Pattern { .. })));
     bench.release().await.unwrap();

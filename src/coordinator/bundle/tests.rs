@@ -66,7 +66,9 @@ async fn written(bundles: &Arc<Bundles>, run: &str, journal: (JournalHandle, u64
     let spans = vec![Span { device: DeviceId::new("lab-1").unwrap(), journal, first, last }];
     let (scenario, events) = (scenario(), events(&run));
     let writing = bundles.begin(&run);
-    tokio::time::timeout(SOON, writing.write(Evidence { scenario, events, spans })).await.expect("in time");
+    tokio::time::timeout(SOON, writing.write(Evidence { scenario, events, spans, lost: Vec::new() }))
+        .await
+        .expect("in time");
     let file = bundles.describe(&run).await.unwrap().expect("written");
     let mut content = Vec::new();
     loop {
