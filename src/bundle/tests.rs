@@ -17,9 +17,9 @@ fn copied(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap().flatten() {
         let to = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copied(&entry.path(), &to)
+            copied(&entry.path(), &to);
         } else {
-            assert!(fs::copy(entry.path(), to).unwrap() > 0)
+            assert!(fs::copy(entry.path(), to).unwrap() > 0);
         }
     }
 }

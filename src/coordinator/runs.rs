@@ -113,7 +113,7 @@ impl Runs {
             match serde_json::from_slice::<RunRecord>(&entry.value) {
                 Ok(record) if record.version == VERSION => going.push(record),
                 Ok(record) => {
-                    tracing::warn!(key, version = record.version, "a run's record is of another version")
+                    tracing::warn!(key, version = record.version, "a run's record is of another version");
                 }
                 Err(error) => tracing::warn!(key, %error, "a run's record is not understood"),
             }

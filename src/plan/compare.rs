@@ -156,7 +156,7 @@ fn digest(events: &[RunEvent]) -> Digest {
     for event in events {
         match &event.fact {
             RunFact::Queued { scenario, .. } => {
-                digest.run.push(("scenario".to_owned(), scenario.to_string()))
+                digest.run.push(("scenario".to_owned(), scenario.to_string()));
             }
             RunFact::Started { devices, image } => {
                 for device in devices {

@@ -100,7 +100,6 @@ impl Followed {
             (word(&event["outcome"]["verdict"]), word(&event["outcome"]["reason"]))
         });
         let outcomes = outcomes.collect::<Vec<_>>();
-        println!("{}\n{:?}", ended.stderr, outcomes);
         // Numbered without holes, each once, in every run.
         let mut runs: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
         for event in &self.events {
