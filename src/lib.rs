@@ -5,9 +5,9 @@
 //! - [`journal`], [`console`], [`device`]: one device's record, byte stream and actor.
 //! - [`netboot`], [`power`], [`serial`], [`ssh`], [`vm`], [`container`]: adapters of the ports in [`console`] and
 //!   [`device`]. `sim`: simulated parts of a lab.
-//! - [`image`]: boot images. [`coordinator`]: runs on devices.
+//! - [`bundle`]: the evidence of runs. [`image`]: boot images. [`coordinator`]: runs on devices.
 //! - [`agent`], [`podman`]: the device agent and its container runtime.
-//! - [`cli`]: a NATS client. [`compose`]: joins ports to adapters.
+//! - [`testing`]: a lab's devices in the tests of other projects. [`cli`]: a NATS client. [`compose`]: joins ports to adapters.
 //!
 //! Which may import which: `docs/architecture.md`, enforced by `tests/tidy.rs`.
 
@@ -23,6 +23,8 @@ pub mod agent;
 #[cfg(feature = "agent")]
 pub mod podman;
 
+#[cfg(feature = "coordinator")]
+pub mod bundle;
 #[cfg(feature = "coordinator")]
 pub mod cli;
 #[cfg(feature = "coordinator")]
@@ -51,5 +53,7 @@ pub mod serial;
 pub mod sim;
 #[cfg(feature = "coordinator")]
 pub mod ssh;
+#[cfg(feature = "coordinator")]
+pub mod testing;
 #[cfg(feature = "coordinator")]
 pub mod vm;

@@ -12,6 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("plan", &["model"]),
     ("wire", &["model"]),
     ("config", &["model", "support"]),
+    ("bundle", &["model", "plan", "support"]),
     ("bus", &["model", "wire", "support"]),
     ("journal", &["model", "support"]),
     ("console", &["model", "journal", "support"]),
@@ -24,10 +25,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("serial", &["device", "console", "model", "support"]),
     ("sim", &["model", "plan", "journal", "console", "device", "power", "serial", "support"]),
     ("image", &["model", "support"]),
-    ("coordinator", &["model", "plan", "wire", "bus", "journal", "device", "console", "image", "support"]),
+    (
+        "coordinator",
+        &["model", "plan", "wire", "bus", "journal", "device", "console", "image", "bundle", "support"],
+    ),
     ("agent", &["model", "plan", "wire", "bus", "support"]),
     ("podman", &["agent", "model", "support"]),
-    ("cli", &["model", "plan", "wire", "bus", "config", "support"]),
+    ("cli", &["model", "plan", "wire", "bus", "config", "bundle", "support"]),
+    ("testing", &["model", "wire", "bus", "config", "support"]),
     (
         "compose",
         &[
@@ -48,6 +53,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "serial",
             "sim",
             "image",
+            "bundle",
             "coordinator",
             "agent",
             "podman",

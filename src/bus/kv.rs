@@ -118,6 +118,14 @@ impl Bus {
         }
     }
 
+    /// Removes a key and all that is known of it: it is as if it had never been written.
+    pub async fn kv_purge(&self, bucket: &str, key: &str) -> Result<(), BusError> {
+        self.may_write()?;
+        let call = format!("STREAM.PURGE.{}", subject::stream(bucket));
+        let filter = serde_json::json!({ "filter": subject::key(bucket, key) });
+        self.api::<serde_json::Value>(&call, &filter).await.map(drop)
+    }
+
     /// The keys that match `filter` (`>` for all) and are not deleted, sorted. Needs the right to ask for
     /// the stream's info, which shows every key: not for devices.
     pub async fn kv_keys(&self, bucket: &str, filter: &str) -> Result<Vec<String>, BusError> {

@@ -1,12 +1,17 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod boot;
+mod bundle;
 mod lab;
 mod nightly;
 mod pin;
 mod remote;
 
 pub use boot::{BootArgs, Until};
+pub use bundle::{
+    BundleCommand, BundleExportArgs, BundleLsArgs, BundlePruneArgs, BundleRedactArgs, BundleShowArgs,
+    BundleVerifyArgs, CompareArgs, LogsArgs, ReplayArgs,
+};
 pub use lab::{
     ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs,
     DoctorArgs, EnrollArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs,
@@ -185,6 +190,29 @@ pub enum Command {
     /// Run all that the lab file's plan says for every night, unattended, and say in the morning how it went
     #[command(subcommand)]
     Nightly(NightlyCommand),
+    /// The evidence of runs: list, show, check, pack, redact and throw away bundles
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Show a run again, on its own clock: console, power, boot stages and steps side by side
+    #[command(after_long_help = "Examples:
+  pilab replay ping-17 --speed 10
+  pilab replay ./shared.tar --from 'version 2 runs'
+  pilab replay ping-17 --no-pause | grep step")]
+    Replay(ReplayArgs),
+    /// Show what happened in a run, also in one that goes on
+    #[command(after_long_help = "Examples:
+  pilab logs ping-17 --follow
+  pilab logs ping-17 --device laptop-vm-1 --since-step 2
+  pilab logs ping-17 --json | jq 'select(.kind == \"console\") | .text'")]
+    Logs(LogsArgs),
+    /// Say in what two runs differ: verdict, steps, boot stages and their times, phases, console.
+    ///
+    /// What changes from run to run by itself is left out: times, addresses, process ids, hashes. The exit code is 1 when
+    /// they differ in more than how long things took.
+    #[command(after_long_help = "Examples:
+  pilab compare ping-1790000000-3f9c-1 ping-1790086400-81aa-1
+  pilab compare last-good.tar ping-17 --json | jq .steps")]
+    Compare(CompareArgs),
     /// Let somebody use the lab: write a login file for a person or a CI job
     ///
     /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.
@@ -244,9 +272,13 @@ pub struct RunArgs {
     /// Write a JUnit report
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// Where bundles go, one directory a run; by default pilab/bundles in $XDG_STATE_HOME (~/.local/state)
+    /// Where bundles go, one directory a run; by default pilab/bundles in $XDG_STATE_HOME (~/.local/state), of which old
+    /// ones are removed
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
+    /// Keep each bundle as one compressed file
+    #[arg(long)]
+    pub bundle_file: bool,
     /// Run in the lab of this login file; by default that of PILAB_LOGIN in the environment, where no option asks for a
     /// lab of one's own
     #[arg(long, value_name = "FILE", conflicts_with_all = ["on", "arch", "image", "keep"])]

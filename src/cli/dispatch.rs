@@ -2,7 +2,9 @@
 
 use super::args::{Cli, Command, CompletionArgs};
 use super::boot::boot;
+use super::bundle::verbs::bundle;
 use super::check::check;
+use super::compare::compare;
 use super::console::console;
 use super::coordinator::coordinator;
 use super::deploying;
@@ -15,9 +17,11 @@ use super::image::image;
 use super::lending;
 use super::local::Local;
 use super::login;
+use super::logs::logs;
 use super::nightly::nightly;
 use super::pin::pin;
 use super::power::power;
+use super::replay::replay;
 use super::reserve::reserve;
 use super::run::run;
 use super::ssh;
@@ -76,6 +80,10 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Doctor(args) => doctor(local, args, ui).await,
         Command::Nightly(command) => nightly(local, command, ui).await,
+        Command::Bundle(command) => bundle(local, command, ui).await,
+        Command::Replay(args) => replay(local, args, ui).await,
+        Command::Logs(args) => logs(local, args, ui).await,
+        Command::Compare(args) => compare(local, args, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Logout(args) => login::revoke(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,

@@ -1,6 +1,7 @@
 //! Why a command could not do its work. A run's verdict is not an error: see [`super::exit`].
 
 use super::exit::Exit;
+use crate::bundle::BundleError;
 use crate::config::error::ConfigError;
 use crate::wire::request::{BUNDLE, BUNDLE_READ, EVENTS};
 use std::error::Error;
@@ -77,6 +78,9 @@ pub enum CliError {
         /// What is wrong.
         cause: String,
     },
+    /// A bundle that is here cannot be written or read.
+    #[error(transparent)]
+    Evidence(#[from] BundleError),
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -136,6 +140,7 @@ impl CliError {
                 hint.as_deref()
             }
             Self::Config(error) => error.hint(),
+            Self::Evidence(error) => error.hint(),
             Self::NoLab { .. } => {
                 Some("its coordinator is not running, or the login is from before its move")
             }
@@ -149,7 +154,7 @@ impl CliError {
     /// What the command ends with.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Usage { .. } => Exit::Usage,
+            Self::Config(_) | Self::Usage { .. } | Self::Evidence(BundleError::Pattern { .. }) => Exit::Usage,
             // What a run has left the coordinator should have known; everything else is refused for what is asked.
             Self::Refused { verb: EVENTS | BUNDLE | BUNDLE_READ, .. } => Exit::Lab,
             Self::Refused { .. } => Exit::Usage,

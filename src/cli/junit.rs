@@ -37,6 +37,9 @@ fn case(run: &RunView) -> TestCase {
     let mut case = TestCase::new(run.scenario.to_string(), status);
     case.set_classname("pilab").set_time(duration(run.took)).set_system_out(steps(run));
     case.add_property(Property::new("run", run.run.to_string()));
+    if let Some(earlier) = &run.earlier {
+        case.add_property(Property::new("earlier-run", earlier.to_string()));
+    }
     for device in &run.devices {
         let device = &device.assigned;
         // One device needs no name; several go by their roles.

@@ -217,6 +217,7 @@ async fn through(
         .map_err(|e| CliError::local("put the comparison into words", e))?;
     nights.put(&record, "comparison.json", &text)?;
     nights.prune(plan.keep);
+    nights.prune_bundles(&lab.bundles);
     if args.json.json {
         ui.json(&record)?;
     } else {

@@ -180,6 +180,10 @@ fn event_line(view: &RunView, event: &RunEvent) -> Option<String> {
             let again = if *boot > 1 { format!(", boot {boot}") } else { String::new() };
             format!("{device} {stage} {} s after power-on{again}", seconds(*after))
         }
+        RunFact::Phase { device, deployment, phase, .. } => {
+            let phase = phase.map_or_else(|| "gone".to_owned(), |phase| phase.to_string());
+            format!("{device} {deployment} {phase}")
+        }
         RunFact::Fault { fault } => format!("fault: {}", printable(&fault.cause)),
         RunFact::StepStarted { step, name } => {
             format!("step {}/{} {}", step + 1, view.steps.len(), printable(name))

@@ -14,11 +14,13 @@ use super::timings;
 use super::ui::Ui;
 use super::view::RunView;
 use super::watch::{Observer, watch};
+use crate::bundle::Form;
 use crate::config;
 use crate::model::device::Backend;
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::atomic_file;
+use crate::support::clock;
 use crate::support::shutdown::on_signal;
 use crate::wire::request::RunOptions;
 use futures_util::FutureExt;
@@ -179,7 +181,7 @@ async fn session(
 ) -> Result<Exit, CliError> {
     let options = RunOptions { keep: args.keep, cold: args.cold };
     let runs = watch(client, scenarios, options, show, stop).await?;
-    let bundles = fetch_bundles(client, args.bundle.as_deref(), &runs, show).await;
+    let bundles = fetch_bundles(client, args, &runs, show).await;
     let report =
         format!("{}\n{}\n{}", summary::table(&runs), timings::table(preparation, &runs), bundles.text);
     if args.json {
@@ -211,18 +213,22 @@ struct Bundles {
     exit: Exit,
 }
 
-async fn fetch_bundles(client: &Client, dir: Option<&Path>, runs: &[RunView], show: &Show) -> Bundles {
-    let dir = dir.map_or_else(
-        || bundle::default_dir(|name| std::env::var_os(name).map(PathBuf::from)),
-        Path::to_owned,
-    );
+async fn fetch_bundles(client: &Client, args: &RunArgs, runs: &[RunView], show: &Show) -> Bundles {
+    let usual = || bundle::default_dir(|name| std::env::var_os(name).map(PathBuf::from));
+    let dir = args.bundle.clone().unwrap_or_else(usual);
+    let form = if args.bundle_file { Form::Archive } else { Form::Directory };
     let mut bundles = Bundles { text: String::new(), exit: Exit::Ok };
     for run in runs {
-        match bundle::fetch(client, &run.run, &dir).await {
+        match bundle::fetch(client, &run.run, &dir, form).await {
             Ok(fetched) => {
                 bundles.text.push_str(&format!("bundle of {}: {}\n", run.scenario, fetched.path.display()));
                 for line in fetched.kept {
                     bundles.text.push_str(&format!("  {}\n", super::table::printable(&line)));
+                }
+                for gap in fetched.gaps {
+                    let told =
+                        format!("the bundle of {} has a gap: {}: {}", run.scenario, gap.path, gap.cause);
+                    show.screen.note(&super::table::printable(&told));
                 }
             }
             Err(error) => {
@@ -231,7 +237,21 @@ async fn fetch_bundles(client: &Client, dir: Option<&Path>, runs: &[RunView], sh
             }
         }
     }
+    // A directory that was named is its owner's to keep tidy.
+    if args.bundle.is_none() {
+        prune(&args.lab.file, dir, show);
+    }
     bundles
+}
+
+/// Removes old bundles, as the lab file says. That it cannot be done changes nothing about the runs.
+fn prune(lab: &Path, dir: PathBuf, show: &Show) {
+    let retention = config::lab::load(lab, None, None).map_or(config::bundles::USUAL, |lab| lab.bundles);
+    match crate::bundle::prune(&[dir], &retention, clock::wall_ms(), false) {
+        Ok(gone) if gone.is_empty() => {}
+        Ok(gone) => show.screen.note(&format!("{} old bundles are removed", gone.len())),
+        Err(error) => show.ui.error(&error.into()),
+    }
 }
 
 /// Shows the runs while they run.

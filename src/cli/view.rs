@@ -25,6 +25,10 @@ pub struct RunView {
     pub outcome: Option<Outcome>,
     /// How long it took, in seconds; 0 until it has ended.
     pub took: f64,
+    /// The run that tries again what this one could not.
+    pub next: Option<RunId>,
+    /// The run before it, which the lab could not bring to an end.
+    pub earlier: Option<RunId>,
 }
 
 /// A step of a run.
@@ -106,7 +110,14 @@ impl RunView {
             image: String::new(),
             outcome: None,
             took: 0.0,
+            next: None,
+            earlier: None,
         }
+    }
+
+    /// The run that tries `before` again.
+    pub fn again(before: &Self, run: RunId) -> Self {
+        Self { earlier: Some(before.run.clone()), ..Self::new(run, before.scenario.clone()) }
     }
 
     /// Takes in the next event.
@@ -134,14 +145,15 @@ impl RunView {
                 }
             }
             // What it was is in the outcome.
-            RunFact::Fault { .. } => {}
+            RunFact::Fault { .. } | RunFact::Phase { .. } => {}
             RunFact::StepStarted { step, name } => self.set_step(*step, name, StepState::Running),
             RunFact::StepEnded { step, name, result, took } => {
                 self.set_step(*step, name, StepState::Ended { result: result.clone(), took: *took });
             }
-            RunFact::Ended { outcome, took } => {
+            RunFact::Ended { outcome, took, next } => {
                 self.outcome = Some(outcome.clone());
                 self.took = *took;
+                self.next.clone_from(next);
             }
         }
     }

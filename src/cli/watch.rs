@@ -228,6 +228,12 @@ impl Watch<'_> {
             tracked.view.apply(&event);
             self.observer.event(&tracked.view, &event)?;
         }
+        // What the lab tries again by itself is followed: only the last attempt says how it went.
+        if let Some(next) = tracked.view.next.clone() {
+            let view = RunView::again(&tracked.view, next);
+            *tracked = Tracked::new(view);
+            self.ask(index);
+        }
         Ok(())
     }
 
@@ -255,7 +261,7 @@ impl Watch<'_> {
             run: tracked.view.run.clone(),
             seq: tracked.follower.next(),
             at: clock::stamp(),
-            fact: RunFact::Ended { outcome, took: 0.0 },
+            fact: RunFact::Ended { outcome, took: 0.0, next: None },
         })
     }
 

@@ -252,6 +252,7 @@ async fn begin(
             Ok(KeyPair { private: pair.private, public: pair.public })
         },
         bundles: instance.dir().join("bundles"),
+        retention: lab.bundles,
         keep_lines: Box::new(keep),
         broke: ground.broke(),
     };

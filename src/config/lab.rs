@@ -1,5 +1,6 @@
 //! A lab file: which devices there are. `lab/laptop.toml` is the default.
 
+use super::bundles::RawBundles;
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
 use super::netboot::{self, Netboot, RawNetboot};
@@ -7,6 +8,7 @@ use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
 use super::simulate::{RawSimulated, Simulated};
 use super::wiring::{self, RawDevice, WiredDevice};
+use crate::model::bundle::Retention;
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
 use serde::Deserialize;
@@ -74,6 +76,8 @@ pub struct Lab {
     pub nightly: Vec<Nightly>,
     /// What its simulated devices share.
     pub simulated: Simulated,
+    /// How many bundles are kept, and for how long.
+    pub bundles: Retention,
 }
 
 impl Lab {
@@ -142,6 +146,8 @@ struct RawLab {
     nightly: Vec<Spanned<RawNightly>>,
     #[serde(default)]
     simulate: RawSimulated,
+    #[serde(default)]
+    bundles: RawBundles,
 }
 
 #[derive(Deserialize)]
@@ -282,6 +288,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         netboot,
         nightly,
         simulated,
+        bundles: raw.bundles.check(&source)?,
     })
 }
 

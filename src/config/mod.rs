@@ -1,5 +1,6 @@
 //! `lab/*.toml` and scenario files: raw, then checked; errors name file, key and line.
 
+pub mod bundles;
 pub mod deployment;
 pub mod error;
 pub mod lab;

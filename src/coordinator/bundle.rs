@@ -1,290 +1,348 @@
-//! A run's bundle: everything that is known of it, as files.
+//! Writes runs' bundles, beside the runs: the verdict is told before, and a disk that is slow or full makes gaps in the
+//! bundle and nothing else.
 //!
-//! | file | content |
-//! |---|---|
-//! | `run.json` | scenario, image manifest, outcome |
-//! | `events.jsonl` | the run's events, one a line |
-//! | `console/<device>.log` | the console's bytes as they came, from before power-on |
-//! | `journal/<device>.jsonl` | the device's journal, without the console's bytes: when each chunk came, power, stages, gaps |
-//! | `bundle.json` | path, size and SHA-256 of each of the others |
+//! ```text
+//!  run task ── journals ──► bounded queue ──► writing thread (packs, spools) ──► <bundles>/<run>.tar
+//!                 └─ queue full until the time is up, or no room ──► what is in memory, with gaps
+//! ```
 
-use super::parts::BootImage;
-use crate::device::DeviceHandle;
-use crate::journal::{Entry, Item, JournalError, Record, Since};
-use crate::model::id::DeviceId;
+use super::evidence::{Span, console_bytes, journal_line, run_file};
+use super::parts::{BootImage, Parts};
+use crate::bundle::{self, Packer};
+use crate::journal::{Item, JournalError, Since};
+use crate::model::bundle::{About, BundleFile, BundleGap, Retention};
+use crate::model::id::{DeviceId, LabName, RunId};
 use crate::model::run::RunEvent;
-use crate::model::scenario::{Action, Scenario};
-use crate::model::workload::Score;
-use crate::support::atomic_file;
-use crate::wire::request::{BUNDLE_PIECE, BundleFile};
-use serde::Serialize;
+use crate::model::scenario::Scenario;
+use crate::support::chain::Chain;
+use crate::support::clock;
+use crate::support::lock::lock;
+use crate::wire::request::BUNDLE_PIECE;
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 
-/// Version of the bundle's layout.
-const BUNDLE_VERSION: u32 = 1;
-/// The list of the other files.
-const LIST: &str = "bundle.json";
+/// How long a bundle may take to be written: whoever waits for it is told after that what there is.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// How many pieces may wait for the disk: journal records of at most 64 KB.
+const QUEUE: usize = 64;
+/// The most bytes of bundles that are kept in memory, for want of room on the disk.
+const MAX_MEMORY: usize = 16 << 20;
+/// How long a question for a bundle that is being written is held back.
+const HOLD: Duration = Duration::from_secs(5);
 
-/// A bundle could not be written or read.
+/// A bundle cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BundleError {
-    #[error("cannot write {}", path.display())]
-    Write { path: PathBuf, source: io::Error },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot read the journal of {device}")]
-    Journal { device: DeviceId, source: JournalError },
-    #[error("cannot write {what} as JSON")]
-    Json { what: &'static str, source: serde_json::Error },
     #[error("{path:?} is not a file of the bundle")]
     NoSuchFile { path: String },
+    #[error("there is none: it was pruned, or the coordinator died before it was written")]
+    None,
 }
 
-#[derive(Serialize)]
-struct RunFile<'a> {
-    version: u32,
-    scenario: &'a Scenario,
-    image: serde_json::Value,
-    ended: Option<&'a RunEvent>,
+/// What a run's bundle is made of.
+pub(super) struct Evidence {
+    pub(super) scenario: Scenario,
+    /// All of them, the verdict's too.
+    pub(super) events: Vec<RunEvent>,
+    pub(super) spans: Vec<Span>,
+    /// Files of which nothing is known any more.
+    pub(super) lost: Vec<String>,
 }
 
-#[derive(Serialize, serde::Deserialize)]
-struct ListFile {
-    version: u32,
-    files: Vec<BundleFile>,
+/// The bundles of a coordinator.
+pub(super) struct Bundles {
+    dir: PathBuf,
+    lab: LabName,
+    image: BootImage,
+    /// What devices boot that boot another.
+    images: BTreeMap<DeviceId, Arc<BootImage>>,
+    policy: Retention,
+    limit: Duration,
+    /// No await happens under these locks.
+    memory: Mutex<BTreeMap<RunId, Arc<Vec<u8>>>>,
+    writing: Mutex<BTreeSet<RunId>>,
+    /// Changes when a bundle is written.
+    written: watch::Sender<u64>,
 }
 
-/// What of a device's journal belongs to a run.
-pub(super) struct Span {
-    pub(super) device: DeviceHandle,
-    /// The number of the record that says that the run began.
-    pub(super) first: u64,
-    /// The number of the record that says that it ended.
-    pub(super) last: u64,
+/// A run's bundle is being written for as long as this lives.
+pub(super) struct Writing {
+    bundles: Arc<Bundles>,
+    run: RunId,
 }
 
-/// Writes the bundle to `dir`; the list comes last, so a bundle with a list is whole.
-pub(super) async fn write(
-    dir: &Path,
-    image: &BootImage,
-    scenario: &Scenario,
-    events: &[RunEvent],
-    spans: &[Span],
-) -> Result<(), BundleError> {
-    let mut files = Vec::new();
-    let run = RunFile {
-        version: BUNDLE_VERSION,
-        scenario: &redacted(scenario),
-        image: serde_json::from_str(&image.manifest).unwrap_or_default(),
-        ended: events.last(),
-    };
-    let json = |what| move |source| BundleError::Json { what, source };
-    put(dir, "run.json", &serde_json::to_vec_pretty(&run).map_err(json("the run"))?, &mut files)?;
-    let mut lines = Vec::new();
-    for event in events {
-        serde_json::to_writer(&mut lines, event).map_err(json("an event"))?;
-        lines.push(b'\n');
+impl Drop for Writing {
+    fn drop(&mut self) {
+        lock(&self.bundles.writing).remove(&self.run);
+        self.bundles.written.send_modify(|count| *count += 1);
     }
-    put(dir, "events.jsonl", &lines, &mut files)?;
-    for span in spans {
-        write_device(dir, span, &mut files).await?;
-    }
-    let list = ListFile { version: BUNDLE_VERSION, files };
-    let list = serde_json::to_vec_pretty(&list).map_err(json("the list"))?;
-    write_file(&dir.join(LIST), &list)
 }
 
-/// The scenario without the values of containers' environments, which may be secrets. A hash under a key
-/// that is thrown away stands in their place: equal values are seen to be equal, within one bundle.
-fn redacted(scenario: &Scenario) -> Scenario {
-    let mut scenario = scenario.clone();
-    let key: [u8; 32] = rand::random();
-    for step in scenario.steps.iter_mut().chain(&mut scenario.cleanup) {
-        let Action::Deploy { score: Score::PodmanV0(score), .. } = &mut step.action else { continue };
-        let inits = score.init_containers.iter_mut().map(|container| &mut container.env);
-        let services = score.services.iter_mut().map(|service| &mut service.env);
-        for value in inits.chain(services).flat_map(|env| env.values_mut()) {
-            let hash = Sha256::new().chain_update(key).chain_update(&value).finalize();
-            let hash = data_encoding::HEXLOWER.encode(&hash);
-            *value = format!("hash:{}", hash.get(..12).unwrap_or_default());
+/// What the writing thread is told.
+enum Op {
+    Begin(String),
+    Bytes(Bytes),
+    End,
+    Gap(String, String),
+    /// That was all: without it the bundle is not whole, and is thrown away.
+    Done,
+}
+
+impl Bundles {
+    pub(super) fn new(parts: &Parts) -> Arc<Self> {
+        Arc::new(Self {
+            dir: parts.bundles.clone(),
+            lab: parts.lab.clone(),
+            image: parts.image.clone(),
+            images: parts.images.clone(),
+            policy: parts.retention,
+            limit: WRITE_LIMIT,
+            memory: Mutex::default(),
+            writing: Mutex::default(),
+            written: watch::Sender::new(0),
+        })
+    }
+
+    /// From now on whoever asks for the run's bundle is told to wait.
+    pub(super) fn begin(self: &Arc<Self>, run: &RunId) -> Writing {
+        lock(&self.writing).insert(run.clone());
+        Writing { bundles: Arc::clone(self), run: run.clone() }
+    }
+
+    fn archive(&self, run: &RunId) -> PathBuf {
+        self.dir.join(format!("{run}.{}", bundle::ARCHIVE))
+    }
+
+    /// Whether the run has a bundle on disk.
+    pub(super) fn has(&self, run: &RunId) -> bool {
+        self.archive(run).exists()
+    }
+
+    /// The one file that a run's bundle is; none while it is being written.
+    pub(super) async fn describe(&self, run: &RunId) -> Result<Option<BundleFile>, BundleError> {
+        let mut written = self.written.subscribe();
+        let idle = written.wait_for(|_| !lock(&self.writing).contains(run));
+        if tokio::time::timeout(HOLD, idle).await.is_err() {
+            return Ok(None);
+        }
+        let path = format!("{run}.{}", bundle::ARCHIVE);
+        let (archive, memory) = (self.archive(run), lock(&self.memory).get(run).cloned());
+        let described = tokio::task::spawn_blocking(move || match (hashed(&archive), memory) {
+            (Err(_), Some(memory)) => {
+                let sha256 = hex(Sha256::new().chain_update(memory.as_slice()));
+                Ok((memory.len() as u64, sha256))
+            }
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Err(BundleError::None),
+            (Err(source), _) => Err(BundleError::Read { path: archive, source }),
+            (Ok(hashed), _) => Ok(hashed),
+        });
+        let described = described.await.unwrap_or(Err(BundleError::None));
+        described.map(|(size, sha256)| Some(BundleFile { path, size, sha256 }))
+    }
+
+    /// At most [`BUNDLE_PIECE`] bytes of a run's bundle, whose one file has this name.
+    pub(super) fn read(&self, run: &RunId, name: &str, offset: u64) -> Result<Vec<u8>, BundleError> {
+        let path = self.archive(run);
+        // The name comes from outside: it is compared and never followed.
+        if path.file_name().is_none_or(|file| file != name) {
+            return Err(BundleError::NoSuchFile { path: name.chars().take(200).collect() });
+        }
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            let mut piece = Vec::new();
+            file.take(BUNDLE_PIECE as u64).read_to_end(&mut piece)?;
+            Ok(piece)
+        };
+        match (read(), lock(&self.memory).get(run)) {
+            (Ok(piece), _) => Ok(piece),
+            (Err(_), Some(memory)) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(memory.len());
+                let to = from.saturating_add(BUNDLE_PIECE).min(memory.len());
+                Ok(memory.get(from..to).unwrap_or_default().to_vec())
+            }
+            (Err(source), _) => Err(BundleError::Read { path, source }),
         }
     }
-    scenario
+
+    fn remember(&self, run: &RunId, archive: Vec<u8>) {
+        let mut memory = lock(&self.memory);
+        memory.insert(run.clone(), Arc::new(archive));
+        // Ids of runs hold their time, but begin with a name: any that goes is as good as another.
+        while memory.len() > 1 && memory.values().map(|archive| archive.len()).sum::<usize>() > MAX_MEMORY {
+            let other = memory.keys().find(|other| *other != run).cloned();
+            let Some(other) = other else { break };
+            memory.remove(&other);
+        }
+    }
 }
 
-/// What a journal line of the bundle says.
-#[derive(Serialize)]
-struct Line<'a> {
-    sequence: u64,
-    boot_ns: u64,
-    wall_ms: u64,
-    attempt: u64,
-    #[serde(flatten)]
-    what: What<'a>,
-}
-
-/// Records of the journal that could not be had, up to, not including, `missing_to`.
-#[derive(Serialize)]
-struct Hole {
-    missing_from: u64,
-    missing_to: u64,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum What<'a> {
-    Console { console_offset: u64, bytes: usize },
-    Cut { cut: u64 },
-    Event(&'a crate::model::event::Event),
-}
-
-async fn write_device(dir: &Path, span: &Span, files: &mut Vec<BundleFile>) -> Result<(), BundleError> {
-    let device = span.device.id();
-    let (console_name, journal_name) = (format!("console/{device}.log"), format!("journal/{device}.jsonl"));
-    let (mut console, mut lines) = (create(dir, &console_name)?, create(dir, &journal_name)?);
-    let mut cursor = span.device.journal().cursor(Since::Sequence(span.first));
-    let mut next = span.first;
-    while next <= span.last {
-        let item = cursor.next().await;
-        let item = item.map_err(|source| BundleError::Journal { device: device.clone(), source })?;
-        let line = match &item {
-            Item::Record(record) => {
-                next = record.sequence + 1;
-                if let Entry::Console { bytes, .. } = &record.entry {
-                    write_to(&mut console, &dir.join(&console_name), bytes)?;
+impl Writing {
+    /// Writes the bundle, as far as that can be done in time; then throws away what is kept for too long.
+    pub(super) async fn write(self, evidence: Evidence) {
+        let bundles = &self.bundles;
+        let deadline = Instant::now() + bundles.limit;
+        let Evidence { scenario, events, spans, lost } = evidence;
+        // Of several the first.
+        let image = spans.first().and_then(|span| bundles.images.get(&span.device));
+        let image = image.map_or(&bundles.image, |image| image);
+        let mut about = About::of(&events);
+        if let Some(about) = &mut about {
+            about.lab = Some(bundles.lab.clone());
+            env!("CARGO_PKG_VERSION").clone_into(&mut about.writer);
+        }
+        let small =
+            [("run.json", run_file(&scenario, image, events.last())), ("events.jsonl", lines(&events))];
+        let archive = bundles.archive(&self.run);
+        let mut packer = Packer::new(archive.with_extension("spool"));
+        small.iter().for_each(|(name, content)| packer.add(name, content));
+        lost.iter().for_each(|file| packer.gap(file, "the journal says nothing of the run"));
+        let (queue, ops) = mpsc::channel(QUEUE);
+        let (of, to) = (about.clone(), archive.clone());
+        let thread = tokio::task::spawn_blocking(move || pack(packer, ops, of, &to));
+        // A queue that is full until then ends with this, and the thread with it, once the disk lets it.
+        let _ = timeout_at(deadline, feed(&spans, queue)).await;
+        let cause = match timeout_at(deadline, thread).await {
+            Ok(Ok(Ok(Some(gaps)))) => {
+                for BundleGap { path, cause } in gaps {
+                    tracing::warn!(run = %self.run, path, cause, "the bundle has a gap");
                 }
-                serde_json::to_vec(&line(record))
+                return self.prune().await;
             }
-            Item::Missing { from, to, .. } => {
-                next = *to;
-                serde_json::to_vec(&Hole { missing_from: *from, missing_to: *to })
+            Ok(Ok(Err(error))) => Chain(&error).to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Ok(Ok(Ok(None))) | Err(_) => "the disk was too slow".to_owned(),
+        };
+        tracing::warn!(run = %self.run, cause, "the bundle is kept in memory, without consoles and journals");
+        let mut packer = Packer::new(archive.with_extension("none"));
+        small.iter().for_each(|(name, content)| packer.add(name, content));
+        spans.iter().flat_map(Span::files).for_each(|file| packer.gap(&file, cause.as_str()));
+        bundles.remember(&self.run, packer.finish_in_memory(about, &cause));
+    }
+
+    async fn prune(self) {
+        let (dirs, policy) = (vec![self.bundles.dir.clone()], self.bundles.policy);
+        let pruned =
+            tokio::task::spawn_blocking(move || bundle::prune(&dirs, &policy, clock::wall_ms(), false));
+        match pruned.await {
+            Ok(Ok(gone)) => {
+                for (old, why) in gone {
+                    tracing::info!(run = %old.run, why = why.name(), "an old bundle is removed");
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "old bundles are not removed"),
+            Err(error) => tracing::warn!(%error, "old bundles are not removed"),
+        }
+    }
+}
+
+/// What the writing thread does: a file that cannot be written is a gap, and the next one is tried. None when it was
+/// given up meanwhile.
+fn pack(
+    mut packer: Packer,
+    mut ops: mpsc::Receiver<Op>,
+    about: Option<About>,
+    to: &std::path::Path,
+) -> Result<Option<Vec<BundleGap>>, bundle::BundleError> {
+    let mut open: Option<String> = None;
+    loop {
+        let done = match ops.blocking_recv() {
+            Some(Op::Done) => break,
+            None => return Ok(None),
+            Some(Op::Begin(name)) => {
+                open = Some(name.clone());
+                packer.begin(&name)
+            }
+            Some(Op::Bytes(bytes)) if open.is_some() => packer.write(&bytes),
+            Some(Op::End) if open.is_some() => packer.end(),
+            Some(Op::Bytes(_) | Op::End) => Ok(()),
+            Some(Op::Gap(name, cause)) => {
+                open = None;
+                packer.gap(&name, cause);
+                Ok(())
             }
         };
-        let mut line = line.map_err(|source| BundleError::Json { what: "a journal record", source })?;
-        line.push(b'\n');
-        write_to(&mut lines, &dir.join(&journal_name), &line)?;
+        if let Err(error) = done
+            && let Some(name) = open.take()
+        {
+            packer.gap(&name, Chain(&error).to_string());
+        }
     }
-    for (mut file, name) in [(console, console_name), (lines, journal_name)] {
-        let path = dir.join(&name);
-        file.flush().map_err(|source| BundleError::Write { path: path.clone(), source })?;
-        files.push(entry(&path, name)?);
+    let gaps = packer.gaps().to_vec();
+    packer.finish(about, None, to)?;
+    Ok(Some(gaps))
+}
+
+/// Sends what the devices' journals hold of the run.
+async fn feed(spans: &[Span], queue: mpsc::Sender<Op>) {
+    for span in spans {
+        let [console, journal] = span.files();
+        for (name, is_console) in [(console, true), (journal, false)] {
+            // A thread that has ended takes nothing more: it says why.
+            if queue.send(Op::Begin(name.clone())).await.is_err() {
+                return;
+            }
+            let end = match feed_file(span, is_console, &queue).await {
+                Ok(()) => Op::End,
+                Err(error) => Op::Gap(name, Chain(&error).to_string()),
+            };
+            if queue.send(end).await.is_err() {
+                return;
+            }
+        }
+    }
+    let _ = queue.send(Op::Done).await;
+}
+
+async fn feed_file(span: &Span, console: bool, queue: &mpsc::Sender<Op>) -> Result<(), JournalError> {
+    let mut cursor = span.journal.cursor(Since::Sequence(span.first));
+    let mut next = span.first;
+    while next <= span.last {
+        let item = cursor.next().await?;
+        next = match &item {
+            Item::Record(record) => record.sequence + 1,
+            Item::Missing { to, .. } => *to,
+        };
+        let bytes = if console { console_bytes(&item) } else { Some(journal_line(&item)) };
+        if let Some(bytes) = bytes
+            && queue.send(Op::Bytes(bytes)).await.is_err()
+        {
+            return Ok(());
+        }
     }
     Ok(())
 }
 
-fn line(record: &Record) -> Line<'_> {
-    let what = match &record.entry {
-        Entry::Console { offset, bytes } => What::Console { console_offset: *offset, bytes: bytes.len() },
-        Entry::Cut { bytes } => What::Cut { cut: *bytes },
-        Entry::Event(event) => What::Event(event),
-    };
-    Line {
-        sequence: record.sequence,
-        boot_ns: record.stamp.boot_ns,
-        wall_ms: record.stamp.wall_ms,
-        attempt: record.attempt.0,
-        what,
+fn lines(events: &[RunEvent]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for event in events {
+        // Events came over the wire as JSON, or go there as such.
+        if serde_json::to_writer(&mut lines, event).is_ok() {
+            lines.push(b'\n');
+        }
     }
+    lines
 }
 
-fn put(dir: &Path, name: &str, content: &[u8], files: &mut Vec<BundleFile>) -> Result<(), BundleError> {
-    let path = dir.join(name);
-    write_file(&path, content)?;
-    files.push(entry(&path, name.to_owned())?);
-    Ok(())
+fn hex(hash: Sha256) -> String {
+    data_encoding::HEXLOWER.encode(&hash.finalize())
 }
 
-fn write_file(path: &Path, content: &[u8]) -> Result<(), BundleError> {
-    let error = |source| BundleError::Write { path: path.to_owned(), source };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(error)?;
-    }
-    atomic_file::write(path, content, 0o644).map_err(error)
-}
-
-fn create(dir: &Path, name: &str) -> Result<BufWriter<File>, BundleError> {
-    let path = dir.join(name);
-    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| File::create(&path));
-    made.map(BufWriter::new).map_err(|source| BundleError::Write { path, source })
-}
-
-fn write_to(file: &mut BufWriter<File>, path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-    file.write_all(bytes).map_err(|source| BundleError::Write { path: path.to_owned(), source })
-}
-
-fn entry(path: &Path, name: String) -> Result<BundleFile, BundleError> {
-    let error = |source| BundleError::Read { path: path.to_owned(), source };
-    let mut hasher = Sha256::new();
-    let size = io::copy(&mut File::open(path).map_err(error)?, &mut hasher).map_err(error)?;
-    let sha256 = data_encoding::HEXLOWER.encode(&hasher.finalize());
-    Ok(BundleFile { path: name, size, sha256 })
-}
-
-/// The files of a finished bundle, its list among them.
-pub(super) fn list(dir: &Path) -> Result<Vec<BundleFile>, BundleError> {
-    let path = dir.join(LIST);
-    let bytes = std::fs::read(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
-    let list: ListFile =
-        serde_json::from_slice(&bytes).map_err(|source| BundleError::Json { what: "the list", source })?;
-    let mut files = list.files;
-    files.push(entry(&path, LIST.to_owned())?);
-    Ok(files)
-}
-
-/// At most [`BUNDLE_PIECE`] bytes of a file of the bundle. `name` comes from outside: only plain parts
-/// below the bundle are followed.
-pub(super) fn read(dir: &Path, name: &str, offset: u64) -> Result<Vec<u8>, BundleError> {
-    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    if name.is_empty() || !plain {
-        return Err(BundleError::NoSuchFile { path: name.chars().take(200).collect() });
-    }
-    let path = dir.join(name);
-    let error = |source| BundleError::Read { path: path.clone(), source };
-    let mut file = File::open(&path).map_err(error)?;
-    file.seek(SeekFrom::Start(offset)).map_err(error)?;
-    let mut piece = Vec::new();
-    file.take(BUNDLE_PIECE as u64).read_to_end(&mut piece).map_err(error)?;
-    Ok(piece)
+fn hashed(path: &std::path::Path) -> io::Result<(u64, String)> {
+    let mut hash = Sha256::new();
+    let size = io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok((size, hex(hash)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_of_environments_do_not_get_into_a_bundle() {
-        let scenario = serde_json::json!({
-            "name": "s", "summary": "", "under_test": "agent", "needs": [], "cleanup": [],
-            "boot_timeout": { "secs": 1, "nanos": 0 },
-            "steps": [{
-                "name": "d", "timeout": { "secs": 1, "nanos": 0 },
-                "action": { "do": "deploy", "on": "dut", "deployment": "web", "score": {
-                    "type": "PodmanV0",
-                    "data": { "services": [
-                        { "name": "a", "image": "i", "env": { "TOKEN": "planted-secret" } },
-                    ] },
-                } },
-            }],
-        });
-        let scenario = serde_json::from_value(scenario).unwrap();
-        let json = serde_json::to_string(&redacted(&scenario)).unwrap();
-        assert!(!json.contains("planted-secret") && json.contains("\"TOKEN\":\"hash:"), "{json}");
-    }
-
-    #[test]
-    fn nothing_outside_the_bundle_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("b")).unwrap();
-        std::fs::write(dir.path().join("secret"), "s").unwrap();
-        std::fs::write(dir.path().join("b/ok"), "content").unwrap();
-        let bundle = dir.path().join("b");
-        for bad in ["../secret", "/etc/passwd", "", "a/../../secret", "."] {
-            assert!(matches!(read(&bundle, bad, 0), Err(BundleError::NoSuchFile { .. })), "{bad}");
-        }
-        assert_eq!(read(&bundle, "ok", 3).unwrap(), b"tent");
-        assert_eq!(read(&bundle, "ok", 100).unwrap(), b"");
-    }
-}
+mod tests;

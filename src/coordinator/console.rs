@@ -42,6 +42,7 @@ pub(super) async fn page(device: &DeviceHandle, from: ConsoleFrom) -> Result<Con
     let (since, start) = match from {
         ConsoleFrom::Start => (Since::Start, None),
         ConsoleFrom::Boot => (Since::Attempt(attempt), None),
+        ConsoleFrom::Attempt(attempt) => (Since::Attempt(attempt), None),
         ConsoleFrom::Offset(offset) => (Since::Console(offset), Some(offset)),
         ConsoleFrom::End => {
             let next = device.journal().console_offset();

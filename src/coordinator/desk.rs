@@ -15,6 +15,7 @@ use crate::plan::lease::{Blocker, Book, Caller, Now, QueueRow};
 use crate::plan::warm::{Cold, Start};
 use crate::support::chain::Chain;
 use crate::wire::console::{ConsoleBreak, ConsolePage, ConsoleRead, ConsoleWrite};
+use crate::wire::fleet::Pong;
 use crate::wire::lending::{
     DeviceAsked, DeviceRow, DeviceShown, Devices, Extend, HealthSaid, LeaseAsked, LeaseRow, LeaseState,
     Power, PowerAct, PowerDone, Queue, Reserve, Transfer, Usage, WaitingRow,
@@ -224,6 +225,14 @@ impl Lending {
         }
         let now = state.borrow();
         Ok(PowerDone { power: now.power, attempt: now.attempt })
+    }
+
+    /// Asks a device's agent, for its holder.
+    pub(super) async fn ping(&self, by: &Caller, asked: DeviceAsked) -> Result<Pong, Refusal> {
+        let session = self.session_on(by, &asked.device, false).await?;
+        let seat = seat(&session, &asked.device)?;
+        let pong = session.ping(seat).await;
+        pong.map_err(|cause| Refusal::new(format!("the agent of {} does not answer: {cause}", asked.device)))
     }
 
     pub(super) async fn read_console(&self, asked: ConsoleRead) -> Result<ConsolePage, Refusal> {

@@ -13,13 +13,21 @@ use std::sync::Arc;
 /// Adds what the device's journal says from record number `from` on to the log, until the record that
 /// says that the log's run is over.
 pub(super) async fn follow(device: DeviceHandle, from: u64, log: Arc<RunLog>) {
+    follow_after(device, from, log, 0).await;
+}
+
+/// [`follow`], of which the first `known` facts are in the log already.
+pub(super) async fn follow_after(device: DeviceHandle, from: u64, log: Arc<RunLog>, mut known: usize) {
     let mut cursor = device.journal().cursor(Since::Sequence(from));
     let mut powered_on: Option<Stamp> = None;
     loop {
         match cursor.next().await {
             Ok(Item::Record(record)) => {
                 if let Some((at, fact)) = fact(&device, &record, &mut powered_on) {
-                    log.push_at(at, fact).await;
+                    match known {
+                        0 => log.push_at(at, fact).await,
+                        _ => known -= 1,
+                    }
                 }
                 if ends(&record, log.run().as_str()) {
                     return;

@@ -192,6 +192,11 @@ impl Lending {
         self.end(&grant.by, &grant.lease).await;
     }
 
+    /// Gives back what a run holds whose coordinator died.
+    pub(super) async fn give_back(&self, owner: &UserName, lease: &LeaseId) {
+        self.end(&Caller { user: owner.clone(), admin: false }, lease).await;
+    }
+
     async fn end(&self, by: &Caller, lease: &LeaseId) {
         if let Err(error) = self.ledger.release(by.clone(), lease.clone()).await {
             tracing::warn!(%lease, error = %Chain(&error), "a lease is not given back, and ends by itself");

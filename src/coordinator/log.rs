@@ -1,5 +1,6 @@
 //! The events of one run: numbered, published as they come, replayed on request.
 
+use super::runs::Kept;
 use crate::bus::connect::Bus;
 use crate::model::id::{LabName, RunId};
 use crate::model::run::{RunEvent, RunFact};
@@ -29,11 +30,15 @@ pub(super) struct RunLog {
     cancel: CancellationToken,
     events: Mutex<Vec<RunEvent>>,
     ended: watch::Sender<bool>,
+    kept: Kept,
 }
 
 impl RunLog {
-    pub(super) fn new(lab: LabName, run: RunId, bus: Bus, cancel: CancellationToken) -> Self {
-        Self { run, lab, bus, cancel, events: Mutex::new(Vec::new()), ended: watch::Sender::new(false) }
+    /// The log of a run of which `events` are known and kept already.
+    pub(super) fn new(lab: LabName, run: RunId, bus: Bus, kept: Kept, events: Vec<RunEvent>) -> Self {
+        let over = events.last().is_some_and(|last| matches!(last.fact, RunFact::Ended { .. }));
+        let (cancel, ended) = (CancellationToken::new(), watch::Sender::new(over));
+        Self { run, lab, bus, cancel, events: Mutex::new(events), ended, kept }
     }
 
     pub(super) fn run(&self) -> &RunId {
@@ -61,15 +66,18 @@ impl RunLog {
         self.push_at(clock::stamp(), fact).await;
     }
 
-    /// Adds a fact that happened at `at`. The lock is held over the publishing, so that the order on
-    /// the wire is that of the numbers; a reader that misses some asks for them. Cancelled meanwhile, the
+    /// Adds a fact that happened at `at`, which is kept before anybody is shown it. The lock is held over the publishing, so
+    /// that the order on the wire is that of the numbers; a reader that misses some asks for them. Cancelled meanwhile, the
     /// fact is in the log all the same, though perhaps not published.
     pub(super) async fn push_at(&self, at: Stamp, fact: RunFact) {
         let ends = matches!(fact, RunFact::Ended { .. });
         let mut events = self.events.lock().await;
         let event = self.event(events.len(), at, fact);
         let bytes = serde_json::to_vec(&event);
+        let kept = self.kept.write(&event);
         events.push(event);
+        // Whoever asks for events waits for the lock, and with it for this.
+        kept.await;
         // Whoever reads that the run has ended finds its last event in the log.
         if ends {
             self.ended.send_replace(true);
@@ -91,13 +99,6 @@ impl RunLog {
         }
     }
 
-    /// The event that `push_at` would add next, for the bundle, which is written before it is added.
-    pub(super) async fn with(&self, at: Stamp, fact: RunFact) -> Vec<RunEvent> {
-        let mut events = self.events.lock().await.clone();
-        events.push(self.event(events.len(), at, fact));
-        events
-    }
-
     fn event(&self, index: usize, at: Stamp, fact: RunFact) -> RunEvent {
         RunEvent { run: self.run.clone(), seq: index as u64, at, fact }
     }
@@ -109,17 +110,21 @@ impl RunLog {
 
     /// Events from number `from`, as many as fit a message.
     pub(super) async fn page(&self, from: u64) -> Vec<RunEvent> {
-        let events = self.events.lock().await;
-        let from = usize::try_from(from).unwrap_or(usize::MAX).min(events.len());
-        let mut bytes = 0;
-        let mut page = Vec::new();
-        for event in events.iter().skip(from).take(PAGE_EVENTS) {
-            bytes += serde_json::to_vec(event).map_or(0, |json| json.len());
-            if bytes > PAGE_BYTES && !page.is_empty() {
-                break;
-            }
-            page.push(event.clone());
-        }
-        page
+        page(&self.events.lock().await, from)
     }
+}
+
+/// Of these events those from number `from`, as many as fit a message.
+pub(super) fn page(events: &[RunEvent], from: u64) -> Vec<RunEvent> {
+    let from = usize::try_from(from).unwrap_or(usize::MAX).min(events.len());
+    let mut bytes = 0;
+    let mut page = Vec::new();
+    for event in events.iter().skip(from).take(PAGE_EVENTS) {
+        bytes += serde_json::to_vec(event).map_or(0, |json| json.len());
+        if bytes > PAGE_BYTES && !page.is_empty() {
+            break;
+        }
+        page.push(event.clone());
+    }
+    page
 }

@@ -9,7 +9,8 @@
 //!                 └──────► run log ──► lab.<lab>.run.<run>, replay on request, bundle
 //! ```
 //!
-//! One task owns each run; its log is the only thing others read of it.
+//! One task owns each run; its log is the only thing others read of it. A run outlives its coordinator: `runs` keeps it,
+//! `recover` ends what another coordinator began.
 
 mod answers;
 mod boot_desk;
@@ -22,6 +23,7 @@ mod containers;
 mod deploying;
 mod desk;
 mod disturb;
+mod evidence;
 mod expect;
 mod fallback;
 mod follow;
@@ -34,8 +36,12 @@ mod operate;
 pub mod operator;
 pub mod parts;
 mod people;
+mod phases;
+mod recover;
 mod refusal;
 mod runner;
+mod running;
+mod runs;
 pub mod service;
 mod session;
 mod steps;

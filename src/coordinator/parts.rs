@@ -56,8 +56,10 @@ pub struct Parts {
     pub uploads: PathBuf,
     /// Makes SSH keys.
     pub keys: MakeKeys,
-    /// Where bundles are written, a directory for each run.
+    /// Where bundles are written, a file for each run.
     pub bundles: PathBuf,
+    /// How many of them are kept, and for how long.
+    pub retention: crate::model::bundle::Retention,
     /// How to enter and how to remove a device that is kept, as lines for people.
     pub keep_lines: KeepLines,
     /// Changes when what all its devices stand on breaks, to what broke.

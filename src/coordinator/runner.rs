@@ -1,15 +1,18 @@
 //! One run, from its devices to its verdict: acquire, boot, steps, cleanup, hand back.
 
-use super::bundle::{self, Span};
+use super::bundle::{Bundles, Evidence};
+use super::evidence::Span;
 use super::fallback;
 use super::follow::follow;
 use super::lending::{Denied, Grant, Lending};
 use super::log::RunLog;
 use super::parts::{BootImage, Parts};
+use super::phases;
+use super::runs::{RunRecord, Runs};
 use super::session::{Seat, Session};
 use crate::device::DeviceError;
 use crate::model::event::Event;
-use crate::model::id::{DeviceId, LeaseId, RunId, UserName};
+use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::run::{AssignedDevice, Fault, FaultKind, Outcome, RunFact, StepResult};
 use crate::model::scenario::{Need, Scenario, Step};
 use crate::plan::{verdict, warm};
@@ -18,15 +21,15 @@ use crate::support::clock;
 use crate::support::lock::lock;
 use crate::wire::request::RunOptions;
 use futures_util::future::{join_all, try_join_all};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long the journals' readers may take to get to the run's end.
-const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one act of handing a device back may take: libvirt and the NATS server answer within seconds
 /// or, when they are gone, never. A device that was not switched off is found so by its next boot.
@@ -36,6 +39,9 @@ const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Runner {
     pub(super) parts: Arc<Parts>,
     pub(super) lending: Arc<Lending>,
+    pub(super) bundles: Arc<Bundles>,
+    pub(super) runs: Arc<Runs>,
+    pub(super) record: RunRecord,
     pub(super) user: UserName,
     pub(super) log: Arc<RunLog>,
     pub(super) scenario: Scenario,
@@ -51,29 +57,38 @@ pub(super) struct Kept {
 }
 
 impl Runner {
-    /// Runs to the end; the last thing it does is to log [`RunFact::Ended`]. Devices that are kept go to
+    /// Runs to the end; the last fact that it logs is [`RunFact::Ended`], and then it writes the bundle. Devices that are kept go to
     /// `kept` before that, so that whoever knows of the end can learn of them.
     pub(super) async fn run(self, kept: impl FnOnce(Kept)) {
-        let begun = Instant::now();
-        let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
-        self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
+        // One that a coordinator before this one has queued is queued.
+        if self.log.events().await.is_empty() {
+            let names = self.scenario.steps.iter().map(|step| step.name.clone()).collect();
+            self.log.push(RunFact::Queued { scenario: self.scenario.name.clone(), steps: names }).await;
+        }
         let (grant, needs) = match self.acquire().await {
             Ok(acquired) => acquired,
             Err(denied) => {
                 self.log.push(RunFact::Fault { fault: denied_fault(denied) }).await;
-                self.end(&begun, self.judge().await, Vec::new()).await;
+                self.end(self.judge().await, Vec::new()).await;
                 return;
             }
         };
         let session = self.session(&grant);
+        self.runs.started(self.record.clone()).await;
         self.log.push(self.started(&session, needs)).await;
         let (followers, starts) = (TaskTracker::new(), self.begin(&session).await);
+        // They end with this.
+        let mut phases = JoinSet::new();
+        for seat in &session.seats {
+            phases.spawn(phases::follow(self.parts.bus.clone(), seat.id().clone(), Arc::clone(&self.log)));
+        }
         for (seat, from) in session.seats.iter().zip(&starts) {
             if let Some(from) = from {
                 followers.spawn(follow(seat.device.clone(), *from, Arc::clone(&self.log)));
             }
         }
         self.drive(&session, &grant.lost).await;
+        phases.shutdown().await;
         if let Err(fault) = self.hand_back(&session).await {
             self.log.push(RunFact::Fault { fault }).await;
         }
@@ -94,7 +109,7 @@ impl Runner {
         } else {
             self.lending.release(grant).await;
         }
-        self.end(&begun, outcome, spans).await;
+        self.end(outcome, spans).await;
     }
 
     /// The devices, and the needs that they meet.
@@ -123,7 +138,8 @@ impl Runner {
             let (run, verdict) = (self.log.run().to_string(), outcome.verdict.to_string());
             let last = self.note(seat, Event::RunEnded { run, verdict }).await;
             if let (Some(first), Some(last)) = (first, last) {
-                spans.push(Span { device: seat.device.clone(), first, last });
+                let (device, journal) = (seat.id().clone(), seat.device.journal().clone());
+                spans.push(Span { device, journal, first, last });
             }
         }
         spans
@@ -245,18 +261,15 @@ impl Runner {
         verdict::judge(self.scenario.under_test, &self.log.events().await)
     }
 
-    /// Writes the bundle, the last event in it, and then says that the run has ended. A bundle that could
-    /// not be written has no list, so a request for it is refused.
-    async fn end(&self, begun: &Instant, outcome: Outcome, spans: Vec<Span>) {
-        let at = clock::stamp();
-        let fact = RunFact::Ended { outcome, took: begun.elapsed().as_secs_f64() };
-        let events = self.log.with(at, fact.clone()).await;
-        let dir = bundle_dir(&self.parts, self.log.run());
-        let image = self.image(spans.first().map(|span| span.device.id()));
-        if let Err(error) = bundle::write(&dir, image, &self.scenario, &events, &spans).await {
-            tracing::warn!(run = %self.log.run(), error = %Chain(&error), "the bundle is incomplete");
-        }
-        self.log.push_at(at, fact).await;
+    /// Says that the run has ended, and then writes its bundle: whoever asks for that meanwhile is told to wait.
+    async fn end(&self, outcome: Outcome, spans: Vec<Span>) {
+        let writing = self.bundles.begin(self.log.run());
+        let took =
+            self.log.events().await.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
+        self.log.push(RunFact::Ended { outcome, took, next: None }).await;
+        let (scenario, events) = (self.scenario.clone(), self.log.events().await);
+        writing.write(Evidence { scenario, events, spans, lost: Vec::new() }).await;
+        self.runs.forget(&self.record).await;
     }
 
     /// What the run's devices boot, by the first of them.
@@ -274,11 +287,6 @@ impl Runner {
             }
         }
     }
-}
-
-/// Where a run's bundle lies.
-pub(super) fn bundle_dir(parts: &Parts, run: &RunId) -> PathBuf {
-    parts.bundles.join(run.as_str())
 }
 
 fn cancelled() -> Fault {

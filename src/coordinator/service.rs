@@ -1,7 +1,7 @@
 //! Takes requests and owns the runs.
 
 use super::answers::{decode, json, needed, ok, same_version};
-use super::bundle;
+use super::bundle::Bundles;
 use super::cables;
 use super::console;
 use super::handover;
@@ -12,25 +12,24 @@ use super::operator::Operator;
 use super::parts::Parts;
 use super::people::People;
 use super::refusal::Refusal;
-use super::runner::{Kept, Runner, bundle_dir};
+use super::runner::Kept;
+use super::runs::Runs;
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
 use crate::model::id::{DeviceId, RunId, UserName};
 use crate::model::role::Role;
 use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
-use crate::support::clock;
 use crate::support::lock::lock;
 use crate::wire::boot::{BOOT, EVENTS_OF, UPLOAD, UPLOAD_LACKS};
 use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
     DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone,
-    POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
+    PING, POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
 };
 use crate::wire::request::{
-    BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO, RUN,
-    Reply, RunAccepted, RunRef, RunRequest,
+    BUNDLE, BUNDLE_READ, BundleRead, CANCEL, EVENTS, EventsRequest, HELLO, RUN, Reply, RunRef,
 };
 use crate::wire::subject;
 use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNNEL_SEND};
@@ -40,8 +39,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The most runs a coordinator remembers: then one that has ended is forgotten for each new one.
-const MAX_RUNS: usize = 1000;
 /// The most requests that are being answered; more wait.
 pub(super) const MAX_REQUESTS: usize = 256;
 /// Where the ledger's epoch is kept, below the coordinator's directory.
@@ -53,19 +50,21 @@ pub struct Coordinator {
     token: CancellationToken,
 }
 
-struct Shared {
-    parts: Arc<Parts>,
-    lending: Arc<Lending>,
+pub(super) struct Shared {
+    pub(super) parts: Arc<Parts>,
+    pub(super) lending: Arc<Lending>,
+    pub(super) bundles: Arc<Bundles>,
+    pub(super) kept_runs: Arc<Runs>,
     people: People,
-    tracker: TaskTracker,
+    pub(super) tracker: TaskTracker,
     /// No await happens under these locks.
-    runs: Mutex<BTreeMap<RunId, Run>>,
-    kept: Mutex<BTreeMap<RunId, Kept>>,
+    pub(super) runs: Mutex<BTreeMap<RunId, Run>>,
+    pub(super) kept: Mutex<BTreeMap<RunId, Kept>>,
 }
 
-struct Run {
-    owner: UserName,
-    log: Arc<RunLog>,
+pub(super) struct Run {
+    pub(super) owner: UserName,
+    pub(super) log: Arc<RunLog>,
 }
 
 /// A coordinator could not be started.
@@ -117,14 +116,20 @@ impl Coordinator {
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
         tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
         cables::watch(&lending);
+        let bundles = Bundles::new(&parts);
+        let kept_runs = Arc::new(Runs::start(&parts, &tracker, token.clone()));
         let shared = Arc::new(Shared {
             parts,
             lending,
+            bundles,
+            kept_runs,
             people,
             tracker: tracker.clone(),
             runs: Mutex::default(),
             kept: Mutex::default(),
         });
+        // Before anybody is answered: a run that somebody follows must be known.
+        shared.recover().await?;
         let (serving, stop) = (Arc::clone(&shared), token.clone());
         tracker.spawn(async move {
             let mut requests = requests;
@@ -238,6 +243,7 @@ impl Shared {
             UPLOAD_LACKS => lending.upload_lacks(&by, decode(payload)?).await.map(ok),
             UPLOAD => lending.upload(&by, decode(payload)?).await.map(ok),
             EVENTS_OF => lending.events_of(decode(payload)?).await.map(ok),
+            PING => lending.ping(&by, decode(payload)?).await.map(ok),
             CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
             CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
             ADMIT => lending.admit(&by, decode(payload)?).await.map(ok),
@@ -255,11 +261,10 @@ impl Shared {
             VERIFY => lending.verify(&by, decode(payload)?).await.map(ok),
             LOGIN => self.people.login(decode(payload)?).await.map(ok),
             LOGOUT => self.logout(decode(payload)?).await.map(ok),
-            RUN => self.start_run(user, decode(payload)?).map(ok),
+            RUN => self.start_run(user, decode(payload)?).await.map(ok),
             EVENTS => {
                 let request: EventsRequest = decode(payload)?;
-                let events = self.log(&request.run)?.page(request.from).await;
-                Ok(ok(EventsPage { events }))
+                self.events(&request).await.map(ok)
             }
             CANCEL => {
                 let request: RunRef = decode(payload)?;
@@ -267,104 +272,19 @@ impl Shared {
             }
             BUNDLE => {
                 let request: RunRef = decode(payload)?;
-                let dir = self.finished(&request.run)?;
-                let files = bundle::list(&dir).map_err(|e| {
-                    Refusal::hinted(
-                        format!("the run's bundle is incomplete: {}", Chain(&e)),
-                        "the coordinator's log says why it was not written",
-                    )
-                })?;
-                Ok(ok(BundleList { files, kept: self.kept_lines(&request.run) }))
+                self.bundle(&request.run).await.map(ok)
             }
             BUNDLE_READ => {
                 let request: BundleRead = decode(payload)?;
-                let dir = self.finished(&request.run)?;
-                bundle::read(&dir, &request.path, request.offset)
-                    .map_err(|e| Refusal::new(Chain(&e).to_string()))
+                let piece = self.bundles.read(&request.run, &request.path, request.offset);
+                piece.map_err(|e| Refusal::new(Chain(&e).to_string()))
             }
             other => Err(Refusal::new(format!("there is no request {other:?}"))),
         }
-    }
-
-    fn start_run(self: &Arc<Self>, user: &UserName, request: RunRequest) -> Result<RunAccepted, Refusal> {
-        same_version(request.version)?;
-        let mut runs = lock(&self.runs);
-        if runs.len() >= MAX_RUNS
-            && let Some(ended) = runs.iter().find(|(_, run)| run.log.has_ended()).map(|(id, _)| id.clone())
-        {
-            runs.remove(&ended);
-        }
-        if runs.len() >= MAX_RUNS {
-            return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
-        }
-        // The time sorts them. The random number keeps runs of one second apart, also those of two labs whose
-        // bundles go to one place; the count, those of this one.
-        let (seconds, random) = (clock::wall_ms() / 1000, rand::random::<u16>());
-        let id = format!("{}-{seconds}-{random:04x}-{}", request.scenario.name, runs.len() + 1);
-        let run = RunId::new(id).map_err(|e| Refusal::new(e.to_string()))?;
-        let parts = Arc::clone(&self.parts);
-        let log = Arc::new(RunLog::new(
-            parts.lab.clone(),
-            run.clone(),
-            parts.bus.clone(),
-            CancellationToken::new(),
-        ));
-        runs.insert(run.clone(), Run { owner: user.clone(), log: Arc::clone(&log) });
-        drop(runs);
-        tracing::info!(%user, %run, "a run begins");
-        let runner = Runner {
-            parts,
-            lending: Arc::clone(&self.lending),
-            user: user.clone(),
-            log,
-            scenario: request.scenario,
-            options: request.options,
-        };
-        let (shared, name) = (Arc::clone(self), run.clone());
-        self.tracker.spawn(async move {
-            runner
-                .run(|kept| {
-                    lock(&shared.kept).insert(name, kept);
-                })
-                .await;
-        });
-        Ok(RunAccepted { run })
-    }
-
-    fn log(&self, run: &RunId) -> Result<Arc<RunLog>, Refusal> {
-        let runs = lock(&self.runs);
-        runs.get(run).map(|run| Arc::clone(&run.log)).ok_or_else(|| no_run(run))
-    }
-
-    fn cancel(&self, by: &Caller, run: &RunId) -> Result<(), Refusal> {
-        let runs = lock(&self.runs);
-        let Run { owner, log } = runs.get(run).ok_or_else(|| no_run(run))?;
-        if *owner != by.user && !by.admin {
-            return Err(Refusal::new(format!("run {run} is {owner}'s")));
-        }
-        log.cancel().cancel();
-        Ok(())
     }
 
     async fn logout(&self, asked: LogoutAsked) -> Result<LogoutDone, Refusal> {
         let logins = self.people.logout(&asked.user).await?;
         Ok(LogoutDone { logins, leases: self.lending.leases_of(asked.user).await? })
     }
-
-    fn finished(&self, run: &RunId) -> Result<std::path::PathBuf, Refusal> {
-        if self.log(run)?.has_ended() {
-            Ok(bundle_dir(&self.parts, run))
-        } else {
-            Err(Refusal::new(format!("run {run} has not ended")))
-        }
-    }
-
-    fn kept_lines(&self, run: &RunId) -> Vec<String> {
-        let kept = lock(&self.kept);
-        kept.get(run).map(|kept| kept.lines.clone()).unwrap_or_default()
-    }
-}
-
-fn no_run(run: &RunId) -> Refusal {
-    Refusal::new(format!("there is no run {run}"))
 }

@@ -1,6 +1,7 @@
 //! Plain data of the lab: ids, devices, leases, scenarios, runs, workloads, events. serde, no I/O.
 
 pub mod boot;
+pub mod bundle;
 pub mod deployment;
 pub mod device;
 pub mod event;

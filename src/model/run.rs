@@ -3,9 +3,10 @@
 use super::boot::{BootAttempt, BootStage};
 use super::device::{Backend, Model};
 use super::event::Event;
-use super::id::{DeviceId, RunId, ScenarioName};
+use super::id::{DeploymentName, DeviceId, RunId, ScenarioName};
 use super::scenario::Instead;
 use super::time::Stamp;
+use super::workload::Phase;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -184,6 +185,19 @@ pub enum RunFact {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         line: String,
     },
+    /// A device's agent said where a deployment stands.
+    Phase {
+        /// The device.
+        device: DeviceId,
+        /// The deployment.
+        deployment: DeploymentName,
+        /// Where it stands; none when it is gone.
+        phase: Option<Phase>,
+        /// The generation that this speaks of.
+        generation: u64,
+        /// The agent's words, one line.
+        message: String,
+    },
     /// Something went wrong beside the steps: in a boot, with a device, at the hand-back; or the run was stopped.
     Fault {
         /// What.
@@ -213,6 +227,9 @@ pub enum RunFact {
         outcome: Outcome,
         /// How long it took from `Queued`, in seconds.
         took: f64,
+        /// The run that tries again what this one could not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<RunId>,
     },
 }
 

@@ -2,17 +2,22 @@
 
 pub mod backoff;
 pub mod boot;
+pub mod compare;
 pub mod enroll;
 pub mod fallback;
 pub mod health;
 pub mod lease;
 pub mod night;
+pub mod noise;
 pub mod operator;
 pub mod place;
 pub mod reconcile;
+pub mod recovery;
+pub mod retention;
 pub mod retry;
 pub mod rollout;
 pub mod spec;
+pub mod timeline;
 pub mod trust;
 pub mod verdict;
 pub mod verify;

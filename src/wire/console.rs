@@ -51,6 +51,8 @@ pub enum ConsoleFrom {
     Start,
     /// With the first of the current boot attempt.
     Boot,
+    /// With the first of this boot attempt.
+    Attempt(BootAttempt),
     /// With this absolute offset.
     Offset(u64),
     /// With the next byte to come.

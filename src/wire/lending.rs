@@ -35,6 +35,9 @@ pub const HEALTH: &str = "health";
 /// Switch a device. Body: [`Power`]. Answer: [`PowerDone`].
 pub const POWER: &str = "power";
 
+/// Ask the agent of a device that one holds. Body: [`DeviceAsked`]. Answer: [`super::fleet::Pong`].
+pub const PING: &str = "ping";
+
 /// Answer to [`DEVICES`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Devices {

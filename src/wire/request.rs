@@ -1,5 +1,6 @@
 //! Requests to a coordinator: `lab.<lab>.req.<user>.<verb>`. JSON bodies; each answer is a [`Reply`].
 
+pub use crate::model::bundle::BundleFile;
 use crate::model::id::RunId;
 use crate::model::lease::LeaseLost;
 use crate::model::run::RunEvent;
@@ -77,21 +78,16 @@ pub struct RunRef {
 /// Answer to [`BUNDLE`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BundleList {
-    /// The files, paths relative to the bundle.
+    /// The files, paths relative to the bundle; none where it is one file.
     pub files: Vec<BundleFile>,
+    /// The one file that it is, compressed: its path for [`BUNDLE_READ`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<BundleFile>,
+    /// It is being written: ask again.
+    #[serde(default)]
+    pub pending: bool,
     /// How to enter each device that was kept, and how to remove it: lines for people.
     pub kept: Vec<String>,
-}
-
-/// A file of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BundleFile {
-    /// Relative path, `/` between parts, no `..`.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// Hex.
-    pub sha256: String,
 }
 
 /// Body of [`BUNDLE_READ`]. Answer: raw bytes from `offset`, at most [`BUNDLE_PIECE`]; empty at the end.

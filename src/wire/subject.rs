@@ -32,6 +32,14 @@ pub fn user_key(user: &UserName) -> String {
     format!("user.{user}")
 }
 
+/// Key of the record of a run that has not ended, in the lab's bucket.
+pub fn run_key(run: &RunId) -> String {
+    format!("run.{run}")
+}
+
+/// All keys of records of runs.
+pub const RUN_KEYS: &str = "run.*";
+
 /// All keys of users' roles.
 pub const USER_KEYS: &str = "user.*";
 

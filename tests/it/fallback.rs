@@ -8,7 +8,7 @@ use pilab::model::id::RunId;
 use pilab::model::run::{AssignedDevice, RunFact, Verdict};
 use pilab::wire::lending::{HEALTH, RELEASE};
 use pilab::wire::request::{
-    EVENTS, EventsPage, EventsRequest, REQUEST_VERSION, RUN, RunAccepted, RunRequest,
+    EVENTS, EventsPage, EventsRequest, REQUEST_VERSION, RUN, RunAccepted, RunOptions, RunRequest,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn run(lab: &FakeLab, need: &str) -> (Option<AssignedDevice>, Verdict, Str
     );
     std::fs::write(&path, text).unwrap();
     let scenario = scenario::load(&path).unwrap();
-    let request = RunRequest { version: REQUEST_VERSION, scenario, keep: false };
+    let request = RunRequest { version: REQUEST_VERSION, scenario, options: RunOptions::default() };
     let run: RunId = lab.ask::<RunAccepted>(RUN, &request).await.run;
     let mut device = None;
     let ended = async {

@@ -151,6 +151,7 @@ impl Lab {
             tree: None,
             layers: Vec::new(),
             cmdline,
+            wake: None,
         }
     }
 

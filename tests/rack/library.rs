@@ -90,10 +90,8 @@ async fn a_board_comes_from_its_relay_to_its_initramfs() {
         attempt: BootAttempt(1),
         kernel: Some(kernel),
         initramfs: Some(initramfs),
-        device_tree: None,
-        tree: None,
-        layers: Vec::new(),
         cmdline: cmdline.into(),
+        ..BootOffer::default()
     };
     boot.offer(lease, offer).await.unwrap();
 

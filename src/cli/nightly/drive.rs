@@ -1,6 +1,7 @@
 //! Runs a night: asks the plan what is next, makes each attempt in a task of its own, and keeps the record.
 
 use super::keep::Nights;
+use crate::bundle::Form;
 use crate::cli::bundle;
 use crate::cli::client::Client;
 use crate::cli::error::CliError;
@@ -123,7 +124,7 @@ impl Drive<'_> {
             let view = attempt(&client, scenario, budget, over, halt).await;
             let mut excerpt = String::new();
             if let Ok(view) = &view {
-                match bundle::fetch(&client, &view.run, &dir).await {
+                match bundle::fetch(&client, &view.run, &dir, Form::Directory).await {
                     Ok(fetched) if view.verdict() != Verdict::Passed => excerpt = quote(view, &fetched.path),
                     Ok(_) => {}
                     Err(error) => tracing::warn!(run = %view.run, %error, "a bundle could not be fetched"),

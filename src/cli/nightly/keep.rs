@@ -1,9 +1,13 @@
 //! Where nights are kept: a directory for each, `<state>/nights/<lab>/<plan>/<begin>`, with its record, page, JUnit
 //! report and bundles. One process at a time runs a night of a plan.
 
+use crate::bundle;
 use crate::cli::error::CliError;
+use crate::model::bundle::Retention;
 use crate::model::night::{NIGHT_VERSION, Record};
 use crate::support::atomic_file;
+use crate::support::chain::Chain;
+use crate::support::clock;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -84,6 +88,14 @@ impl Nights {
             if let Err(error) = std::fs::remove_dir_all(old) {
                 tracing::warn!(path = %old.display(), %error, "an old night cannot be removed");
             }
+        }
+    }
+
+    /// Removes bundles of all the nights that are kept, by the lab's rules for bundles. Their records and pages stay.
+    pub(super) fn prune_bundles(&self, retention: &Retention) {
+        let dirs: Vec<_> = self.dirs().iter().map(|dir| dir.join("bundles")).collect();
+        if let Err(error) = bundle::prune(&dirs, retention, clock::wall_ms(), false) {
+            tracing::warn!(error = %Chain(&error), "old bundles cannot be removed");
         }
     }
 

@@ -68,6 +68,7 @@ async fn an_agents_container_that_is_killed_in_the_middle_of_a_run_is_a_device_t
     bench.podman(&instance, &agents).await;
     let ended = end(run).await;
     let outcomes = outcomes(&ended.stdout);
+    assert!(outcomes.contains_key("used"), "{ended:?}");
     let told = outcomes["used"]["reason"].as_str().unwrap();
     assert_eq!(outcomes["used"]["verdict"], "lab", "{told}");
     let why = "the device went away (console closed: the agent's container ended with exit code 137) at stage agent";

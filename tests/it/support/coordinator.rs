@@ -67,6 +67,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         uploads: lab.dir.path().join("uploads"),
         keys: |_| Ok(KeyPair { private: "client".to_owned(), public: HOST_KEY.to_owned() }),
         bundles: lab.dir.path().join("bundles"),
+        retention: pilab::model::bundle::Retention::default(),
         keep_lines: Box::new(|_, _| Vec::new()),
         broke: tokio::sync::watch::channel(String::new()).1,
     }

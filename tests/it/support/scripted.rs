@@ -317,7 +317,8 @@ impl Coordinator {
                     size: content.len() as u64,
                     sha256: sha256.map_or_else(|| hex(content), str::to_owned),
                 };
-                ok(BundleList { files: self.script.bundle.iter().map(file).collect(), kept: Vec::new() })
+                let files = self.script.bundle.iter().map(file).collect();
+                ok(BundleList { files, archive: None, pending: false, kept: Vec::new() })
             }
             request::BUNDLE_READ => {
                 let asked: BundleRead = body(&message);
@@ -357,7 +358,8 @@ impl Coordinator {
             device: None,
             step: None,
         };
-        let ended = RunEvent { seq: last.seq + 1, fact: RunFact::Ended { outcome, took: 1.0 }, ..last };
+        let ended =
+            RunEvent { seq: last.seq + 1, fact: RunFact::Ended { outcome, took: 1.0, next: None }, ..last };
         events.push(ended.clone());
         vec![ended]
     }
