@@ -4,7 +4,7 @@ use super::parts::BootImage;
 use super::refusal::Refusal;
 use super::session::{Seat, Session};
 use crate::device::ports::{BootOffer, PortError};
-use crate::device::{BootRequest, DeviceError};
+use crate::device::{BootRequest, DeviceError, DeviceState};
 use crate::journal::{Entry, Item, Since};
 use crate::model::boot::BootAttempt;
 use crate::model::device::Backend;
@@ -71,66 +71,76 @@ impl Session {
     }
 
     /// Goes on with a boot that has begun, until its end is in the journal: the agent's first answer, or why not.
-    pub(super) async fn see_through(&self, seat: &Seat, boots: &Boots, attempt: BootAttempt) {
+    /// One that is over, because the device was switched off or booted anew, has no other.
+    pub(super) async fn see_through(&self, seat: &Seat, boots: &Boots, mut attempt: BootAttempt) {
         let deadline = Instant::now() + self.boot_timeout;
         let done = match boots {
-            Boots::Image(image) => self.see_up(seat, image, attempt, deadline).await.map(drop),
+            Boots::Image(image) => self.see_up(seat, image, &mut attempt, deadline).await.map(drop),
             Boots::Own(own) => {
-                let started = timeout_at(deadline, self.see_started(seat, own, attempt)).await;
+                let started = timeout_at(deadline, self.see_started(seat, own, &mut attempt)).await;
                 // Nobody but its owner knows what it should come to.
                 started.unwrap_or(Ok(()))
             }
         };
         let Err(fault) = done else { return };
+        if is_over(&seat.device.state().borrow(), attempt) {
+            return;
+        }
         let given_up = Event::BootGivenUp { cause: fault.cause };
-        if let Err(error) = seat.device.journal().event(seat.attempt(), given_up).await {
+        if let Err(error) = seat.device.journal().event(attempt, given_up).await {
             tracing::warn!(device = %seat.id(), error = %Chain(&error), "the journal was not written");
         }
     }
 
     /// Waits for the agent of the image and writes its first answer to the journal. A board that stands still before its
-    /// kernel is booted anew, a bounded number of times.
+    /// kernel is booted anew, a bounded number of times; `attempt` is then the new one.
     pub(super) async fn see_up(
         &self,
         seat: &Seat,
         image: &BootImage,
-        attempt: BootAttempt,
+        attempt: &mut BootAttempt,
         deadline: Instant,
     ) -> Result<String, Fault> {
-        let (mut attempt, mut cycles) = (attempt, 0);
+        let mut cycles = 0;
         let pong = loop {
             let stall = tokio::select! {
-                pong = self.first_pong(seat, attempt, deadline) => break pong?,
-                stall = standing_still(seat, attempt, Some(KERNEL)) => stall,
+                pong = self.first_pong(seat, *attempt, deadline) => break pong?,
+                stall = standing_still(seat, *attempt, Some(KERNEL)) => stall,
+                fault = over(seat, *attempt) => return Err(fault),
             };
-            if self.note_stall(seat, attempt, &stall, cycles).await {
+            if self.note_stall(seat, *attempt, &stall, cycles).await {
                 cycles += 1;
-                attempt = self.boot_image(seat, image).await?;
+                *attempt = self.boot_image(seat, image).await?;
                 continue;
             }
             // What a cut does not cure may yet pass.
             let late = |fault: Fault| Fault { cause: format!("{}; {}", fault.cause, stall.at), ..fault };
-            break self.first_pong(seat, attempt, deadline).await.map_err(late)?;
+            break tokio::select! {
+                pong = self.first_pong(seat, *attempt, deadline) => pong.map_err(late)?,
+                fault = over(seat, *attempt) => return Err(fault),
+            };
         };
         let event =
             Event::AgentAnswered { version: pong.agent_version.clone(), sha256: pong.agent_sha256.clone() };
-        let written = seat.device.journal().event(attempt, event).await;
+        let written = seat.device.journal().event(*attempt, event).await;
         written.map_err(|e| seat.lab("write the journal", &e))?;
         self.check_agent(seat, image, &pong)?;
         Ok(format!("agent {}", pong.agent_version))
     }
 
     /// The same for files of one's own, until a kernel shows itself.
-    async fn see_started(&self, seat: &Seat, own: &Own, attempt: BootAttempt) -> Result<(), Fault> {
-        let mut attempt = attempt;
+    async fn see_started(&self, seat: &Seat, own: &Own, attempt: &mut BootAttempt) -> Result<(), Fault> {
         for cycles in 0.. {
-            let stall = standing_still(seat, attempt, own.kernel()).await;
-            if !self.note_stall(seat, attempt, &stall, cycles).await {
+            let stall = tokio::select! {
+                stall = standing_still(seat, *attempt, own.kernel()) => stall,
+                fault = over(seat, *attempt) => return Err(fault),
+            };
+            if !self.note_stall(seat, *attempt, &stall, cycles).await {
                 let cause = format!("{}: {}", stall.at, stall.hint);
                 return Err(seat.fault(FaultKind::BootTimeout, cause));
             }
             let again = self.boot_own(seat, own).await;
-            attempt = again.map_err(|refusal| seat.fault(FaultKind::Lab, refusal.error))?;
+            *attempt = again.map_err(|refusal| seat.fault(FaultKind::Lab, refusal.error))?;
         }
         Ok(())
     }
@@ -146,6 +156,21 @@ impl Session {
         }
         again
     }
+}
+
+/// Whether the device boots no more in this attempt.
+fn is_over(state: &DeviceState, attempt: BootAttempt) -> bool {
+    state.attempt != attempt || state.powered_on_at.is_none()
+}
+
+/// Done when it was switched off, or booted anew by somebody: nothing of that boot is waited for, or cut, any more.
+async fn over(seat: &Seat, attempt: BootAttempt) -> Fault {
+    let mut state = seat.device.state();
+    if state.wait_for(|state| is_over(state, attempt)).await.is_err() {
+        // The device is gone, and so is this soon.
+        return pending().await;
+    }
+    seat.fault(FaultKind::Lab, format!("boot attempt {attempt} is over: it was switched off, or booted anew"))
 }
 
 /// Done when the board stands still in this attempt before its kernel shows itself; never for a virtual machine.

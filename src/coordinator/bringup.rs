@@ -45,8 +45,8 @@ impl Session {
             return Ok(format!("boot attempt {attempt} of what it finds by itself"));
         }
         let deadline = Instant::now() + self.boot_timeout;
-        let attempt = self.boot(seat).await?;
-        self.see_up(seat, self.parts.image_of(seat.id()), attempt, deadline).await
+        let mut attempt = self.boot(seat).await?;
+        self.see_up(seat, self.parts.image_of(seat.id()), &mut attempt, deadline).await
     }
 
     /// Switches the device on anew, with what the lab has for it, if it boots that.

@@ -11,8 +11,13 @@ use tokio::time::timeout;
 
 /// Until the first board has its power, or has it no more.
 async fn power(bench: &Bench, on: bool) {
+    power_of(bench, 0, on).await;
+}
+
+async fn power_of(bench: &Bench, board: usize, on: bool) {
     let mut contacts = bench.plug.contacts();
-    timeout(PATIENCE, contacts.wait_for(|closed| closed[0] == on)).await.expect("it is switched").unwrap();
+    let switched = timeout(PATIENCE, contacts.wait_for(|closed| closed[board] == on)).await;
+    drop(switched.expect("it is switched").unwrap());
 }
 
 /// What a board fetches, until it has its kernel; answers that and the kernel's arguments.
@@ -150,22 +155,30 @@ async fn a_boot_is_its_holder_s_and_says_how_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_board_that_stands_still_is_cut_and_told_of() {
+async fn a_board_that_stands_still_is_cut_and_told_of_and_one_that_was_switched_off_is_left() {
     let Some((bench, coordinator)) = held().await else { return };
     let program = &bench.program;
+    program.pilab(&["reserve", "rack-pi-2", "--for", "1h"]).await.done();
     std::fs::write(program.path("Image"), "a kernel of mine").unwrap();
-    let boot = program.spawn(&["boot", "rack-pi-1", "--kernel", program.path("Image").to_str().unwrap()]);
+    let image = program.path("Image").to_str().unwrap().to_owned();
+    // Both take their addresses, and ask for nothing. The first is switched off before that is noticed.
+    let first = program.spawn(&["boot", "rack-pi-1", "--kernel", &image]);
     power(&bench, true).await;
-    // It takes its address, and asks for nothing.
     bench.one.lease().await;
-    power(&bench, false).await;
-    power(&bench, true).await;
-    assert_eq!(fetch(&bench.one).await.0, b"a kernel of mine");
-    let ended = end_within(boot, Duration::from_secs(120)).await.done();
+    program.pilab(&["power", "off", "rack-pi-1"]).await.done();
+    assert_eq!(end(first).await.code, Some(130));
+    let second = program.spawn(&["boot", "rack-pi-2", "--kernel", &image]);
+    power_of(&bench, 1, true).await;
+    bench.two.lease().await;
+    power_of(&bench, 1, false).await;
+    assert!(!bench.plug.relay(0), "nobody cuts, and switches on again, what was switched off");
+    power_of(&bench, 1, true).await;
+    assert_eq!(fetch(&bench.two).await.0, b"a kernel of mine");
+    let ended = end_within(second, Duration::from_secs(120)).await.done();
     for words in [
         "it stands still: it was told where its files are, and asks for none within 20 s; it is switched off and on again",
         "hint: something between filters UDP",
-        "rack-pi-1 is up: kernel ",
+        "rack-pi-2 is up: kernel ",
     ] {
         assert!(ended.stderr.contains(words), "{words:?} is not in:\n{}", ended.stderr);
     }
