@@ -1,7 +1,5 @@
 //! `pilab boot` on a virtual machine: the lab's image until its agent answers, and a kernel of one's own.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use crate::pilab::Bench;
 use serde_json::Value;
 use std::path::Path;
