@@ -49,7 +49,11 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
     findings.push(clock());
     findings.push(room("state directory", state_root().map_err(|e| e.to_string())));
     findings.push(room("image store", Ok(Store::from_environment().root().to_owned())));
-    if let Some(lab) = lab {
+    if let Some(mut lab) = lab {
+        if lab.backend(Some(Backend::Sim)).is_some() {
+            simulated(&lab, &mut findings).await;
+            lab.keep_wired(Backend::Pi);
+        }
         if lab.backend(Some(Backend::Vm)).is_some() {
             machines(&lab, &mut findings).await;
         }
@@ -66,6 +70,22 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
         pins::after_a_restart(&lab, &mut findings).await;
     }
     findings
+}
+
+/// Simulated devices: what a virtual rack needs of this machine. Its network and its consoles it makes itself.
+async fn simulated(lab: &Lab, findings: &mut Vec<Finding>) {
+    if lab.netboot.as_ref().is_none_or(|netboot| netboot.address.is_loopback()) {
+        return;
+    }
+    const PART: &str = "virtual rack";
+    findings.push(if rustix::process::geteuid().is_root() {
+        Finding::good(PART, "its wires can be made")
+    } else {
+        Finding::bad(PART, "its wires need root", Some("run the coordinator as root".to_owned()))
+    });
+    findings.push(tool("ip", &["-V"], "apt-get install iproute2").await);
+    findings.push(tool("qemu-system-aarch64", &["--version"], "apt-get install qemu-system-arm").await);
+    findings.push(image(lab, Arch::Aarch64).await);
 }
 
 /// Whether a program is there, and which.

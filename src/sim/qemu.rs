@@ -103,7 +103,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Writes a file that was loaded; the kernel's arguments beside it hold the boot ticket, so all is for its owner alone.
+    /// Writes a file that was loaded, for its owner alone.
     fn put(&self, name: &str, role: Role) -> Result<Option<PathBuf>, SimError> {
         let Some(file) = self.loaded.file(role) else { return Ok(None) };
         let path = self.dir.join(name);

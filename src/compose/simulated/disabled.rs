@@ -14,7 +14,6 @@ pub(in crate::compose) enum Simulated {}
 
 impl Simulated {
     /// Answers that this build has none.
-    #[expect(clippy::unused_async, reason = "as where it is enabled")]
     pub(in crate::compose) async fn start(lab: &mut Lab, _: &Instance) -> Result<Self, CliError> {
         let hint = "build with --features sim".to_owned();
         let cause = "simulated devices are not enabled in this build";
@@ -29,7 +28,6 @@ impl Simulated {
         match *self {}
     }
 
-    #[expect(clippy::unused_async, reason = "as where it is enabled")]
     pub(in crate::compose) async fn end(self) {
         match self {}
     }
