@@ -8,12 +8,13 @@ use super::disk;
 use super::domain::{self, Boots, Owner};
 use super::error::VmError;
 use super::host::is_gone;
+use super::warm::remove_socket;
 use crate::console::port::{ByteStream, Line, LineFuture};
 use crate::device::ports::{Boot, BootOffer, PortError, PortFuture, Power};
 use crate::model::lease::{Fence, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -328,16 +329,6 @@ impl VmDevice {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-/// libvirt leaves the socket of a domain that crashed, and cannot bind it again.
-pub(super) async fn remove_socket(path: &Path) {
-    match tokio::fs::remove_file(path).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(socket = %path.display(), %error, "cannot remove an old socket");
-        }
-        _ => {}
     }
 }
 

@@ -10,7 +10,7 @@
 //! What is saved has no identity and no credential, no open door and no disk that can be written. Every lease starts from
 //! the same memory.
 
-use super::device::{Acts, VmDevice, remove_socket};
+use super::device::{Acts, VmDevice};
 use super::domain::{self, Boots, Sleeper};
 use super::error::VmError;
 use super::naming;
@@ -176,6 +176,16 @@ impl VmDevice {
         self.resume().await?;
         let told = Wakening { device: &self.parts.spec.id, data_disk, files: &wake.files };
         channel.wake(&told, WAKE_TIMEOUT).await
+    }
+}
+
+/// libvirt leaves the socket of a domain that crashed, and cannot bind it again.
+pub(super) async fn remove_socket(path: &Path) {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(socket = %path.display(), %error, "cannot remove an old socket");
+        }
+        _ => {}
     }
 }
 
