@@ -96,6 +96,7 @@ impl VmDevice {
 
     /// Finds a domain that an earlier process left running: its console is read from here on.
     pub(super) async fn find(&self) -> Result<(), VmError> {
+        self.remove_asleep().await?;
         if self.status().await? != Status::Absent {
             self.announce(false);
         }
@@ -193,6 +194,7 @@ impl VmDevice {
     }
 
     async fn switch_on(&self, acts: &mut Acts, token: FencingToken) -> Result<(), VmError> {
+        self.remove_asleep().await?;
         match self.status().await? {
             Status::Running => {
                 self.announce(false);

@@ -80,6 +80,8 @@ impl VmDevice {
         if let Some((_, cause)) = acts.unsaved.as_ref().filter(|(unsaved, _)| *unsaved == key) {
             return Err(VmError::NoSave { cause: cause.clone() });
         }
+        let asleep = self.asleep();
+        tokio::fs::write(&asleep, "").await.map_err(failed)?;
         let done = async {
             let found = in_thread(&slot, &key, |slot, key| slot.find(key)).await.map_err(failed)?;
             let (file, saved) = match found {
@@ -101,7 +103,24 @@ impl VmDevice {
             self.destroy().await?;
             slot.remove(&key).map_err(failed)?;
         }
+        tokio::fs::remove_file(&asleep).await.map_err(failed)?;
         done
+    }
+
+    /// Stands beside the console while the domain is one that nobody has told who it is.
+    fn asleep(&self) -> PathBuf {
+        self.parts.console.with_extension("asleep")
+    }
+
+    /// Removes a domain that waits for what will never come: whoever was to wake it has died, or given it up half-way.
+    pub(super) async fn remove_asleep(&self) -> Result<(), VmError> {
+        let path = self.asleep();
+        if path.exists() {
+            self.destroy().await?;
+            let removed = tokio::fs::remove_file(&path).await;
+            removed.map_err(|source| VmError::Saves { path, source })?;
+        }
+        Ok(())
     }
 
     /// The description of the domain that is saved, and the save's key.
