@@ -94,12 +94,32 @@ mod tests {
 
          ping
           from power-on to  boot  kernel  initramfs  network  ticket  systemd  sshd  agent ping
-          laptop-vm-1          1     0.9        2.2      3.1     3.5      6.0  10.5        11.2
+          laptop-vm-1          1     1.1        2.4      3.3     3.7      6.2  10.7        11.4
           step 1  ping  0.2
 
          deploy-lifecycle
           from power-on to  boot  kernel  initramfs  panic
-          laptop-vm-1          1     0.9        2.2    2.9
+          laptop-vm-1          1     1.1        2.4    3.1
         "#);
+    }
+
+    #[test]
+    fn a_device_that_could_start_warm_says_how_it_did() {
+        use crate::model::boot::BootAttempt;
+        use crate::model::event::Event;
+        use crate::model::run::{RunEvent, RunFact};
+        let of = |event: Event| {
+            let events = fixture::passed();
+            let mut view = fixture::view(&events);
+            let device = view.devices[0].assigned.device.clone();
+            let fact = RunFact::Device { device, attempt: BootAttempt(1), event };
+            view.apply(&RunEvent { fact, ..events[4].clone() });
+            table(&[], &[view])
+        };
+        let warm = of(Event::Woken { address: "192.0.2.7".to_owned(), saved: false });
+        assert!(warm.contains("boot  start  kernel") && warm.contains("1   warm     1.1"), "{warm}");
+        let cold = of(Event::ColdStart { cause: "the image is under test".to_owned() });
+        assert!(cold.contains("1   cold     1.1"), "{cold}");
+        assert!(cold.contains("laptop-vm-1, boot 1: cold, as the image is under test"), "{cold}");
     }
 }

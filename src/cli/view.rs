@@ -276,16 +276,16 @@ mod tests {
         assert_eq!(
             marks,
             [
-                ("kernel", 0.9),
-                ("initramfs", 2.2),
-                ("network", 3.1),
-                ("ticket", 3.5),
-                ("systemd", 6.0),
-                ("sshd", 10.5),
-                ("agent ping", 11.25)
+                ("kernel", 1.1),
+                ("initramfs", 2.4),
+                ("network", 3.3),
+                ("ticket", 3.7),
+                ("systemd", 6.2),
+                ("sshd", 10.7),
+                ("agent ping", 11.45)
             ]
         );
-        assert_eq!(device.latest(), Some((Mark::Answer, 11.25)));
+        assert_eq!(device.latest(), Some((Mark::Answer, 11.45)));
         assert_eq!(view.verdict(), Verdict::Passed);
     }
 

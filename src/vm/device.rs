@@ -8,12 +8,13 @@ use super::disk;
 use super::domain::{self, Boots, Owner};
 use super::error::VmError;
 use super::host::is_gone;
+use super::warm::remove_socket;
 use crate::console::port::{ByteStream, Line, LineFuture};
 use crate::device::ports::{Boot, BootOffer, PortError, PortFuture, Power};
 use crate::model::lease::{Fence, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -95,6 +96,7 @@ impl VmDevice {
 
     /// Finds a domain that an earlier process left running: its console is read from here on.
     pub(super) async fn find(&self) -> Result<(), VmError> {
+        self.remove_asleep().await?;
         if self.status().await? != Status::Absent {
             self.announce(false);
         }
@@ -192,6 +194,7 @@ impl VmDevice {
     }
 
     async fn switch_on(&self, acts: &mut Acts, token: FencingToken) -> Result<(), VmError> {
+        self.remove_asleep().await?;
         match self.status().await? {
             Status::Running => {
                 self.announce(false);
@@ -328,16 +331,6 @@ impl VmDevice {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-/// libvirt leaves the socket of a domain that crashed, and cannot bind it again.
-pub(super) async fn remove_socket(path: &Path) {
-    match tokio::fs::remove_file(path).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(socket = %path.display(), %error, "cannot remove an old socket");
-        }
-        _ => {}
     }
 }
 

@@ -10,7 +10,7 @@
 //! What is saved has no identity and no credential, no open door and no disk that can be written. Every lease starts from
 //! the same memory.
 
-use super::device::{Acts, VmDevice, remove_socket};
+use super::device::{Acts, VmDevice};
 use super::domain::{self, Boots, Sleeper};
 use super::error::VmError;
 use super::naming;
@@ -80,6 +80,8 @@ impl VmDevice {
         if let Some((_, cause)) = acts.unsaved.as_ref().filter(|(unsaved, _)| *unsaved == key) {
             return Err(VmError::NoSave { cause: cause.clone() });
         }
+        let asleep = self.asleep();
+        tokio::fs::write(&asleep, "").await.map_err(failed)?;
         let done = async {
             let found = in_thread(&slot, &key, |slot, key| slot.find(key)).await.map_err(failed)?;
             let (file, saved) = match found {
@@ -101,7 +103,24 @@ impl VmDevice {
             self.destroy().await?;
             slot.remove(&key).map_err(failed)?;
         }
+        tokio::fs::remove_file(&asleep).await.map_err(failed)?;
         done
+    }
+
+    /// Stands beside the console while the domain is one that nobody has told who it is.
+    fn asleep(&self) -> PathBuf {
+        self.parts.console.with_extension("asleep")
+    }
+
+    /// Removes a domain that waits for what will never come: whoever was to wake it has died, or given it up half-way.
+    pub(super) async fn remove_asleep(&self) -> Result<(), VmError> {
+        let path = self.asleep();
+        if path.exists() {
+            self.destroy().await?;
+            let removed = tokio::fs::remove_file(&path).await;
+            removed.map_err(|source| VmError::Saves { path, source })?;
+        }
+        Ok(())
     }
 
     /// The description of the domain that is saved, and the save's key.
@@ -176,6 +195,16 @@ impl VmDevice {
         self.resume().await?;
         let told = Wakening { device: &self.parts.spec.id, data_disk, files: &wake.files };
         channel.wake(&told, WAKE_TIMEOUT).await
+    }
+}
+
+/// libvirt leaves the socket of a domain that crashed, and cannot bind it again.
+pub(super) async fn remove_socket(path: &Path) {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(socket = %path.display(), %error, "cannot remove an old socket");
+        }
+        _ => {}
     }
 }
 

@@ -127,8 +127,32 @@ async fn a_save_that_is_killed_leaves_nothing_that_looks_finished() {
     assert_eq!(saves(&bench, "json"), Vec::<PathBuf>::new());
     let part = bench.path("state/warm").join(format!("pilab-{killed}-laptop-vm-1")).join("left.part");
     std::fs::write(&part, PLANTED).unwrap();
+    // Sweeps the lab that was killed, under another number.
+    bench.run(&["ping", "--cold"]).await.exits(0);
+    assert!(!domains().await.contains(&killed), "{}", domains().await);
     is_warm(&bench.run(&["ping", "--json"]).await.exits(0), true);
     assert!(!part.exists() && saves(&bench, "json").len() == 1);
-    assert!(!domains().await.contains(&killed), "{}", domains().await);
     bench.is_clean(Some(&killed)).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_was_not_woken_does_not_outlive_its_coordinator() {
+    let Some(bench) = Bench::new().await else { return };
+    let device = "laptop-vm-1";
+    let first = bench.coordinator().await;
+    bench.call("reserve", &[device, "--for", "1h"]).await.exits(0);
+    let on = ["on", device];
+    tokio::select! {
+        done = bench.call("power", &on) => panic!("it was on before it was killed: {}", done.stdout),
+        () = bench.device(device, "the boot that is to be saved", |row| !row["stage"].is_null()) => {}
+    }
+    first.signal("KILL").await;
+    first.end().await;
+    assert!(domains().await.contains(&format!("-lab-laptop-{device}")), "{}", domains().await);
+    let second = bench.coordinator().await;
+    bench.device(device, "its power", |row| row["power"] == "off" && row["usage"]["state"] == "leased").await;
+    assert!(!domains().await.contains("-lab-laptop-"), "{}", domains().await);
+    second.signal("TERM").await;
+    second.end().await.exits(0);
+    bench.is_clean(None).await;
 }
