@@ -54,6 +54,10 @@ struct PubAck {
 impl Bus {
     /// The last entry of a key, a deletion included; none when it was never written.
     pub async fn kv_get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
+        #[cfg(feature = "coordinator")]
+        if self.replicas() > 1 {
+            return self.kv_get_from_leader(bucket, key).await;
+        }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", subject::stream(bucket), subject::key(bucket, key));
         let message = self.exchange(subject.clone(), HeaderMap::new(), Bytes::new(), KV_TIMEOUT).await?;
         let headers = message.headers.unwrap_or_default();

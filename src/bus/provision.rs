@@ -102,7 +102,7 @@ async fn make(bus: &Bus, name: &str, max_age: u64, deny_delete: bool) -> Result<
         "retention": "limits",
         "storage": "file",
         "discard": "new",
-        "num_replicas": 1,
+        "num_replicas": bus.replicas(),
         "max_msgs": -1,
         "max_bytes": -1,
         "max_age": max_age,

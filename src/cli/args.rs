@@ -1,6 +1,7 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
 mod lab;
+mod nats;
 mod nightly;
 mod pin;
 mod remote;
@@ -11,6 +12,7 @@ pub use lab::{
     PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
+pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};
 pub use nightly::{NightlyArgs, NightlyCommand};
 pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
@@ -164,6 +166,9 @@ pub enum Command {
     /// Run all that the lab file's plan says for every night, unattended, and say in the morning how it went
     #[command(subcommand)]
     Nightly(NightlyCommand),
+    /// Prepare a site's NATS servers for labs: once for the site, once for each lab
+    #[command(subcommand)]
+    Nats(NatsCommand),
     /// Let somebody use the lab: write a login file for a person or a CI job
     ///
     /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.

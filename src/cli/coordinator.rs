@@ -60,6 +60,7 @@ fn announce(lab: &dyn RunningLab, screen: &Screen) -> Result<(), CliError> {
         user: lab.user().clone(),
         url: lab.url().to_owned(),
         creds: lab.creds().to_owned(),
+        tls: lab.tls().cloned(),
     };
     let Some(path) = lab.login() else { return Ok(()) };
     login::write(&login, path)?;

@@ -14,6 +14,7 @@ use super::image::image;
 use super::lending;
 use super::local::Local;
 use super::login;
+use super::nats::nats;
 use super::nightly::nightly;
 use super::pin::pin;
 use super::power::power;
@@ -74,6 +75,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Doctor(args) => doctor(local, args, ui).await,
         Command::Nightly(command) => nightly(local, command, ui).await,
+        Command::Nats(command) => nats(command, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Logout(args) => login::revoke(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,

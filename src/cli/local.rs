@@ -7,6 +7,7 @@ use super::error::CliError;
 use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
 use crate::model::relay::{GpioPin, Level, PinState};
+use crate::model::tls::TlsFiles;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt;
@@ -79,6 +80,10 @@ pub trait Local: Send + Sync {
 pub trait RunningLab: Send + Sync {
     /// Where its NATS server is.
     fn url(&self) -> &str;
+    /// How that server is known, where it speaks TLS.
+    fn tls(&self) -> Option<&TlsFiles> {
+        None
+    }
     /// This user's NATS credentials: a creds file's text.
     fn creds(&self) -> &str;
     /// Its name.

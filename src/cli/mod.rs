@@ -27,6 +27,7 @@ pub mod junit;
 pub mod lending;
 pub mod local;
 pub mod login;
+mod nats;
 pub mod nightly;
 pub mod pin;
 pub mod power;

@@ -158,7 +158,7 @@ pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
         if lock.try_lock().is_err() || in_use(&lock_path) || container::is_kept(&dir).await {
             continue;
         }
-        let server = dir.join(super::lab::NATS_DIR);
+        let server = dir.join(super::nats::DIR);
         if let Err(error) = EmbeddedServer::sweep(&server).await {
             tracing::warn!(instance = name, error = %Chain(&error), "the NATS server left there cannot be ended");
             continue;

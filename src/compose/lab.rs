@@ -1,15 +1,14 @@
 //! A lab in this process: its NATS server, coordinator and devices, embedded for the runs of one command or lasting.
 //! The command line talks NATS to it as to any other.
 
-use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
+use super::devices::{Devices, Layers, Machines, keep_lines};
 use super::failed;
 use super::gates::gate;
 use super::ground::Ground;
 use super::instance::Instance;
-use crate::bus::connect::{Bus, BusOptions};
-use crate::bus::issuer::{COORDINATOR, Issuer};
-use crate::bus::provision;
-use crate::bus::server::{EmbeddedServer, ServerOptions};
+use super::nats::Nats;
+use crate::bus::connect::Bus;
+use crate::bus::servers::Servers;
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
@@ -22,13 +21,13 @@ use crate::device::DeviceHandle;
 use crate::model::device::Backend;
 use crate::model::id::{LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
+use crate::model::tls::TlsFiles;
 use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
 use crate::support::clock::{boot_id, is_synchronised, stamp};
 use crate::support::term::Term;
 use crate::vm;
-use crate::wire::subject;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,8 +35,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The NATS server's files, below the instance's directory.
-pub(super) const NATS_DIR: &str = "nats";
 /// The caller's login, below the directory of a lab that lasts.
 pub(super) const LOGIN: &str = "login.json";
 /// How long the credentials of an embedded lab are good: longer than any run.
@@ -45,8 +42,6 @@ const EMBEDDED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long those of a lasting one are, which are made anew at each start: they never leave this user's
 /// files, and a coordinator that loses its connection one day loses the lab.
 const LASTING_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How long the server, which is ready, may take to accept a connection.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Starts the lab of `options`; what was begun is undone when it fails or is stopped.
 pub(super) async fn start(
     options: LabOptions,
@@ -144,7 +139,7 @@ pub(super) fn vm_error(doing: &'static str) -> impl Fn(vm::VmError) -> CliError 
 
 /// What `begin` has made.
 struct Begun {
-    url: String,
+    servers: Servers,
     user: UserName,
     creds: String,
     bus: Bus,
@@ -168,20 +163,11 @@ async fn begin(
     let (found, note) = ground.boots(lab, progress, stop.clone()).await?;
     clock.end(note);
     clock.begin("NATS server and coordinator");
-    let keys = instance.dir().join("keys");
-    let issuer = Issuer::open(keys, &lab.name).map_err(|e| failed("make the lab's NATS keys", None, e))?;
-    let issuer = Arc::new(issuer);
-    let server =
-        ServerOptions { dir: instance.dir().join(NATS_DIR), listen: address, port: None, program: None };
-    let Layer { tracker, token } = &layers.server;
-    let server = EmbeddedServer::start(server, Arc::clone(&issuer), tracker, token.clone()).await;
-    let server = server.map_err(|e| {
-        let hint = e.hint();
-        failed("start the NATS server", hint, e)
-    })?;
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
-    let bus = coordinator_bus(&issuer, &server, ttl).await?;
-    provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
+    // A lab of one command's own has a server of its own.
+    let site = lab.nats.as_ref().filter(|_| instance.is_lasting());
+    let nats = Nats::start(&lab.name, site, instance, address, &layers.server, ttl).await?;
+    let Nats { issuer, bus, servers, upstream, revive } = nats;
     let (host, boot) = (host_clock()?, host_clock()?);
     let term = Term::new(Arc::new(move || boot().at.boot_ns));
     let devices = Devices { lab, instance, ground, layers, term: term.clone() }.make(&found).await?;
@@ -190,26 +176,22 @@ async fn begin(
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let mut owned = Vec::new();
     for handle in handles {
-        let gate = gate(instance, handle.id(), address, server.address(), &layers.server).await;
+        let gate = gate(instance, handle.id(), address, &upstream, &layers.server).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
         owned.push(LabDevice { handle, gate, booting: Arc::default() });
     }
-    let (user, reviver) = (user_name(), server.reviver());
+    let user = user_name();
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
         issuer: Arc::clone(&issuer),
-        nats_url: server.url(),
+        nats_url: servers.clone(),
         lasting: instance.is_lasting(),
         owner: user.clone(),
         clock: host,
         term,
         longest_act: longest_act(lab),
-        revive: Arc::new(move || {
-            if reviver.revive() {
-                tracing::warn!("the NATS server answers nothing of JetStream: it is started anew");
-            }
-        }),
+        revive,
         policy: policy(&lab.leases, instance.is_lasting()),
         dir: instance.dir().to_owned(),
         devices: owned,
@@ -225,29 +207,9 @@ async fn begin(
     let coordinator =
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;
     let creds = issuer.user(&user, ttl).map_err(|e| failed("issue your credentials", None, e))?;
+    issuer.remember().await.map_err(|e| failed("record your credentials", None, e))?;
     clock.end("");
-    Ok(Begun {
-        url: server.url(),
-        user,
-        creds: creds.creds,
-        bus,
-        coordinator,
-        ground: ground.clone(),
-        machines,
-    })
-}
-
-async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer, ttl: Duration) -> Result<Bus, CliError> {
-    let creds = issuer.coordinator(ttl);
-    let creds = creds.map_err(|e| failed("issue the coordinator's credentials", None, e))?;
-    let options = BusOptions {
-        url: server.url(),
-        creds: creds.creds,
-        name: COORDINATOR.to_owned(),
-        inbox_prefix: subject::inbox(COORDINATOR),
-    };
-    let bus = Bus::connect(options, Some(CONNECT_PATIENCE)).await;
-    bus.map_err(|e| failed("connect to the NATS server", None, e))
+    Ok(Begun { servers, user, creds: creds.creds, bus, coordinator, ground: ground.clone(), machines })
 }
 
 /// Who the caller is to the lab: `USER`, else the name of the process's user (passwd(5)), where that is a name a
@@ -274,7 +236,11 @@ struct ThisLab {
 
 impl RunningLab for ThisLab {
     fn url(&self) -> &str {
-        &self.begun.url
+        self.begun.servers.urls()
+    }
+
+    fn tls(&self) -> Option<&TlsFiles> {
+        self.begun.servers.tls()
     }
 
     fn creds(&self) -> &str {

@@ -7,6 +7,7 @@ mod ground;
 mod image;
 mod instance;
 mod lab;
+mod nats;
 mod wired;
 
 use crate::cli::doctor::Finding;

@@ -2,6 +2,7 @@
 
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
+use super::nats::{self, Nats, RawNats};
 use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
 use super::wiring::{self, RawDevice, WiredDevice};
@@ -68,6 +69,8 @@ pub struct Lab {
     pub stagger: Duration,
     /// What is run every night.
     pub nightly: Vec<Nightly>,
+    /// The site's NATS servers; none for a server of the coordinator's own.
+    pub nats: Option<Nats>,
 }
 
 impl Lab {
@@ -120,6 +123,7 @@ struct RawLab {
     stagger: Option<Spanned<RawDuration>>,
     #[serde(default)]
     nightly: Vec<Spanned<RawNightly>>,
+    nats: Option<RawNats>,
 }
 
 #[derive(Deserialize)]
@@ -225,6 +229,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         return Err(source.value(&(0..0), "pools", cause));
     }
     let nightly = nightly::check(&source, raw.nightly)?;
+    let nats = raw.nats.map(|raw| nats::check(&source, raw)).transpose()?;
     let image = image.map_or(raw.image, str::to_owned);
     Ok(Lab {
         name: raw.name,
@@ -237,6 +242,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         wired,
         stagger,
         nightly,
+        nats,
     })
 }
 

@@ -6,6 +6,7 @@ pub mod lab;
 pub mod leases;
 pub mod login;
 mod matrix;
+pub mod nats;
 pub mod nightly;
 pub mod raw;
 pub mod scenario;

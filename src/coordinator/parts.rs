@@ -4,6 +4,7 @@ use super::ledger::{Clock, Revive};
 use crate::bus::connect::Bus;
 use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
+use crate::bus::servers::Servers;
 use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
 use crate::model::id::{DeviceId, LabName, UserName};
@@ -23,8 +24,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Issues and revokes the devices' credentials.
     pub issuer: Arc<Issuer>,
-    /// Where it reaches NATS itself: `nats://host:port`.
-    pub nats_url: String,
+    /// Where it reaches NATS itself.
+    pub nats_url: Servers,
     /// It outlives its runs.
     pub lasting: bool,
     /// Who started it: an admin.

@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
+use crate::bus::issuer::IssuerError;
 use crate::model::id::{DeviceId, RunId, UserName};
 use crate::model::role::Role;
 use crate::plan::lease::Caller;
@@ -73,6 +74,9 @@ pub enum StartError {
     /// NATS refused or did not answer.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What the lab's coordinators have issued cannot be read or recorded.
+    #[error(transparent)]
+    Issued(#[from] IssuerError),
     /// The ledger of the lab's leases cannot be taken.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -102,6 +106,7 @@ impl Coordinator {
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
         // From here on each key is written by whoever has the ledger, or not at all.
         parts.bus = parts.bus.within(parts.term.clone());
+        parts.issuer.share_through(&parts.bus).await?;
         let people = People::load(&parts).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let lab = parts.lab.clone();

@@ -19,5 +19,6 @@ pub mod scenario;
 pub mod ssh_key;
 pub mod state_note;
 pub mod time;
+pub mod tls;
 pub mod wiring;
 pub mod workload;

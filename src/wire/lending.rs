@@ -306,4 +306,18 @@ pub struct LoginMade {
     pub url: String,
     /// The text of a NATS credentials file.
     pub creds: String,
+    /// How the server is known, where it speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsTold>,
+}
+
+/// How a lab's NATS servers are known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsTold {
+    /// Who signs for them, in PEM; none for those whom each machine trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// They ask their clients for a certificate.
+    #[serde(default)]
+    pub mutual: bool,
 }

@@ -346,6 +346,12 @@ pub struct LoginMakeArgs {
     /// Where to write it, readable by its owner alone
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
+    /// Where whoever logs in has the certificate that the NATS servers ask for
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Where they have its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,

@@ -46,7 +46,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         lab: lab_name(),
         bus,
         issuer: lab.issuer.clone(),
-        nats_url: lab.server.url(),
+        nats_url: lab.server.url().into(),
         lasting: false,
         owner: UserName::new("ann").unwrap(),
         policy: policy(),

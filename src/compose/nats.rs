@@ -1,0 +1,103 @@
+//! The NATS servers of a lab: one of its own, which is this process's child, or those of its site.
+
+use super::devices::Layer;
+use super::failed;
+use super::instance::Instance;
+use crate::bus::connect::{Bus, BusOptions};
+use crate::bus::gate::Upstream;
+use crate::bus::issuer::{COORDINATOR, Issuer, IssuerError};
+use crate::bus::provision;
+use crate::bus::server::{EmbeddedServer, ServerOptions};
+use crate::bus::servers::Servers;
+use crate::cli::error::CliError;
+use crate::config::nats;
+use crate::coordinator::ledger::Revive;
+use crate::model::id::LabName;
+use crate::wire::subject;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The server's files, below the instance's directory.
+pub(super) const DIR: &str = "nats";
+/// The lab's keys and what was issued with them, below it.
+const KEYS: &str = "keys";
+/// How long the servers, which are ready, may take to accept a connection. Those of a site have lost one of them, or are
+/// just being started.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the lab has of NATS.
+pub(super) struct Nats {
+    pub(super) issuer: Arc<Issuer>,
+    /// The coordinator's connection.
+    pub(super) bus: Bus,
+    pub(super) servers: Servers,
+    /// Where the devices' gates lead.
+    pub(super) upstream: Upstream,
+    pub(super) revive: Revive,
+}
+
+impl Nats {
+    /// Starts the lab's own server, or joins those of the site; `ttl` is for how long the coordinator's credentials are good.
+    pub(super) async fn start(
+        lab: &LabName,
+        site: Option<&nats::Nats>,
+        instance: &Instance,
+        listen: IpAddr,
+        layer: &Layer,
+        ttl: Duration,
+    ) -> Result<Self, CliError> {
+        let keys = instance.dir().join(KEYS);
+        let keys_error = |e: IssuerError| failed("use the lab's NATS keys", None, e);
+        let (issuer, servers, upstream, revive, replicas): (_, Servers, _, Revive, _) = match site {
+            Some(site) => {
+                let issuer = Issuer::of_site(&site.keys, keys, lab);
+                let issuer = issuer.map_err(|e| {
+                    let hint = "pilab nats account makes them: docs/coordinator.md".to_owned();
+                    failed("use the keys that the site gave to the lab", Some(hint), e)
+                })?;
+                let servers = Servers::from(site.urls.join(",")).with_tls(site.tls.clone());
+                let upstream = Upstream::new(&servers).map_err(unusable)?;
+                let revive: Revive =
+                    Arc::new(|| tracing::warn!("the site's NATS servers answer nothing of JetStream"));
+                (Arc::new(issuer), servers, upstream, revive, site.replicas)
+            }
+            None => {
+                let issuer = Arc::new(Issuer::open(keys, lab).map_err(keys_error)?);
+                let options =
+                    ServerOptions { dir: instance.dir().join(DIR), listen, port: None, program: None };
+                let Layer { tracker, token } = layer;
+                let server =
+                    EmbeddedServer::start(options, Arc::clone(&issuer), tracker, token.clone()).await;
+                let server = server.map_err(|e| {
+                    let hint = e.hint();
+                    failed("start the NATS server", hint, e)
+                })?;
+                let reviver = server.reviver();
+                let revive: Revive = Arc::new(move || {
+                    if reviver.revive() {
+                        tracing::warn!("the NATS server answers nothing of JetStream: it is started anew");
+                    }
+                });
+                (issuer, server.url().into(), server.address().into(), revive, 1)
+            }
+        };
+        // Rights follow the program's version; a site's servers learn of them here.
+        issuer.announce(&servers).await.map_err(|e| failed("tell the NATS servers of the lab", None, e))?;
+        let creds = issuer.coordinator(ttl);
+        let creds = creds.map_err(|e| failed("issue the coordinator's credentials", None, e))?;
+        let options = BusOptions {
+            url: servers.clone(),
+            creds: creds.creds,
+            name: COORDINATOR.to_owned(),
+            inbox_prefix: subject::inbox(COORDINATOR),
+        };
+        let bus = Bus::connect(options, Some(CONNECT_PATIENCE)).await.map_err(unusable)?.replicated(replicas);
+        provision::buckets(&bus, lab).await.map_err(|e| failed("make the NATS buckets", None, e))?;
+        Ok(Self { issuer, bus, servers, upstream, revive })
+    }
+}
+
+fn unusable(error: crate::bus::error::BusError) -> CliError {
+    failed("connect to the NATS servers", None, error)
+}
