@@ -216,7 +216,7 @@ impl Issuer {
         *revoked = next;
         // Or the next coordinator would make the account without it.
         self.share(&revoked).await?;
-        self.push(&url.into(), holder, &revoked, now).await
+        self.push(&url.into(), holder, &revoked, now, false).await
     }
 
     /// Voids all credentials of a device but the one to be kept, those of coordinators before this one included.
@@ -270,6 +270,7 @@ impl Issuer {
         holder: Holder,
         revoked: &Revocations,
         now: u64,
+        new: bool,
     ) -> Result<(), IssuerError> {
         let options = BusOptions {
             url: servers.clone(),
@@ -279,9 +280,9 @@ impl Issuer {
         };
         let claims = |call: &str| format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.{call}", self.account(holder));
         let bus = Bus::connect(options, Some(PUSH_TIMEOUT)).await.map_err(IssuerError::Push)?;
-        // What the site has said of the account is the site's to change.
+        // What the site has said of the account is the site's to change. Of one that is new nothing is told.
         let mut before = None;
-        if self.keys.is_site() {
+        if self.keys.is_site() && !new {
             let known = bus.request(claims("LOOKUP"), "", PUSH_TIMEOUT).await.map_err(IssuerError::Push)?;
             before = Standing::read(&String::from_utf8_lossy(&known));
         }

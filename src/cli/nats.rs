@@ -75,7 +75,7 @@ async fn account(args: NatsAccountArgs, ui: Ui) -> Result<Exit, CliError> {
     let place = tempfile::tempdir().map_err(|e| CliError::local("make a directory", e))?;
     let told = async {
         let issuer = Issuer::of_site(&output, place.path().join("keys"), &lab)?;
-        issuer.announce(&servers).await
+        issuer.introduce(&servers).await
     };
     if let Err(error) = told.await {
         // They are on no server: the next call makes others.

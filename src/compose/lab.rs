@@ -207,7 +207,6 @@ async fn begin(
     let coordinator =
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;
     let creds = issuer.user(&user, ttl).map_err(|e| failed("issue your credentials", None, e))?;
-    issuer.remember().await.map_err(|e| failed("record your credentials", None, e))?;
     clock.end("");
     Ok(Begun { servers, user, creds: creds.creds, bus, coordinator, ground: ground.clone(), machines })
 }

@@ -13,10 +13,12 @@ use crate::cli::error::CliError;
 use crate::config::nats;
 use crate::coordinator::ledger::Revive;
 use crate::model::id::LabName;
+use crate::support::chain::Chain;
 use crate::wire::subject;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The server's files, below the instance's directory.
 pub(super) const DIR: &str = "nats";
@@ -25,6 +27,12 @@ const KEYS: &str = "keys";
 /// How long the servers, which are ready, may take to accept a connection. Those of a site have lost one of them, or are
 /// just being started.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a cluster may take to choose who leads it: nats-server's elections take up to 9 s, and several may follow on each
+/// other.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(45);
+/// Pause between two questions.
+const CLUSTER_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the lab has of NATS.
 pub(super) struct Nats {
@@ -93,8 +101,23 @@ impl Nats {
             inbox_prefix: subject::inbox(COORDINATOR),
         };
         let bus = Bus::connect(options, Some(CONNECT_PATIENCE)).await.map_err(unusable)?.replicated(replicas);
-        provision::buckets(&bus, lab).await.map_err(|e| failed("make the NATS buckets", None, e))?;
+        make_buckets(&bus, lab, site.is_some()).await?;
         Ok(Self { issuer, bus, servers, upstream, revive })
+    }
+}
+
+/// A cluster that has just been started, or that has lost a server, chooses who leads before it makes a bucket.
+async fn make_buckets(bus: &Bus, lab: &LabName, patient: bool) -> Result<(), CliError> {
+    let deadline = Instant::now() + CLUSTER_PATIENCE;
+    loop {
+        match provision::buckets(bus, lab).await {
+            Ok(()) => return Ok(()),
+            Err(error) if patient && Instant::now() < deadline => {
+                tracing::info!(error = %Chain(&error), "the NATS buckets are not made yet");
+                tokio::time::sleep(CLUSTER_PAUSE).await;
+            }
+            Err(error) => return Err(failed("make the NATS buckets", None, error)),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod agent;
 mod backends;
 mod bench;
 mod cli;
+mod cluster;
 mod console;
 mod container;
 mod coordinator;

@@ -98,7 +98,7 @@ pub enum IssuerError {
     Site(#[from] SiteError),
     /// The server could not be reached with a revocation. It is recorded, and part of the next push and of
     /// the server's next start.
-    #[error("the revocation is recorded but not yet known to the NATS server")]
+    #[error("the lab's account is not known to the NATS server as it is recorded")]
     Push(#[source] BusError),
     /// The server did not take a revocation, which stays recorded.
     #[error("the NATS server refused the lab's account: {answer}")]

@@ -34,9 +34,9 @@ impl Issuer {
             self.issued.merge(record.issued, super::seconds_now())?;
             self.revoked.lock().await.extend(record.revoked);
         }
-        // Set once, by the coordinator that it belongs to.
+        // Set once, by the coordinator that it belongs to. What it has issued until now goes with what it issues next.
         let _ = self.shared.set(bus.clone());
-        self.remember().await
+        Ok(())
     }
 
     /// Makes sure that the next coordinator knows what this one has issued: before it is handed out.

@@ -121,13 +121,18 @@ impl Issuer {
     /// Tells a site's servers both accounts of the lab, as they are now. Nothing is to be told to servers of the
     /// lab's own: they are started with them.
     pub async fn announce(&self, servers: impl Into<Servers>) -> Result<(), IssuerError> {
-        if !self.keys.is_site() {
-            return Ok(());
-        }
-        let servers = servers.into();
+        if self.keys.is_site() { self.tell(&servers.into(), false).await } else { Ok(()) }
+    }
+
+    /// The same of accounts that no server knows yet.
+    pub async fn introduce(&self, servers: impl Into<Servers>) -> Result<(), IssuerError> {
+        self.tell(&servers.into(), true).await
+    }
+
+    async fn tell(&self, servers: &Servers, new: bool) -> Result<(), IssuerError> {
         let revoked = self.revoked.lock().await;
         for holder in [super::Holder::Person, super::Holder::Device] {
-            self.push(&servers, holder, &revoked, seconds_now()).await?;
+            self.push(servers, holder, &revoked, seconds_now(), new).await?;
         }
         Ok(())
     }
