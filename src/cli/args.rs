@@ -88,6 +88,7 @@ pub enum Command {
     /// List the lab's devices: how they are, and who has them
     #[command(after_long_help = "Examples:
   pilab devices
+  pilab devices --all-labs                and which labs do not answer
   pilab devices --json | jq 'select(.usage.state == \"free\") | .id'")]
     Devices(ListArgs),
     /// Show one device with its history, or say how far it can be trusted

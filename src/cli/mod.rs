@@ -24,6 +24,7 @@ pub mod follow;
 pub mod forward;
 pub mod image;
 pub mod junit;
+mod labs;
 pub mod lending;
 pub mod local;
 pub mod login;

@@ -54,6 +54,10 @@ pub struct CoordinatorArgs {
 /// Arguments of `devices` and `queue`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Of all labs that there are logins for: those in PILAB_LOGINS (by default ~/.config/pilab/logins), and those of
+    /// this machine's coordinators
+    #[arg(long)]
+    pub all_labs: bool,
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,

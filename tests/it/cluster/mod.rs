@@ -1,6 +1,7 @@
 //! Labs on their site's NATS servers: a cluster of three real ones on this machine, whose operator, accounts and keys the
 //! program itself makes.
 
+mod labs;
 mod load;
 mod tls;
 
