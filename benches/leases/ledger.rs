@@ -78,6 +78,7 @@ impl Lab {
             tenure: TERM,
             longest_act: Duration::ZERO,
             revive: Arc::new(|| ()),
+            silence: None,
             hook: None,
         };
         start(options, &self.tracker, self.shutdown.clone()).await.unwrap()

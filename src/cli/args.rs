@@ -83,7 +83,9 @@ pub enum Command {
     /// on this machine find it by themselves.
     #[command(after_long_help = "Examples:
   pilab coordinator                       the lab of lab/laptop.toml
-  pilab coordinator --lab my-lab.toml --on container")]
+  pilab coordinator --lab my-lab.toml --on container
+  pilab coordinator --lab rack.toml --standby
+                                          on each of two machines: one has the lab, the other waits")]
     Coordinator(CoordinatorArgs),
     /// List the lab's devices: how they are, and who has them
     #[command(after_long_help = "Examples:

@@ -31,11 +31,21 @@ async fn serve(
     interrupts: &Interrupts,
 ) -> Result<Exit, CliError> {
     let screen = Screen::new(ui);
-    let options = LabOptions::new(args.lab, true);
-    let lab = local.start_lab(options, screen.local(), interrupts.stop.clone()).await?;
+    let standby = args.standby;
+    let options = LabOptions { standby, ..LabOptions::new(args.lab, true) };
+    let notifier = Notifier::from_env();
+    // Whoever stands by does so for months: that it does is what the service manager waits for.
+    if let Some(notifier) = notifier.as_ref().filter(|_| standby) {
+        notifier.ready();
+        notifier.status("standing by");
+    }
+    let lab = tokio::select! {
+        lab = local.start_lab(options, screen.local(), interrupts.stop.clone()) => lab?,
+        () = alive(notifier.as_ref().filter(|_| standby)) => return Err(CliError::Cancelled),
+    };
     let announced = announce(lab.as_ref(), &screen);
+    let mut served = Ok(());
     if announced.is_ok() {
-        let notifier = Notifier::from_env();
         if let Some(notifier) = &notifier {
             notifier.ready();
             notifier.status(&format!("lab {} at {}", lab.lab(), lab.url()));
@@ -43,6 +53,10 @@ async fn serve(
         tokio::select! {
             () = interrupts.stop.cancelled() => {}
             () = alive(notifier.as_ref()) => {}
+            // Started again, it stands by.
+            () = lab.lost(), if standby => {
+                served = Err(CliError::local("go on as the lab's coordinator", "another one has taken the lab"));
+            }
         }
         if let Some(notifier) = &notifier {
             notifier.stopping();
@@ -50,7 +64,7 @@ async fn serve(
         screen.note("ending; once more to leave at once");
     }
     let ended = lab.shutdown().await;
-    announced.and(ended).map(|()| Exit::Ok)
+    announced.and(served).and(ended).map(|()| Exit::Ok)
 }
 
 fn announce(lab: &dyn RunningLab, screen: &Screen) -> Result<(), CliError> {

@@ -94,6 +94,10 @@ pub trait RunningLab: Send + Sync {
     fn preparation(&self) -> &[Preparation];
     /// Where the caller's login belongs, for other commands to find it; none for a lab that does not outlast this one.
     fn login(&self) -> Option<&Path>;
+    /// Done when another process has the lab.
+    fn lost(&self) -> LocalFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
     /// Ends it and removes what it made, except devices that a run was told to keep and, where it is to last,
     /// what is on disk and the virtual machines that are on.
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>>;
@@ -112,13 +116,15 @@ pub struct LabOptions {
     pub image: Option<String>,
     /// What it knows, and what is lent, outlives this process.
     pub lasting: bool,
+    /// Wait until the lab has no coordinator.
+    pub standby: bool,
 }
 
 impl LabOptions {
     /// The lab that the arguments name.
     pub fn new(args: LabArgs, lasting: bool) -> Self {
         let LabArgs { file: lab, on, arch, image } = args;
-        Self { lab, on, arch, image, lasting }
+        Self { lab, on, arch, image, lasting, standby: false }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
 use crate::config::leases::Leases;
+use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
 use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
@@ -52,6 +53,9 @@ pub(super) async fn start(
     if options.on.is_some_and(|backend| backend != Backend::Pi) {
         lab.wired.clear();
     }
+    if options.standby {
+        standby::check(&lab).map_err(|e| failed("stand by for the lab", Some(e.hint().to_owned()), e))?;
+    }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
     let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
@@ -66,7 +70,7 @@ pub(super) async fn start(
         }
     };
     let layers = Layers::default();
-    let begun = begin(&lab, &instance, &ground, &layers, &mut clock, progress, &stop);
+    let begun = begin(&lab, options.standby, &instance, &ground, &layers, &mut clock, progress, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -150,6 +154,7 @@ struct Begun {
 
 async fn begin(
     lab: &Lab,
+    standby: bool,
     instance: &Instance,
     ground: &Ground,
     layers: &Layers,
@@ -169,6 +174,13 @@ async fn begin(
     let nats = Nats::start(&lab.name, site, instance, address, &layers.server, ttl).await?;
     let Nats { issuer, bus, servers, upstream, revive } = nats;
     let (host, boot) = (host_clock()?, host_clock()?);
+    let silence = if standby {
+        clock.end("");
+        clock.begin("standing by");
+        Some(ledger::stand_by(&bus, &lab.name, &host).await)
+    } else {
+        None
+    };
     let term = Term::new(Arc::new(move || boot().at.boot_ns));
     let devices = Devices { lab, instance, ground, layers, term: term.clone() }.make(&found).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
@@ -193,6 +205,7 @@ async fn begin(
         longest_act: longest_act(lab),
         revive,
         policy: policy(&lab.leases, instance.is_lasting()),
+        silence,
         dir: instance.dir().to_owned(),
         devices: owned,
         image: found,
@@ -260,6 +273,10 @@ impl RunningLab for ThisLab {
 
     fn login(&self) -> Option<&Path> {
         self.login.as_deref()
+    }
+
+    fn lost(&self) -> LocalFuture<'_, ()> {
+        Box::pin(self.begun.coordinator.deposed())
     }
 
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {

@@ -90,8 +90,6 @@ impl Nats {
                 (issuer, server.url().into(), server.address().into(), revive, 1)
             }
         };
-        // Rights follow the program's version; a site's servers learn of them here.
-        issuer.announce(&servers).await.map_err(|e| failed("tell the NATS servers of the lab", None, e))?;
         let creds = issuer.coordinator(ttl);
         let creds = creds.map_err(|e| failed("issue the coordinator's credentials", None, e))?;
         let options = BusOptions {

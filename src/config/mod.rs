@@ -10,5 +10,6 @@ pub mod nats;
 pub mod nightly;
 pub mod raw;
 pub mod scenario;
+pub mod standby;
 mod steps;
 pub mod wiring;

@@ -1,6 +1,6 @@
 //! What a coordinator is made of; `compose` puts it together.
 
-use super::ledger::{Clock, Revive};
+use super::ledger::{Clock, Revive, Silence};
 use crate::bus::connect::Bus;
 use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
@@ -40,6 +40,8 @@ pub struct Parts {
     pub revive: Revive,
     /// The longest that an act on a device may still take effect after it was begun.
     pub longest_act: Duration,
+    /// What it has seen of the one before it, if it stood by.
+    pub silence: Option<Silence>,
     /// Its own directory, where it remembers how far its ledger has come.
     pub dir: PathBuf,
     /// The devices it owns.

@@ -36,7 +36,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +48,8 @@ const MAX_RUNS: usize = 1000;
 pub(super) const MAX_REQUESTS: usize = 256;
 /// Where the ledger's epoch is kept, below the coordinator's directory.
 const EPOCH_FILE: &str = "ledger.json";
+/// How often it is looked whether another has the lab.
+const LOOK: Duration = Duration::from_millis(200);
 /// A running coordinator.
 pub struct Coordinator {
     shared: Arc<Shared>,
@@ -101,12 +105,15 @@ impl Coordinator {
             tenure: TERM,
             longest_act: parts.longest_act,
             revive: Arc::clone(&parts.revive),
+            silence: parts.silence,
             hook: None,
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
         // From here on each key is written by whoever has the ledger, or not at all.
         parts.bus = parts.bus.within(parts.term.clone());
         parts.issuer.share_through(&parts.bus).await?;
+        // Rights follow the program's version; a site's servers learn of them here.
+        parts.issuer.announce(&parts.nats_url).await?;
         let people = People::load(&parts).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let lab = parts.lab.clone();
@@ -152,6 +159,13 @@ impl Coordinator {
             }
         });
         Ok(Self { shared, tracker, token })
+    }
+
+    /// Done when another coordinator has taken the lab.
+    pub async fn deposed(&self) {
+        while !self.shared.parts.term.has_ended() {
+            sleep(LOOK).await;
+        }
     }
 
     /// Stops all runs, waits for their ends, and ends. Answers the devices that are kept beyond their

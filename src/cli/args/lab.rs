@@ -49,6 +49,9 @@ pub struct CoordinatorArgs {
     /// Which lab.
     #[command(flatten)]
     pub lab: LabArgs,
+    /// While the lab has a coordinator on another machine, wait; take the lab once that one may not act any more
+    #[arg(long)]
+    pub standby: bool,
 }
 
 /// Arguments of `devices` and `queue`.

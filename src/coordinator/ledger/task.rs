@@ -45,9 +45,10 @@ pub async fn start(
 }
 
 fn taker(options: &LedgerOptions, me: u64) -> Taker<'_> {
-    let LedgerOptions { bus, lab, epoch_file, hook, clock, tenure, longest_act, .. } = options;
-    let (boot, acts_for) = (clock().boot, tenure.saturating_add(*longest_act));
-    Taker { bus, lab, disk: epoch_file, me, boot, acts_for, hook: hook.as_ref() }
+    let LedgerOptions { bus, lab, epoch_file, hook, clock, tenure, longest_act, silence, .. } = options;
+    let (now, acts_for) = (clock(), tenure.saturating_add(*longest_act));
+    let (boot, now_ns, silence, hook) = (now.boot, now.at.boot_ns, *silence, hook.as_ref());
+    Taker { bus, lab, disk: epoch_file, me, boot, acts_for, silence, now_ns, hook }
 }
 
 /// Why the task does not go on as it is.

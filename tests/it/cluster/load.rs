@@ -93,10 +93,17 @@ impl Asker {
         }
     }
 
-    pub(super) async fn reserve(&self, id: &LeaseId, length: Duration) -> Result<Vec<DeviceId>, String> {
+    /// Asks, and does not wait for an answer.
+    pub(super) async fn send(&self, verb: &str, body: &impl Serialize) {
+        let subject = subject::request(&self.lab, &self.user, verb);
+        let _ =
+            self.bus.request(subject, serde_json::to_vec(body).unwrap(), Duration::from_millis(100)).await;
+    }
+
+    fn asked(id: &LeaseId, length: Duration) -> Reserve {
         let (labels, capabilities) = (BTreeMap::new(), BTreeSet::new());
         let need = Need { role: "1".into(), device: None, model: None, labels, capabilities };
-        let asked = Reserve {
+        Reserve {
             version: REQUEST_VERSION,
             id: id.clone(),
             purpose: Purpose::default(),
@@ -106,8 +113,17 @@ impl Asker {
             hold_by_process: None,
             start_ms: None,
             no_wait: false,
-        };
-        let mut state: LeaseState = self.ask(RESERVE, &asked).await?;
+        }
+    }
+
+    /// Asks for a device that is not free.
+    pub(super) async fn queue(&self, id: &LeaseId, length: Duration) {
+        let state: LeaseState = self.ask(RESERVE, &Self::asked(id, length)).await.unwrap();
+        assert!(matches!(state, LeaseState::Waiting(_)), "{state:?}");
+    }
+
+    pub(super) async fn reserve(&self, id: &LeaseId, length: Duration) -> Result<Vec<DeviceId>, String> {
+        let mut state: LeaseState = self.ask(RESERVE, &Self::asked(id, length)).await?;
         loop {
             match state {
                 LeaseState::Granted(row) => return Ok(row.devices),

@@ -3,6 +3,7 @@
 
 mod labs;
 mod load;
+mod standby;
 mod tls;
 
 use crate::agent::lab::installed;

@@ -57,6 +57,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         term: Term::endless(),
         longest_act: Duration::ZERO,
         revive: Arc::new(|| ()),
+        silence: None,
         dir: lab.dir.path().to_owned(),
         devices,
         image,
