@@ -7,9 +7,10 @@ mod pin;
 mod remote;
 
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs,
-    DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
-    PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
+    ConsoleArgs, ConsoleStart, CoordinatorArgs, CoordinatorCommand, DeployArgs, DeviceCommand,
+    DeviceHealthArgs, DeviceShowArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs,
+    LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReloadArgs, ReserveArgs, StatusArgs,
+    TransferArgs, UndeployArgs, VerifyArgs,
 };
 
 pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};
@@ -85,7 +86,8 @@ pub enum Command {
   pilab coordinator                       the lab of lab/laptop.toml
   pilab coordinator --lab my-lab.toml --on container
   pilab coordinator --lab rack.toml --standby
-                                          on each of two machines: one has the lab, the other waits")]
+                                          on each of two machines: one has the lab, the other waits
+  pilab coordinator reload                after a change of the lab file")]
     Coordinator(CoordinatorArgs),
     /// List the lab's devices: how they are, and who has them
     #[command(after_long_help = "Examples:

@@ -1,17 +1,23 @@
 //! `pilab coordinator`: a lab that goes on until it is told to end.
 
-use super::args::CoordinatorArgs;
+use super::args::{CoordinatorArgs, ReloadArgs};
 use super::error::CliError;
 use super::exit::Exit;
 use super::local::{LabOptions, Local, RunningLab};
-use super::login;
+use super::login::{self, connect};
 use super::progress::Screen;
 use super::run::{Interrupts, check_backend};
 use super::ui::Ui;
 use crate::config::login::{LOGIN_VERSION, Login};
+use crate::support::chain::Chain;
 use crate::support::notify::Notifier;
+use crate::wire::lending::{RELOAD, Reloaded};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
+
+/// How long a coordinator may take to read its file and to make new devices.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the lab, tells how to reach it, and waits for a signal.
 pub async fn coordinator(local: &dyn Local, args: CoordinatorArgs, ui: Ui) -> Result<Exit, CliError> {
@@ -53,6 +59,7 @@ async fn serve(
         tokio::select! {
             () = interrupts.stop.cancelled() => {}
             () = alive(notifier.as_ref()) => {}
+            () = on_hangup(lab.as_ref(), &screen) => {}
             // Started again, it stands by.
             () = lab.lost(), if standby => {
                 served = Err(CliError::local("go on as the lab's coordinator", "another one has taken the lab"));
@@ -65,6 +72,48 @@ async fn serve(
     }
     let ended = lab.shutdown().await;
     announced.and(served).and(ended).map(|()| Exit::Ok)
+}
+
+/// Reads the lab file anew at each SIGHUP. What is wrong with it is told, and the lab goes on as it is.
+async fn on_hangup(lab: &dyn RunningLab, screen: &Screen) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return std::future::pending().await };
+    while hangups.recv().await.is_some() {
+        match lab.reload().await {
+            Ok(done) => reload_lines(&done).iter().for_each(|line| screen.note(line)),
+            Err(error) => screen.note(&Chain(&error).to_string()),
+        }
+    }
+    std::future::pending().await
+}
+
+/// `pilab coordinator reload`: has the coordinator read its lab file anew.
+pub async fn reload(local: &dyn Local, args: ReloadArgs, ui: Ui) -> Result<Exit, CliError> {
+    let client = connect(local, &args.login).await?;
+    let done: Reloaded = client.ask_within(RELOAD, &(), RELOAD_TIMEOUT).await?;
+    if args.json.json {
+        ui.json(&done)?;
+    } else {
+        reload_lines(&done).iter().try_for_each(|line| ui.data(&format!("{line}\n")))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn reload_lines(done: &Reloaded) -> Vec<String> {
+    let Reloaded { added, changed, removed, pending } = done;
+    let parts = [
+        ("new", added),
+        ("changed", changed),
+        ("gone", removed),
+        ("changes when whoever has it gives it back", pending),
+    ];
+    let lines =
+        parts.iter().flat_map(|(what, devices)| devices.iter().map(move |id| format!("{id}: {what}")));
+    let lines: Vec<_> = lines.collect();
+    if lines.is_empty() {
+        vec!["the lab file was read anew: the devices are as they were".to_owned()]
+    } else {
+        lines
+    }
 }
 
 fn announce(lab: &dyn RunningLab, screen: &Screen) -> Result<(), CliError> {

@@ -1,9 +1,9 @@
 //! From arguments to a command, from its end to an exit code.
 
-use super::args::{Cli, Command, CompletionArgs};
+use super::args::{Cli, Command, CompletionArgs, CoordinatorArgs, CoordinatorCommand};
 use super::check::check;
 use super::console::console;
-use super::coordinator::coordinator;
+use super::coordinator::{coordinator, reload};
 use super::deploying;
 use super::device::device;
 use super::doctor::doctor;
@@ -54,6 +54,9 @@ pub async fn main(local: &dyn Local, args: impl IntoIterator<Item = OsString>) -
 async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, CliError> {
     match command {
         Command::Run(args) => run(local, args, ui).await,
+        Command::Coordinator(CoordinatorArgs { command: Some(CoordinatorCommand::Reload(args)), .. }) => {
+            reload(local, args, ui).await
+        }
         Command::Coordinator(args) => coordinator(local, args, ui).await,
         Command::Devices(args) => lending::devices(local, args, ui).await,
         Command::Device(command) => device(local, command, ui).await,

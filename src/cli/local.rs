@@ -8,6 +8,7 @@ use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
 use crate::model::relay::{GpioPin, Level, PinState};
 use crate::model::tls::TlsFiles;
+use crate::wire::lending::Reloaded;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt;
@@ -94,6 +95,10 @@ pub trait RunningLab: Send + Sync {
     fn preparation(&self) -> &[Preparation];
     /// Where the caller's login belongs, for other commands to find it; none for a lab that does not outlast this one.
     fn login(&self) -> Option<&Path>;
+    /// Reads its file anew.
+    fn reload(&self) -> LocalFuture<'_, Result<Reloaded, CliError>> {
+        Box::pin(async { Err(CliError::local("read the lab file anew", "this lab does not last")) })
+    }
     /// Done when another process has the lab.
     fn lost(&self) -> LocalFuture<'_, ()> {
         Box::pin(std::future::pending())

@@ -111,7 +111,7 @@ impl Instance {
 
     /// Removes all its files; of one that is to last, only its sockets, and those only when nothing is left that
     /// has one open.
-    pub(super) fn remove(self, in_use: bool) -> io::Result<()> {
+    pub(super) fn remove(&self, in_use: bool) -> io::Result<()> {
         match (self.lasting, in_use) {
             (false, _) => remove(&self.name, &self.dir),
             (true, false) => remove_dir(&self.run_dir()),

@@ -7,6 +7,7 @@ use super::gates::gate;
 use super::ground::Ground;
 use super::instance::Instance;
 use super::nats::Nats;
+use super::reload::{LabFile, Made};
 use crate::bus::connect::Bus;
 use crate::bus::servers::Servers;
 use crate::cli::error::CliError;
@@ -16,7 +17,7 @@ use crate::config::leases::Leases;
 use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
-use crate::coordinator::parts::{KeyPair, LabDevice, Parts};
+use crate::coordinator::parts::{KeyPair, LabDevice, Parts, Workshop};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::device::Backend;
@@ -29,9 +30,10 @@ use crate::support::chain::Chain;
 use crate::support::clock::{boot_id, is_synchronised, stamp};
 use crate::support::term::Term;
 use crate::vm;
+use crate::wire::lending::Reloaded;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +52,8 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
     let mut lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
-    if options.on.is_some_and(|backend| backend != Backend::Pi) {
+    let only = options.on.is_some_and(|backend| backend != Backend::Pi);
+    if only {
         lab.wired.clear();
     }
     if options.standby {
@@ -60,17 +63,17 @@ pub(super) async fn start(
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
     let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
     clock.begin(Ground::title(backend));
-    let instance = place(&lab, options.lasting)?;
+    let instance = Arc::new(place(&lab, options.lasting)?);
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
         Err(error) => {
             // What holds its sockets could not be asked.
-            remove(instance, true);
+            remove(&instance, true);
             return Err(error);
         }
     };
-    let layers = Layers::default();
-    let begun = begin(&lab, options.standby, &instance, &ground, &layers, &mut clock, progress, &stop);
+    let layers = Arc::new(Layers::default());
+    let begun = begin(&lab, &options, &instance, &ground, &layers, &mut clock, progress, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -84,7 +87,7 @@ pub(super) async fn start(
         Err(error) => {
             end(&layers, &ground).await;
             let in_use = ground.is_in_use(&instance).await;
-            remove(instance, in_use);
+            remove(&instance, in_use);
             Err(error)
         }
     }
@@ -109,13 +112,13 @@ fn host_clock() -> Result<ledger::Clock, CliError> {
 
 /// What a switch takes at most, and a console: what acts on virtual machines and containers is on this host, where no second
 /// coordinator is.
-fn longest_act(lab: &Lab) -> Duration {
+pub(super) fn longest_act(lab: &Lab) -> Duration {
     let switches = lab.wired.iter().map(|wired| wired.power.timeout());
     switches.max().unwrap_or_default().max(console::WRITE_TIMEOUT)
 }
 
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
-fn policy(leases: &Leases, lasting: bool) -> Policy {
+pub(super) fn policy(leases: &Leases, lasting: bool) -> Policy {
     let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
     let policy = Policy {
         max_lease: leases.max,
@@ -154,10 +157,10 @@ struct Begun {
 
 async fn begin(
     lab: &Lab,
-    standby: bool,
-    instance: &Instance,
+    options: &LabOptions,
+    instance: &Arc<Instance>,
     ground: &Ground,
-    layers: &Layers,
+    layers: &Arc<Layers>,
     clock: &mut Clock,
     progress: Progress,
     stop: &CancellationToken,
@@ -174,7 +177,7 @@ async fn begin(
     let nats = Nats::start(&lab.name, site, instance, address, &layers.server, ttl).await?;
     let Nats { issuer, bus, servers, upstream, revive } = nats;
     let (host, boot) = (host_clock()?, host_clock()?);
-    let silence = if standby {
+    let silence = if options.standby {
         clock.end("");
         clock.begin("standing by");
         Some(ledger::stand_by(&bus, &lab.name, &host).await)
@@ -186,13 +189,33 @@ async fn begin(
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
-    let mut owned = Vec::new();
+    let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
     for handle in handles {
-        let gate = gate(instance, handle.id(), address, &upstream, &layers.server).await;
+        let way = layers.server.child();
+        let gate = gate(instance, handle.id(), address, &upstream, &way).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
+        if let Some(wired) = lab.wired.iter().find(|wired| wired.device.id == *handle.id()) {
+            let (from, gate) = (wired.clone(), gate.clone());
+            made.insert(handle.id().clone(), Made { from, gate, way });
+        }
         owned.push(LabDevice { handle, gate, booting: Arc::default() });
     }
     let user = user_name();
+    // One that was started on a part of its devices has no file that says which.
+    let workshop = (instance.is_lasting() && options.on.is_none()).then(|| -> Arc<dyn Workshop> {
+        Arc::new(LabFile {
+            path: options.lab.clone(),
+            arch: options.arch,
+            image: options.image.clone(),
+            instance: Arc::clone(instance),
+            layers: Arc::clone(layers),
+            ground: ground.clone(),
+            term: term.clone(),
+            upstream,
+            file: Mutex::new(lab.clone()),
+            made: Mutex::new(made),
+        })
+    });
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
@@ -208,6 +231,7 @@ async fn begin(
         silence,
         dir: instance.dir().to_owned(),
         devices: owned,
+        workshop,
         image: found,
         keys: |comment| {
             let pair = generate_key(comment)?;
@@ -242,8 +266,8 @@ struct ThisLab {
     name: LabName,
     login: Option<PathBuf>,
     preparation: Vec<Preparation>,
-    instance: Instance,
-    layers: Layers,
+    instance: Arc<Instance>,
+    layers: Arc<Layers>,
 }
 
 impl RunningLab for ThisLab {
@@ -275,6 +299,13 @@ impl RunningLab for ThisLab {
         self.login.as_deref()
     }
 
+    fn reload(&self) -> LocalFuture<'_, Result<Reloaded, CliError>> {
+        Box::pin(async move {
+            let done = self.begun.coordinator.reload().await;
+            done.map_err(|cause| failed("read the lab file anew", None, cause))
+        })
+    }
+
     fn lost(&self) -> LocalFuture<'_, ()> {
         Box::pin(self.begun.coordinator.deposed())
     }
@@ -292,7 +323,7 @@ impl RunningLab for ThisLab {
             end(&layers, &begun.ground).await;
             if kept.is_empty() {
                 let in_use = begun.ground.is_in_use(&instance).await;
-                remove(instance, in_use);
+                remove(&instance, in_use);
             }
             done
         })
@@ -308,7 +339,7 @@ async fn end(layers: &Layers, ground: &Ground) {
     layers.server.end("NATS server").await;
 }
 
-fn remove(instance: Instance, in_use: bool) {
+fn remove(instance: &Instance, in_use: bool) {
     if let Err(error) = instance.remove(in_use) {
         tracing::warn!(%error, "the lab's files are left behind; the next start removes them");
     }

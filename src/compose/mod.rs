@@ -8,6 +8,7 @@ mod image;
 mod instance;
 mod lab;
 mod nats;
+mod reload;
 mod wired;
 
 use crate::cli::doctor::Finding;

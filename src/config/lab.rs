@@ -90,7 +90,7 @@ impl Lab {
 }
 
 /// A virtual machine of a lab.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmDevice {
     /// What scenarios see.
     pub device: Device,

@@ -39,7 +39,7 @@ impl Lending {
     }
 
     fn row(&self, record: &DeviceRecord, usage: Usage) -> Option<DeviceRow> {
-        let handle = &self.device(&record.device.id)?.handle;
+        let handle = self.device(&record.device.id)?.handle;
         let state = handle.state().borrow().clone();
         let stage = handle.console().stages().borrow().last().map(|reached| reached.stage);
         let Checkup { health, reason, .. } = record.checkup.clone();
@@ -52,6 +52,7 @@ impl Lending {
             health,
             reason,
             usage,
+            pending: self.pending(&record.device.id),
         })
     }
 

@@ -83,10 +83,19 @@ async fn due(lending: &Lending) -> Vec<Due> {
     due
 }
 
-async fn hand_over(lending: &Lending, (id, after, token): Due) {
+async fn hand_over(lending: &Arc<Lending>, (id, after, token): Due) {
     // Whoever had the lab before may still be at it.
     lending.parts.term.held().await;
-    while let Err(cause) = clean(lending, &id, after.as_ref(), token).await {
+    loop {
+        let cause = match clean(lending, &id, after.as_ref(), token).await {
+            Ok(()) => match lending.rewire(&id).await {
+                Ok(false) => break,
+                // By the new wires too.
+                Ok(true) => continue,
+                Err(cause) => cause,
+            },
+            Err(cause) => cause,
+        };
         tracing::warn!(device = %id, cause, "a device did not come back clean");
         let known = id.clone();
         let lent = lending.ledger.read(move |book, _| {
@@ -101,7 +110,8 @@ async fn hand_over(lending: &Lending, (id, after, token): Due) {
         }
         sleep(AGAIN).await;
     }
-    note(lending.ledger.device_ready(id).await);
+    note(lending.ledger.device_ready(id.clone()).await);
+    lending.settle_pending(&id).await;
 }
 
 fn note(told: Result<(), LedgerError>) {

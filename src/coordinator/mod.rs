@@ -30,6 +30,8 @@ pub mod operator;
 pub mod parts;
 mod people;
 mod refusal;
+mod reload;
+mod requests;
 mod runner;
 pub mod service;
 mod session;

@@ -10,8 +10,10 @@ use crate::device::ports::BootLayer;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::plan::lease::Policy;
 use crate::support::term::Term;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -46,6 +48,8 @@ pub struct Parts {
     pub dir: PathBuf,
     /// The devices it owns.
     pub devices: Vec<LabDevice>,
+    /// Where they are made, and where the lab file is read anew; none for a lab that does not last.
+    pub workshop: Option<Arc<dyn Workshop>>,
     /// What they boot.
     pub image: BootImage,
     /// Makes SSH keys.
@@ -68,6 +72,41 @@ pub struct LabDevice {
     /// Held from the issue of credentials for a boot to the revocation of those before: of two boots at one time the
     /// first would revoke the second's.
     pub booting: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A future of [`Workshop`].
+pub type WorkshopFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unusable>> + Send + 'a>>;
+
+/// Knows the lab file, and what devices are made of.
+pub trait Workshop: Send + Sync {
+    /// Reads the file anew and checks it as a whole. Nothing is changed by that.
+    fn read(&self) -> WorkshopFuture<'_, Wanted>;
+
+    /// Makes a device as the file that was read last describes it.
+    fn make<'a>(&'a self, device: &'a DeviceId) -> WorkshopFuture<'a, LabDevice>;
+
+    /// Ends a device's tasks and lets go of its lines; with `gone` also of its way to NATS, which one that is made anew keeps.
+    fn end<'a>(&'a self, device: &'a DeviceId, gone: bool) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+}
+
+/// What the lab file says.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// All devices.
+    pub devices: BTreeSet<DeviceId>,
+    /// Those of them that are made otherwise than it says.
+    pub changed: BTreeSet<DeviceId>,
+    /// The rules by which they are lent.
+    pub policy: Policy,
+}
+
+/// The lab file cannot be used, or a device cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Why, one line.
+    pub cause: String,
+    /// What to try.
+    pub hint: Option<String>,
 }
 
 /// Makes an SSH key pair; the argument is the comment.

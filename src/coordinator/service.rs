@@ -1,7 +1,6 @@
 //! Takes requests and owns the runs.
 
 use super::bundle;
-use super::console;
 use super::handover;
 use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
 use super::lending::Lending;
@@ -10,6 +9,7 @@ use super::operator::Operator;
 use super::parts::Parts;
 use super::people::People;
 use super::refusal::Refusal;
+use super::requests::{decode, json, needed, ok, same_version};
 use super::runner::{Kept, Runner, bundle_dir};
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
@@ -24,7 +24,7 @@ use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
     DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone,
-    POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
+    POWER, QUEUE, RELEASE, RELOAD, RESERVE, Reloaded, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
@@ -118,11 +118,6 @@ impl Coordinator {
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let lab = parts.lab.clone();
         let operator = Operator::start(parts.bus.clone(), lab, inventory, &tracker, token.clone());
-        for device in &parts.devices {
-            let publishing = console::publish(parts.bus.clone(), parts.lab.clone(), device.handle.clone());
-            let stop = token.clone();
-            tracker.spawn(async move { stop.run_until_cancelled(publishing).await });
-        }
         let parts = Arc::new(parts);
         let lending =
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
@@ -159,6 +154,11 @@ impl Coordinator {
             }
         });
         Ok(Self { shared, tracker, token })
+    }
+
+    /// Reads the lab file anew; an error tells why the lab stays as it is.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        self.shared.lending.reload().await.map_err(|refusal| refusal.error)
     }
 
     /// Done when another coordinator has taken the lab.
@@ -238,6 +238,7 @@ impl Shared {
             HELLO => Ok(ok(())),
             DEVICES => lending.list().await.map(ok),
             DEVICE => lending.show(decode(payload)?).await.map(ok),
+            RELOAD => lending.reload().await.map(ok),
             HEALTH => lending.say_health(&by, decode(payload)?).await.map(ok),
             QUEUE => lending.queue().await.map(ok),
             RESERVE => {
@@ -380,38 +381,4 @@ impl Shared {
 
 fn no_run(run: &RunId) -> Refusal {
     Refusal::new(format!("there is no run {run}"))
-}
-
-fn same_version(version: u32) -> Result<(), Refusal> {
-    if version == REQUEST_VERSION {
-        return Ok(());
-    }
-    Err(Refusal::hinted(
-        format!("the request has version {version}; known is {REQUEST_VERSION}"),
-        "use the same version of pilab as the coordinator's",
-    ))
-}
-
-/// The least role that a request takes. One that is not named here acts on something, and is no viewer's.
-fn needed(verb: &str) -> Role {
-    match verb {
-        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | STATUS | EVENTS | BUNDLE | BUNDLE_READ => {
-            Role::Viewer
-        }
-        LOGIN | LOGOUT | HEALTH => Role::Admin,
-        _ => Role::User,
-    }
-}
-
-fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(payload).map_err(|e| Refusal::new(format!("the request cannot be read: {e}")))
-}
-
-fn ok<T: Serialize>(body: T) -> Vec<u8> {
-    json(&Reply::Ok { body })
-}
-
-/// The replies are structs of strings and numbers, which always have a JSON form.
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }

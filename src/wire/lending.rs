@@ -93,6 +93,35 @@ pub struct DeviceRow {
     pub reason: String,
     /// Who has it.
     pub usage: Usage,
+    /// What becomes of it once it is back: the lab file says otherwise than it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+/// What becomes of a device before anybody has it next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pending {
+    /// It is what the lab file says now.
+    Changed,
+    /// It leaves the lab.
+    Removed,
+}
+
+/// Reads the lab file anew; for admins. The body is empty, the answer [`Reloaded`].
+pub const RELOAD: &str = "reload";
+
+/// Answer to [`RELOAD`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// New devices.
+    pub added: Vec<DeviceId>,
+    /// Devices that nobody has, and that are being made what the file says.
+    pub changed: Vec<DeviceId>,
+    /// Devices that are gone.
+    pub removed: Vec<DeviceId>,
+    /// Devices that somebody has, and that change or go when they come back.
+    pub pending: Vec<DeviceId>,
 }
 
 /// Who has a device.

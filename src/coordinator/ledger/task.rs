@@ -216,7 +216,11 @@ impl Task {
     /// Decides a request; its answer goes out once all that was sent by then is stored, a refusal's too: it may
     /// follow from what is not stored yet. What else follows is done before the next request.
     async fn handle(&mut self, ask: Ask) -> Result<(), Trouble> {
-        let Ask { input, read, waiter } = ask;
+        let Ask { input, read, waiter, policy } = ask;
+        if let Some(policy) = policy {
+            self.book.rule_by(policy.clone());
+            self.options.policy = policy;
+        }
         let decided = input.map_or(Ok(Vec::new()), |input| decide(&self.book, input, &self.now()));
         let reply = match decided {
             Err(refusal) => read(Err(refusal.into())),

@@ -200,6 +200,11 @@ impl Book {
         &self.policy
     }
 
+    /// Other rules from now on. What is lent is lent under those before.
+    pub fn rule_by(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// That the user, who does not hold the device, has held it, and who has it now; none when it is not remembered.
     pub fn former(&self, user: &UserName, device: &DeviceId) -> Option<LeaseLost> {
         let lease = self.lease_of(device).map(|(lease, _)| lease);

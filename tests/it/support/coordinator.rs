@@ -60,6 +60,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         silence: None,
         dir: lab.dir.path().to_owned(),
         devices,
+        workshop: None,
         image,
         keys: |_| Ok(KeyPair { private: "client".to_owned(), public: HOST_KEY.to_owned() }),
         bundles: lab.dir.path().join("bundles"),
