@@ -19,7 +19,7 @@ pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
 
 use crate::model::device::Arch;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -207,6 +207,13 @@ pub enum Command {
   pilab check ping --lab my-lab.toml      whether that lab can run it
   pilab check --json | jq 'select(.ok | not)'")]
     Check(CheckArgs),
+    /// Print the JSON Schema of lab files or scenarios, by which an editor knows what may stand in them.
+    ///
+    /// Editors that use taplo (Even Better TOML, Helix, Neovim) find it by the first line of the shipped files: `#:schema`.
+    #[command(after_long_help = "Examples:
+  pilab schema lab > lab.schema.json
+  pilab schema scenario | jq .properties.steps")]
+    Schema(SchemaArgs),
     /// Print a completion script for a shell.
     #[command(after_long_help = "Examples:
   pilab completion bash > ~/.local/share/bash-completion/completions/pilab
@@ -330,6 +337,22 @@ pub struct CheckArgs {
     /// How to print what was found.
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+/// Files that people write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// A lab file
+    Lab,
+    /// A scenario
+    Scenario,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Of what
+    pub of: SchemaOf,
 }
 
 /// Arguments of `completion`.

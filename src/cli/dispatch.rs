@@ -20,6 +20,7 @@ use super::pin::pin;
 use super::power::power;
 use super::reserve::reserve;
 use super::run::run;
+use super::schema::schema;
 use super::ssh;
 use super::ui::Ui;
 use crate::support::log;
@@ -83,6 +84,7 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Logout(args) => login::revoke(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),
+        Command::Schema(args) => schema(&args, ui),
         Command::Completion(args) => completion(&args, ui),
     }
 }

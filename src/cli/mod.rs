@@ -35,6 +35,7 @@ pub mod power;
 pub mod progress;
 pub mod reserve;
 pub mod run;
+mod schema;
 pub mod ssh;
 pub mod summary;
 pub mod table;

@@ -99,7 +99,7 @@ mod tests {
                 "l-c-1 exists on",
             ),
             (
-                format!("{nats}{board}power = {{ driver = \"gpio-cdev\", pin = 17 }}\n"),
+                format!("{nats}{board}power = {{ driver = \"gpio-rppal\", pin = 17, active_low = true, contact = \"nc\", on_crash = \"holds\" }}\n"),
                 "the relay of l-a is on",
             ),
             (

@@ -51,7 +51,8 @@ impl Lending {
         self.ledger.rule_by(policy).await?;
         self.tell_inventory().await?;
         let mut done = Reloaded { added, ..Reloaded::default() };
-        for (id, pending) in lock(&self.pending).clone() {
+        let pending = lock(&self.pending).clone();
+        for (id, pending) in pending {
             let of = id.clone();
             let stands =
                 self.ledger.read(move |book, _| book.device(&of).map(|_| book.lease_of(&of).is_some()));

@@ -27,13 +27,11 @@ use crate::wire::lending::{
     POWER, QUEUE, RELEASE, RELOAD, RESERVE, Reloaded, Reserve, TRANSFER,
 };
 use crate::wire::request::{
-    BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO,
-    REQUEST_VERSION, RUN, Reply, RunAccepted, RunRef, RunRequest,
+    BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO, RUN,
+    Reply, RunAccepted, RunRef, RunRequest,
 };
 use crate::wire::subject;
 use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNNEL_SEND};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -362,7 +362,7 @@ pub fn decide(book: &Book, input: Input, now: &Now) -> Result<Vec<Change>, Refus
         Input::Tick => book.tick(now),
         Input::DeviceReady { device } => book.device_ready(&device, now),
         Input::DeviceHealth { device, health, reason } => book.device_health(&device, health, reason, now),
-        Input::Renew { device } => book.renew(&device, now),
+        Input::Renew { device } => book.ready_anew(&device, now),
         Input::Inventory { devices, newcomers } => Ok(book.inventory(devices, newcomers, now)),
     }
 }

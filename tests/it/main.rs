@@ -32,6 +32,8 @@ mod podman_killed;
 mod podman_services;
 mod podman_verbs;
 mod power;
+mod reload;
+mod schema;
 mod serial;
 mod ssh;
 mod support;

@@ -161,7 +161,7 @@ impl Book {
         Ok(end.into_iter().chain([ready]).collect())
     }
 
-    pub(super) fn renew(&self, id: &DeviceId, now: &Now) -> Result<Vec<Change>, Refusal> {
+    pub(super) fn ready_anew(&self, id: &DeviceId, now: &Now) -> Result<Vec<Change>, Refusal> {
         let record = self.record(id)?;
         if self.lent.contains_key(id) || record.handover.is_some() {
             return Ok(Vec::new());
