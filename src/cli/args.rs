@@ -107,7 +107,8 @@ pub enum Command {
   pilab reserve laptop-vm-1 --for 1h --purpose 'looking at a panic'
   pilab reserve --model pi4b --label camera=yes --count 2 --for 2h
   pilab reserve --at 2h                   a booking: two hours from now
-  pilab reserve --hold-by-process         until this command ends")]
+  pilab reserve --hold-by-process         until this command ends
+  pilab reserve --any-lab --model pi4b    in the lab that has one soonest")]
     Reserve(ReserveArgs),
     /// Let a lease last longer: refused beyond the lab's longest lease, while somebody waits for its devices, and into
     /// a booking

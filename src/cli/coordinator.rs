@@ -12,6 +12,7 @@ use crate::config::login::{LOGIN_VERSION, Login};
 use crate::support::chain::Chain;
 use crate::support::notify::Notifier;
 use crate::wire::lending::{RELOAD, Reloaded};
+use std::io::IsTerminal;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -22,9 +23,11 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Starts the lab, tells how to reach it, and waits for a signal.
 pub async fn coordinator(local: &dyn Local, args: CoordinatorArgs, ui: Ui) -> Result<Exit, CliError> {
     check_backend(&args.lab)?;
-    let interrupts = Interrupts::listen();
+    // A terminal that is closed ends it, as it does other commands; a service manager means something else by it.
+    let reloads = !std::io::stderr().is_terminal();
+    let interrupts = Interrupts::listen_but(reloads);
     tokio::select! {
-        done = serve(local, args, ui, &interrupts) => done,
+        done = serve(local, args, ui, &interrupts, reloads) => done,
         // Dropping the lab is what "leave at once" means: it is as if it had been killed.
         () = interrupts.leave() => Err(CliError::Cancelled),
     }
@@ -35,6 +38,7 @@ async fn serve(
     args: CoordinatorArgs,
     ui: Ui,
     interrupts: &Interrupts,
+    reloads: bool,
 ) -> Result<Exit, CliError> {
     let screen = Screen::new(ui);
     let standby = args.standby;
@@ -59,7 +63,7 @@ async fn serve(
         tokio::select! {
             () = interrupts.stop.cancelled() => {}
             () = alive(notifier.as_ref()) => {}
-            () = on_hangup(lab.as_ref(), &screen) => {}
+            () = on_hangup(lab.as_ref(), &screen, reloads) => {}
             // Started again, it stands by.
             () = lab.lost(), if standby => {
                 served = Err(CliError::local("go on as the lab's coordinator", "another one has taken the lab"));
@@ -75,8 +79,9 @@ async fn serve(
 }
 
 /// Reads the lab file anew at each SIGHUP. What is wrong with it is told, and the lab goes on as it is.
-async fn on_hangup(lab: &dyn RunningLab, screen: &Screen) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return std::future::pending().await };
+async fn on_hangup(lab: &dyn RunningLab, screen: &Screen, reloads: bool) {
+    let hangups = signal(SignalKind::hangup()).ok().filter(|_| reloads);
+    let Some(mut hangups) = hangups else { return std::future::pending().await };
     while hangups.recv().await.is_some() {
         match lab.reload().await {
             Ok(done) => reload_lines(&done).iter().for_each(|line| screen.note(line)),

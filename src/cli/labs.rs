@@ -27,6 +27,8 @@ const MAX_LABS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) lab: LabName,
+    /// Its login.
+    pub(super) login: PathBuf,
     /// Or why it has not, in words for people.
     pub(super) answer: Result<(Client, T), String>,
 }
@@ -66,7 +68,7 @@ pub(super) async fn ask_all<T: DeserializeOwned>(
             let answer = client.ask_within(verb, body, ANSWER).await?;
             Ok((client, answer))
         };
-        Answer { lab, answer: answer.await.map_err(|error: CliError| words(&error)) }
+        Answer { lab, login: path.clone(), answer: answer.await.map_err(|error: CliError| words(&error)) }
     });
     Ok(join_all(asked).await)
 }

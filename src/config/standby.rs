@@ -99,7 +99,9 @@ mod tests {
                 "l-c-1 exists on",
             ),
             (
-                format!("{nats}{board}power = {{ driver = \"gpio-rppal\", pin = 17, active_low = true, contact = \"nc\", on_crash = \"holds\" }}\n"),
+                format!(
+                    "{nats}{board}power = {{ driver = \"gpio-rppal\", pin = 17, active_low = true, contact = \"nc\", on_crash = \"holds\" }}\n"
+                ),
                 "the relay of l-a is on",
             ),
             (

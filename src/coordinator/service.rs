@@ -23,8 +23,8 @@ use crate::support::lock::lock;
 use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
-    DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone,
-    POWER, QUEUE, RELEASE, RELOAD, RESERVE, Reloaded, Reserve, TRANSFER,
+    DEVICE, DEVICES, ESTIMATE, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked,
+    LogoutDone, POWER, QUEUE, RELEASE, RELOAD, RESERVE, Reloaded, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleList, BundleRead, CANCEL, EVENTS, EventsPage, EventsRequest, HELLO, RUN,
@@ -244,6 +244,7 @@ impl Shared {
                 same_version(asked.version)?;
                 lending.reserve(by, asked).await.map(ok)
             }
+            ESTIMATE => lending.estimate(by, decode(payload)?).await.map(ok),
             LEASE => lending.watch(decode(payload)?).await.map(ok),
             EXTEND => lending.extend(by, decode(payload)?).await.map(ok),
             TRANSFER => lending.transfer(by, decode(payload)?).await.map(ok),

@@ -50,6 +50,7 @@ mod hold;
 mod shelf;
 mod tick;
 mod view;
+mod what_if;
 
 pub use book::{Book, Usage};
 pub use view::{Blocker, QueueRow};

@@ -108,6 +108,10 @@ pub enum Pending {
     Removed,
 }
 
+/// What would become of a [`Reserve`]: answers with a [`LeaseState`], and nothing is asked for. The estimate of one that would be
+/// granted at once is none.
+pub const ESTIMATE: &str = "estimate";
+
 /// Reads the lab file anew; for admins. The body is empty, the answer [`Reloaded`].
 pub const RELOAD: &str = "reload";
 

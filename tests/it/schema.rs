@@ -19,16 +19,87 @@ fn toml(text: &str) -> Value {
     serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap()
 }
 
+/// Checks a value against a schema, by what draft 7 says of the words that the schemas here use; another word fails.
+fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    let wrong = |what: &str, of: &Value| Err(format!("{value}: {what} {of}"));
+    let number = |of: &Value| of.as_f64().unwrap();
+    for (word, of) in schema.as_object().unwrap() {
+        match word.as_str() {
+            "$schema" | "title" | "description" | "definitions" => {}
+            "$ref" => {
+                let target = root.pointer(of.as_str().unwrap().trim_start_matches('#'));
+                check(root, target.unwrap(), value)?;
+            }
+            "type" => {
+                let fits = match of.as_str().unwrap() {
+                    "object" => value.is_object(),
+                    "array" => value.is_array(),
+                    "string" => value.is_string(),
+                    "boolean" => value.is_boolean(),
+                    "integer" => value.is_i64(),
+                    other => panic!("no type {other:?} is known here"),
+                };
+                if !fits {
+                    return wrong(word, of);
+                }
+            }
+            "const" if value != of => return wrong(word, of),
+            "enum" if !of.as_array().unwrap().contains(value) => return wrong(word, of),
+            "pattern" => {
+                let pattern = regex::Regex::new(of.as_str().unwrap()).unwrap();
+                if value.as_str().is_some_and(|text| !pattern.is_match(text)) {
+                    return wrong(word, of);
+                }
+            }
+            "minimum" if value.as_f64().is_some_and(|value| value < number(of)) => return wrong(word, of),
+            "maximum" if value.as_f64().is_some_and(|value| value > number(of)) => return wrong(word, of),
+            "minItems" if value.as_array().is_some_and(|all| (all.len() as f64) < number(of)) => {
+                return wrong(word, of);
+            }
+            "maxItems" if value.as_array().is_some_and(|all| all.len() as f64 > number(of)) => {
+                return wrong(word, of);
+            }
+            "const" | "enum" | "minimum" | "maximum" | "minItems" | "maxItems" => {}
+            "items" => value.as_array().into_iter().flatten().try_for_each(|item| check(root, of, item))?,
+            "required" => {
+                let missing = |key: &&Value| value.is_object() && value.get(key.as_str().unwrap()).is_none();
+                if let Some(key) = of.as_array().unwrap().iter().find(missing) {
+                    return wrong(word, key);
+                }
+            }
+            "properties" => {
+                for (key, of) in of.as_object().unwrap() {
+                    value.get(key).map_or(Ok(()), |value| check(root, of, value))?;
+                }
+            }
+            "additionalProperties" => {
+                let known = |key: &str| schema.get("properties").is_some_and(|all| all.get(key).is_some());
+                for (key, value) in value.as_object().into_iter().flatten().filter(|(key, _)| !known(key)) {
+                    match of {
+                        Value::Bool(false) => return Err(format!("{key:?} is not known")),
+                        of => check(root, of, value)?,
+                    }
+                }
+            }
+            "oneOf" | "anyOf" => {
+                let fits = of.as_array().unwrap().iter().filter(|of| check(root, of, value).is_ok()).count();
+                if fits == 0 || (word == "oneOf" && fits > 1) {
+                    return wrong(word, &fits.into());
+                }
+            }
+            other => panic!("{other:?} is not known here"),
+        }
+    }
+    Ok(())
+}
+
 /// What the reader says of a file.
 fn read(of: &str, text: &str) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file.toml");
     std::fs::write(&path, text).unwrap();
-    let read = if of == "lab" {
-        lab::load(&path, None, None).map(drop)
-    } else {
-        scenario::load(&path).map(drop)
-    };
+    let read =
+        if of == "lab" { lab::load(&path, None, None).map(drop) } else { scenario::load(&path).map(drop) };
     read.map_err(|error| error.to_string())
 }
 
@@ -101,7 +172,10 @@ fn the_schema_of_scenarios_has_the_keys_that_are_read() {
         }
         let text = format!("[[steps]]\n{name} = {{ zz = 1 }}\n");
         assert_eq!(named(body), known("scenario", &text), "{name}");
-        assert!(step["oneOf"].as_array().unwrap().contains(&serde_json::json!({ "required": [name] })), "{name}");
+        assert!(
+            step["oneOf"].as_array().unwrap().contains(&serde_json::json!({ "required": [name] })),
+            "{name}"
+        );
     }
 }
 
@@ -112,15 +186,15 @@ fn files(dir: &str) -> Vec<PathBuf> {
 
 #[test]
 fn shipped_files_fit_and_say_by_which_schema() {
-    for (of, dir, line) in
-        [("lab", "lab", "#:schema ./lab.schema.json"), ("scenario", "lab/scenarios", "#:schema ../scenario.schema.json")]
-    {
-        let validator = jsonschema::validator_for(&schema(of)).unwrap();
+    for (of, dir, line) in [
+        ("lab", "lab", "#:schema ./lab.schema.json"),
+        ("scenario", "lab/scenarios", "#:schema ../scenario.schema.json"),
+    ] {
+        let schema = schema(of);
         for path in files(dir) {
             let text = std::fs::read_to_string(&path).unwrap();
             assert_eq!(text.lines().next(), Some(line), "{}", path.display());
-            let wrong: Vec<_> = validator.iter_errors(&toml(&text)).map(|error| error.to_string()).collect();
-            assert_eq!(wrong, [""; 0], "{}", path.display());
+            assert_eq!(check(&schema, &schema, &toml(&text)), Ok(()), "{}", path.display());
         }
     }
 }
@@ -139,7 +213,11 @@ fn what_the_reader_refuses_the_schema_does_too() {
         ("lab", board.replace("pi4b", "pi6"), false),
         ("lab", format!("{board}mac = \"dc:a6\"\n"), false),
         ("lab", format!("{board}console = {{ tty = \"ttyUSB0\" }}\n"), false),
-        ("lab", format!("{board}power = {{ driver = \"http\", kind = \"tasmota\", url = \"http://a\" }}\n"), true),
+        (
+            "lab",
+            format!("{board}power = {{ driver = \"http\", kind = \"tasmota\", url = \"http://a\" }}\n"),
+            true,
+        ),
         ("lab", format!("{board}power = {{ driver = \"http\", kind = \"tasmota\" }}\n"), false),
         ("lab", format!("{board}power = {{ driver = \"gpio-cdev\", pin = 4 }}\n"), false),
         ("lab", format!("{board}[nats]\nurls = [\"nats://a\"]\nkeys = \"k\"\n"), true),
@@ -152,9 +230,9 @@ fn what_the_reader_refuses_the_schema_does_too() {
         ("scenario", "summary = \"s\"\n".to_owned(), false),
     ];
     for (of, text, fits) in table {
-        let validator = jsonschema::validator_for(&schema(of)).unwrap();
+        let schema = schema(of);
         assert_eq!(read(of, &text).is_ok(), fits, "the reader: {text}");
-        assert_eq!(validator.is_valid(&toml(&text)), fits, "the schema: {text}");
+        assert_eq!(check(&schema, &schema, &toml(&text)).is_ok(), fits, "the schema: {text}");
     }
 }
 

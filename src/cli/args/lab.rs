@@ -163,6 +163,9 @@ pub struct ReserveArgs {
     /// Not before then: a time from now (2h), or a moment in UTC (2026-12-24T18:00:00Z)
     #[arg(long, value_name = "TIME", value_parser = start)]
     pub at: Option<SystemTime>,
+    /// In whichever lab is soonest, of all that there are logins for (see `devices --all-labs`); all devices in one lab
+    #[arg(long)]
+    pub any_lab: bool,
     /// Fail rather than wait
     #[arg(long)]
     pub no_wait: bool,

@@ -41,6 +41,24 @@ async fn all_labs_are_seen_and_one_that_is_away_is_named() {
     std::fs::set_permissions(&forged, std::fs::metadata(&east_login).unwrap().permissions()).unwrap();
     west.as_user(&forged, &["devices"]).await.refused("may not publish");
 
+    // Whoever asks for any lab gets what is free, where it is; what no lab has is refused with each one's reason.
+    let any = async |args: &[&str]| {
+        call(logins.path(), &[&["reserve", "--any-lab", "--json"], args].concat()).await
+    };
+    let pair = any(&["--count", "2"]).await.done();
+    assert_eq!(pair.json()[0]["devices"], serde_json::json!(["east-pi-1", "east-pi-2"]), "{}", pair.stderr);
+    let one_left = any(&[]).await.done();
+    assert_eq!(one_left.json()[0]["devices"], serde_json::json!(["west-pi-1"]));
+    assert!(one_left.stderr.contains("lab west: --login "), "{}", one_left.stderr);
+    any(&["--count", "3"]).await.refused("can never be met");
+    any(&["--no-wait", "--for", "1h"]).await.refused("not now");
+    let queue = call(logins.path(), &["queue", "--all-labs", "--json"]).await.done().json();
+    assert_eq!(
+        (of(&queue, "east").len(), of(&queue, "west").len()),
+        (1, 1),
+        "asking leaves nothing: {queue:?}"
+    );
+
     signal(&two, Signal::KILL);
     two.wait().await.unwrap();
     let both = call(logins.path(), &["devices", "--all-labs"]).await.done();

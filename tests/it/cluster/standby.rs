@@ -77,6 +77,10 @@ async fn taken_over(stop: Signal) {
     bob.queue(&waits, LONG).await;
     ann.queue(&behind, LONG).await;
 
+    let eve = first.program.login("eve", "user").await;
+    first.program.as_user(&eve, &["devices"]).await.done();
+    first.program.pilab(&["logout", "eve"]).await.done();
+
     // Ann is at work when it happens.
     let cycle = Power { device: device.clone(), act: PowerAct::On, force: None };
     let _: serde_json::Value = ann.ask(POWER, &cycle).await.unwrap();
@@ -95,6 +99,8 @@ async fn taken_over(stop: Signal) {
         let LeaseState::Waiting(row) = stands(&ann, id).await else { panic!("{id} is lost") };
         assert_eq!(row.position, Some(place));
     }
+    // Whom the first one has cut off the second one does not let in.
+    second.program.as_user(&eve, &["devices"]).await.refused("does not answer");
     // It acts, once the first one cannot any more.
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = ann.ask::<serde_json::Value>(POWER, &cycle).await {

@@ -2,11 +2,20 @@
 
 use super::{Site, lab};
 use crate::agent::lab::installed;
+use crate::nats::{HOUR, LOCALHOST, REFUSED_WITHIN, SOON, denied, device_id};
 use crate::support::program::{Program, finish};
+use pilab::bus::connect::{Bus, BusOptions};
+use pilab::bus::gate::{Gate, Upstream};
+use pilab::bus::issuer::Issuer;
+use pilab::model::id::LabName;
 use pilab::model::tls::TlsFiles;
 use pilab::support::command::Command;
+use pilab::wire::subject;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Makes an authority, and certificates of it: EC keys, for a day.
 struct Authority {
@@ -50,6 +59,31 @@ impl Authority {
     }
 }
 
+/// Without TLS to its gate, and by TLS from there, with its own rights; a revocation cuts it off on all servers.
+async fn a_device_comes_through_its_gate(site: &Site) {
+    let (lab, device) = (LabName::new("east").unwrap(), device_id("east-pi-1"));
+    let issuer = Issuer::of_site(&site.keys("east"), site.dir.path().join("issued"), &lab).unwrap();
+    let creds = issuer.device(&device, HOUR).unwrap().creds;
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let upstream = Upstream::new(&site.servers()).unwrap();
+    let gate = Gate::open(SocketAddr::new(LOCALHOST, 0), upstream, &tracker, stop.clone()).await.unwrap();
+    let connect = async |patience| {
+        let (url, name) = (gate.url().into(), device.to_string());
+        let options = BusOptions { url, creds: creds.clone(), inbox_prefix: subject::inbox(&name), name };
+        Bus::connect(options, Some(patience)).await
+    };
+    let bus = connect(SOON).await.unwrap();
+    bus.kv_put(subject::STATUS, "east-pi-1.web", "ok").await.unwrap();
+    denied(&bus, &subject::key(subject::STATUS, "east-pi-2.web"), "no").await;
+    issuer.revoke_device(site.servers(), &device, None).await.unwrap();
+    let mut connection = bus.connection();
+    tokio::time::timeout(SOON, connection.wait_for(|now| !now.up)).await.unwrap().unwrap();
+    assert!(connect(REFUSED_WITHIN).await.is_err());
+    stop.cancel();
+    tracker.close();
+    tracker.wait().await;
+}
+
 async fn secured(dir: TempDir, authority: &Authority) -> Option<Site> {
     let TlsFiles { ca, cert, key } = authority.sign("server").await;
     let [ca, cert, key] = [ca, cert, key].map(Option::unwrap);
@@ -80,6 +114,7 @@ async fn a_lab_is_on_servers_that_ask_for_certificates() {
         assert!(path.with_file_name("ann.json.ca.pem").is_file(), "who signs for the servers goes with it");
         east.as_user(&path, &["devices"]).await
     };
+    a_device_comes_through_its_gate(&site).await;
     login(&ann).await.done();
     login(&eve).await.refused("does not answer");
     // Without one at all.
