@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod issued;
 mod keys;
+mod push;
 mod rights;
 mod shared;
 mod site;
@@ -24,12 +25,11 @@ use self::issued::{Issued, Known};
 use self::keys::{Keys, System};
 use self::rights::{ANSWER_WITHIN, device_template, shared, user_template};
 pub use self::site::{SiteKeys, SiteOperator};
-use super::connect::{Bus, BusOptions};
+use super::connect::Bus;
 use super::jwt::{Account, JwtError, Signer, SigningKey, Standing, credentials_file};
 use super::servers::Servers;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::support::clock;
-use crate::wire::subject;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -263,43 +263,6 @@ impl Issuer {
         self.issued.remove(device.as_str(), public_key, seconds_now())
     }
 
-    /// Tells the server at `url` of all revocations of such holders on record.
-    async fn push(
-        &self,
-        servers: &Servers,
-        holder: Holder,
-        revoked: &Revocations,
-        now: u64,
-        new: bool,
-    ) -> Result<(), IssuerError> {
-        let options = BusOptions {
-            url: servers.clone(),
-            creds: self.system(SYSTEM_TTL)?.creds,
-            name: SYSTEM.to_owned(),
-            inbox_prefix: subject::inbox(SYSTEM),
-        };
-        let claims = |call: &str| format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.{call}", self.account(holder));
-        let bus = Bus::connect(options, Some(PUSH_TIMEOUT)).await.map_err(IssuerError::Push)?;
-        // What the site has said of the account is the site's to change. Of one that is new nothing is told.
-        let mut before = None;
-        if self.keys.is_site() && !new {
-            let known = bus.request(claims("LOOKUP"), "", PUSH_TIMEOUT).await.map_err(IssuerError::Push)?;
-            before = Standing::read(&String::from_utf8_lossy(&known));
-        }
-        let update = claims("UPDATE");
-        let claims = self.account_jwt(holder, revoked, now, before.as_ref())?;
-        let answer = bus.request(update, claims, PUSH_TIMEOUT).await.map_err(IssuerError::Push)?;
-        if let Err(error) = bus.close().await {
-            tracing::debug!(%error, "the connection to the system account did not end cleanly");
-        }
-        let accepted = serde_json::from_slice::<ClaimsAnswer>(&answer);
-        if accepted.is_ok_and(|answer| answer.data.is_some_and(|data| data.code == 200)) {
-            return Ok(());
-        }
-        let answer = String::from_utf8_lossy(&answer).chars().take(300).collect();
-        Err(IssuerError::PushRefused { answer })
-    }
-
     /// What a server needs to know at its start, revocations included.
     pub(super) async fn trust(&self) -> Result<Trust, IssuerError> {
         let now = seconds_now();
@@ -397,17 +360,6 @@ impl Issuer {
     }
 }
 
-/// The server's answer to a claims update.
-#[derive(Deserialize)]
-struct ClaimsAnswer {
-    data: Option<ClaimsData>,
-}
-
-#[derive(Deserialize)]
-struct ClaimsData {
-    code: u32,
-}
-
 /// All rights in an account: its own key signs, or one of its signing keys where `account` is named.
 fn full(key: &KeyPair, name: &str, account: Option<&str>, ttl: Duration) -> Result<Credentials, IssuerError> {
     let (user, signer, expires) = fresh(key, ttl);
@@ -434,8 +386,10 @@ fn seconds_now() -> u64 {
 mod tests {
     use super::keys::Seeds;
     use super::*;
+    use crate::bus::connect::BusOptions;
     use crate::bus::error::BusError;
     use crate::bus::server::{EmbeddedServer, ServerOptions};
+    use crate::wire::subject;
     use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;

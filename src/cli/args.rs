@@ -1,16 +1,17 @@
 //! The arguments, as clap reads them. Types and help texts only.
 
+mod coordinator;
 mod lab;
 mod nats;
 mod nightly;
 mod pin;
 mod remote;
 
+pub use coordinator::{CoordinatorArgs, CoordinatorCommand, ReloadArgs};
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, CoordinatorCommand, DeployArgs, DeviceCommand,
-    DeviceHealthArgs, DeviceShowArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs,
-    LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReloadArgs, ReserveArgs, StatusArgs,
-    TransferArgs, UndeployArgs, VerifyArgs,
+    ConsoleArgs, ConsoleStart, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DoctorArgs,
+    ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
+    PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
 pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};

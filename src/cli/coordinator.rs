@@ -88,7 +88,7 @@ async fn on_hangup(lab: &dyn RunningLab, screen: &Screen, reloads: bool) {
             Err(error) => screen.note(&Chain(&error).to_string()),
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// `pilab coordinator reload`: has the coordinator read its lab file anew.

@@ -11,7 +11,8 @@ use super::ui::Ui;
 use crate::model::id::LabName;
 use crate::support::clock;
 use crate::wire::lending::{
-    self, DeviceRow, Devices, Extend, LeaseRef, LeaseRow, LeaseState, Queue, Transfer, Usage, WaitingRow,
+    self, DeviceRow, Devices, Extend, LeaseRef, LeaseRow, LeaseState, Pending, Queue, Transfer, Usage,
+    WaitingRow,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -37,6 +38,14 @@ pub async fn devices(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, 
         devices.iter().try_for_each(|row| ui.json(row))?;
     } else {
         ui.data(&device_table(&devices, clock::wall_ms()))?;
+        for row in &devices {
+            let Some(pending) = row.pending else { continue };
+            let what = match pending {
+                Pending::Changed => "wired otherwise once it is back",
+                Pending::Removed => "leaves the lab once it is back",
+            };
+            ui.note(&format!("{}: {what}", row.device.id));
+        }
     }
     Ok(Exit::Ok)
 }

@@ -73,7 +73,7 @@ pub(super) async fn start(
         }
     };
     let layers = Arc::new(Layers::default());
-    let begun = begin(&lab, &options, &instance, &ground, &layers, &mut clock, progress, &stop);
+    let begun = begin(&lab, &options, &instance, &ground, &layers, &mut clock, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -162,13 +162,12 @@ async fn begin(
     ground: &Ground,
     layers: &Arc<Layers>,
     clock: &mut Clock,
-    progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Begun, CliError> {
     let address = ground.address();
     clock.end("");
     clock.begin(ground.boots_title());
-    let (found, note) = ground.boots(lab, progress, stop.clone()).await?;
+    let (found, note) = ground.boots(lab, clock.progress.clone(), stop.clone()).await?;
     clock.end(note);
     clock.begin("NATS server and coordinator");
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };

@@ -17,6 +17,7 @@ use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::FencingToken;
 use crate::model::power::PowerReading;
 use crate::support::chain::Chain;
+use crate::support::lock::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
@@ -129,6 +130,10 @@ async fn clean(
 ) -> Result<(), String> {
     // It is no longer in the inventory: nothing of it is ours to switch.
     let Some(device) = lending.device(id) else { return Ok(()) };
+    // Nor is it while it waits to be made anew, which comes next.
+    if lock(&lending.unmade).contains(id) {
+        return Ok(());
+    }
     // Whoever had it does nothing more, whether or not it can be switched.
     let mut first = part("its last holder was not fenced off", device.handle.fence(token)).await;
     let reading = device.handle.state().borrow().power;

@@ -23,7 +23,7 @@ use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use crate::wire::lending::Pending;
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -63,6 +63,9 @@ pub(super) struct Lending {
     devices: Mutex<BTreeMap<DeviceId, LabDevice>>,
     /// What becomes of devices before their next holders have them. No await happens under this lock.
     pub(super) pending: Mutex<BTreeMap<DeviceId, Pending>>,
+    /// Devices that were ended and could not be made anew yet: there is nothing of them to clean. No await happens under
+    /// this lock.
+    pub(super) unmade: Mutex<BTreeSet<DeviceId>>,
     /// Held while the lab file is read anew, and while a device is made anew.
     pub(super) reloading: tokio::sync::Mutex<()>,
     /// How many more may wait for a lease to change: half of the requests that are answered at one time.
@@ -110,6 +113,7 @@ impl Lending {
             operator,
             devices,
             pending,
+            unmade: Mutex::default(),
             reloading,
             waits,
             tunnels,

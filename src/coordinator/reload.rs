@@ -119,9 +119,11 @@ impl Lending {
             return Ok(false);
         }
         workshop.end(id, false).await;
+        lock(&self.unmade).insert(id.clone());
         let made = workshop.make(id).await;
         let device = made.map_err(|unusable| format!("it is not made anew: {}", unusable.cause))?;
         self.put_device(device);
+        lock(&self.unmade).remove(id);
         lock(&self.pending).remove(id);
         tracing::info!(device = %id, "it is what the lab file says now");
         let told = self.tell_inventory().await;
@@ -148,6 +150,7 @@ impl Lending {
 
     async fn drop_device(&self, id: &DeviceId) {
         self.take_device(id);
+        lock(&self.unmade).remove(id);
         lock(&self.pending).remove(id);
         if let Some(workshop) = &self.parts.workshop {
             workshop.end(id, true).await;

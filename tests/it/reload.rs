@@ -150,6 +150,18 @@ async fn a_file_with_a_mistake_changes_nothing() {
     rack.0.pilab(&reload).await.refused("rack-b has the power of rack-a");
     signal(&coordinator, Signal::HUP);
     rack.devices(&["rack-a"]).await;
+    // A board that cannot be made: a coordinator of another lab has its journal's lock.
+    let held = rack.0.state().join("devices/rack-c/journal");
+    std::fs::create_dir_all(&held).unwrap();
+    let lock = std::fs::File::create(held.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    rack.write(HEAD, &[("a", "1"), ("b", "2"), ("c", "3")]);
+    rack.0.pilab(&reload).await.refused("rack-c is in use");
+    rack.devices(&["rack-a"]).await;
+    // What was made before it is ended again.
+    drop(lock);
+    rack.0.pilab(&reload).await.done();
+    rack.devices(&["rack-a", "rack-b", "rack-c"]).await;
     // The rules may be others.
     rack.write(&format!("{HEAD}[leases]\nmax = \"1h\"\n"), &[("a", "1")]);
     rack.0.pilab(&["reserve", "rack-a", "--for", "2h", "--json"]).await.done();

@@ -38,7 +38,7 @@ pub(super) struct Keys {
 /// How the system account is spoken to.
 pub(super) enum System {
     /// It is the lab's own: this signs for its users.
-    Own(KeyPair),
+    Own(Box<KeyPair>),
     /// It is a site's: a credentials file's text.
     Site(String),
 }
@@ -58,7 +58,7 @@ impl Keys {
         let lab = load(&seeds.lab, KeyPairType::Account)?;
         Ok(Self {
             operator: load(&seeds.operator, KeyPairType::Operator)?,
-            system: System::Own(load(&seeds.system, KeyPairType::Account)?),
+            system: System::Own(Box::new(load(&seeds.system, KeyPairType::Account)?)),
             lab: lab.public_key(),
             devices: load(&seeds.devices, KeyPairType::Account)?.public_key(),
             coordinator: lab,
