@@ -61,7 +61,7 @@ pub(super) async fn start(
     }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
-    let mut clock = Clock { progress: progress.clone(), done: Vec::new(), began: Instant::now() };
+    let mut clock = Clock { progress, done: Vec::new(), began: Instant::now() };
     clock.begin(Ground::title(backend));
     let instance = Arc::new(place(&lab, options.lasting)?);
     let ground = match Ground::open(&lab, backend, &instance).await {

@@ -42,8 +42,8 @@ pub(super) struct Tally {
 impl Tally {
     #[track_caller]
     pub(super) fn check(&self) {
-        assert_eq!(self.twice.load(Ordering::SeqCst), 0, "lent twice");
         assert_eq!(*self.wrong.lock().unwrap(), BTreeSet::new());
+        assert_eq!(self.twice.load(Ordering::SeqCst), 0, "lent twice");
     }
 
     fn count(counter: &AtomicU64) {
@@ -156,7 +156,8 @@ impl Asker {
                 for device in &devices {
                     let before = self.tally.held.lock().unwrap().insert(device.clone(), id.clone());
                     if let Some(before) = before {
-                        eprintln!("{device} is {id}'s and {before}'s");
+                        let both = format!("{device} is {id}'s and {before}'s");
+                        self.tally.wrong.lock().unwrap().insert(both);
                         Tally::count(&self.tally.twice);
                     }
                 }
