@@ -57,7 +57,7 @@ impl Lab {
         let server = ServerOptions { dir: dir.join("nats"), listen, port: None, program: None };
         let server = EmbeddedServer::start(server, issuer.clone(), &tracker, shutdown.clone()).await.unwrap();
         let options = BusOptions {
-            url: server.url(),
+            url: server.url().into(),
             creds: issuer.coordinator(Duration::from_secs(3600)).unwrap().creds,
             name: COORDINATOR.to_owned(),
             inbox_prefix: subject::inbox(COORDINATOR),
@@ -78,6 +78,7 @@ impl Lab {
             tenure: TERM,
             longest_act: Duration::ZERO,
             revive: Arc::new(|| ()),
+            silence: None,
             hook: None,
         };
         start(options, &self.tracker, self.shutdown.clone()).await.unwrap()

@@ -75,7 +75,7 @@ pub async fn run<R: ContainerRuntime>(
     let (joined, link) = watch::channel(None);
     let (offers, offered) = mpsc::channel(OFFERS);
     let options = BusOptions {
-        url: nats_url,
+        url: nats_url.into(),
         creds: nats_creds,
         name: device.to_string(),
         inbox_prefix: subject::inbox(device.as_str()),

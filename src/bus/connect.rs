@@ -1,9 +1,15 @@
 //! One connection to NATS: connect and reconnect, publish, request, subscribe. A handle is cheap to clone.
 
+mod link;
+
+pub use self::link::{Connection, Denial};
+
+use self::link::{denials, observe};
 use super::error::{BusError, NatsError};
+use super::servers::Servers;
 use crate::model::workload::{Denied, DeniedAction};
 use async_nats::header::HeaderMap;
-use async_nats::{Client, ConnectOptions, Event, Request, RequestErrorKind, ServerError};
+use async_nats::{Client, ConnectOptions, Request, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::fmt;
@@ -22,14 +28,11 @@ const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(50);
 /// How long a publish or flush may wait: the connection's outgoing queue is full only while it is down.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many subjects are remembered as denied: what an agent uses are fewer.
-const MAX_DENIALS: usize = 16;
-
 /// How to connect.
 #[derive(Clone)]
 pub struct BusOptions {
-    /// `nats://host:port`.
-    pub url: String,
+    /// Where the server is, or each of a cluster's.
+    pub url: Servers,
     /// A NATS creds file's text (user JWT and seed); empty when the server asks for none.
     pub creds: String,
     /// The connection's name, shown by the server's monitoring.
@@ -48,30 +51,6 @@ impl fmt::Debug for BusOptions {
     }
 }
 
-/// How a connection stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Connection {
-    /// Whether it is up.
-    pub up: bool,
-    /// How many times it has come up.
-    pub epoch: u64,
-    /// The last thing that the server did not permit.
-    pub denied: Option<Denial>,
-    /// All of that by subject: the first [`MAX_DENIALS`] of them.
-    pub denials: Vec<Denied>,
-}
-
-/// Something that the server did not permit. NATS reports it apart from the call that caused it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
-    /// What was tried.
-    pub action: DeniedAction,
-    /// On which subject.
-    pub subject: String,
-    /// Counts the denials of this connection.
-    pub number: u64,
-}
-
 /// A connection. Clones share it.
 #[derive(Clone)]
 pub struct Bus {
@@ -80,6 +59,9 @@ pub struct Bus {
     /// Whether what is kept may be changed.
     #[cfg(feature = "coordinator")]
     term: crate::support::term::Term,
+    /// On how many servers each bucket is kept.
+    #[cfg(feature = "coordinator")]
+    replicas: u8,
 }
 
 impl fmt::Debug for Bus {
@@ -107,26 +89,32 @@ impl Bus {
         let (state, connection) = watch::channel(Connection::default());
         let state = Arc::new(state);
         let mut attempt = 0_usize;
+        let url = options.url.to_string();
+        let addresses = options.url.addresses();
+        let addresses = addresses
+            .map_err(|error| BusError::Connect { url: url.clone(), source: NatsError::new(&error) })?;
         loop {
             attempt += 1;
-            let error = match prepare(&options, &state)?.connect(&options.url).await {
+            let error = match prepare(&options, &state)?.connect(&addresses[..]).await {
                 Ok(client) => {
                     return Ok(Self {
                         client,
                         connection,
                         #[cfg(feature = "coordinator")]
                         term: crate::support::term::Term::endless(),
+                        #[cfg(feature = "coordinator")]
+                        replicas: 1,
                     });
                 }
                 Err(error) => error,
             };
             let pause = reconnect_delay(attempt);
             if deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
-                return Err(BusError::Connect { url: options.url, source: NatsError::new(&error) });
+                return Err(BusError::Connect { url, source: NatsError::new(&error) });
             }
             // Told ever more rarely: a console is read by people.
             if attempt.is_power_of_two() {
-                tracing::warn!(url = options.url, attempt, %error, "no NATS connection yet");
+                tracing::warn!(url, attempt, %error, "no NATS connection yet");
             }
             tokio::time::sleep(pause).await;
         }
@@ -136,6 +124,19 @@ impl Bus {
     #[cfg(feature = "coordinator")]
     pub fn within(&self, term: crate::support::term::Term) -> Self {
         Self { term, ..self.clone() }
+    }
+
+    /// The same connection to a cluster that keeps each bucket on so many servers. What is read is then read where it is
+    /// written: any of them answers to the quicker way, also one that has not come to the last writes.
+    #[cfg(feature = "coordinator")]
+    pub fn replicated(&self, replicas: u8) -> Self {
+        Self { replicas, ..self.clone() }
+    }
+
+    /// On how many servers each bucket is kept.
+    #[cfg(feature = "coordinator")]
+    pub(super) fn replicas(&self) -> u8 {
+        self.replicas
     }
 
     /// Whether keys may be written now.
@@ -314,69 +315,25 @@ impl Subscription {
     }
 }
 
-fn denials(connection: &Connection) -> u64 {
-    connection.denied.as_ref().map_or(0, |denial| denial.number)
-}
-
 fn prepare(options: &BusOptions, state: &Arc<watch::Sender<Connection>>) -> Result<ConnectOptions, BusError> {
     let state = Arc::clone(state);
     let prepared = ConnectOptions::new()
         .name(&options.name)
         .custom_inbox_prefix(&options.inbox_prefix)
         .ping_interval(PING_INTERVAL)
+        // Only those that were named: others may not be reachable, and a device's way leads through its gate.
+        .ignore_discovered_servers()
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             observe(&state, event);
             std::future::ready(())
         });
+    #[cfg(feature = "coordinator")]
+    let prepared = options.url.secure(prepared).map_err(BusError::Tls)?;
     if options.creds.is_empty() {
         return Ok(prepared);
     }
     prepared.credentials(&options.creds).map_err(|source| BusError::Credentials { source })
-}
-
-fn observe(state: &watch::Sender<Connection>, event: Event) {
-    match event {
-        Event::Connected => state.send_modify(|now| {
-            now.up = true;
-            now.epoch += 1;
-        }),
-        Event::Disconnected | Event::Closed => state.send_modify(|now| now.up = false),
-        Event::ServerError(ServerError::Other(text)) => match parse_denial(&text) {
-            Some((action, subject)) => {
-                tracing::warn!(?action, subject, "not permitted by the NATS server");
-                state.send_modify(|now| {
-                    let number = denials(now) + 1;
-                    count_denial(&mut now.denials, action, &subject);
-                    now.denied = Some(Denial { action, subject, number });
-                });
-            }
-            None => tracing::warn!(error = text, "the NATS server reports an error"),
-        },
-        other => tracing::debug!(event = %other, "NATS connection"),
-    }
-}
-
-fn count_denial(known: &mut Vec<Denied>, action: DeniedAction, subject: &str) {
-    let full = known.len() >= MAX_DENIALS;
-    match known.iter_mut().find(|denied| denied.action == action && denied.subject == subject) {
-        Some(denied) => denied.count += 1,
-        None if !full => known.push(Denied { action, subject: subject.to_owned(), count: 1 }),
-        None => {}
-    }
-}
-
-/// Reads nats-server's `Permissions Violation for Publish to "<subject>"` (and `Subscription to`).
-fn parse_denial(text: &str) -> Option<(DeniedAction, String)> {
-    let (what, rest) = text.split_once('"')?;
-    let (subject, _) = rest.split_once('"')?;
-    let what = what.to_ascii_lowercase();
-    let action = match what.trim_end().strip_prefix("permissions violation for ")? {
-        "publish to" => DeniedAction::Publish,
-        "subscription to" => DeniedAction::Subscribe,
-        _ => return None,
-    };
-    Some((action, subject.to_owned()))
 }
 
 /// Doubles from the shortest to the longest pause, then takes a random part between half and all of it:
@@ -398,33 +355,6 @@ fn random_fraction() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn denials_are_read_from_the_servers_words() {
-        assert_eq!(
-            parse_denial(r#"Permissions Violation for Publish to "$KV.status.other.web""#),
-            Some((DeniedAction::Publish, "$KV.status.other.web".to_owned()))
-        );
-        assert_eq!(
-            parse_denial(r#"permissions violation for subscription to "fleet.>""#),
-            Some((DeniedAction::Subscribe, "fleet.>".to_owned()))
-        );
-        for other in ["stale connection", "Permissions Violation", "x \"y\"", "\"", ""] {
-            assert_eq!(parse_denial(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn denials_are_counted_by_subject_and_bounded() {
-        let mut known = Vec::new();
-        for number in 0..40 {
-            count_denial(&mut known, DeniedAction::Publish, &format!("s{}", number % 20));
-        }
-        assert_eq!(known.len(), MAX_DENIALS);
-        assert!(known.iter().all(|denied| denied.count == 2));
-        count_denial(&mut known, DeniedAction::Subscribe, "s0");
-        assert_eq!(known[0].count, 2, "another action is another denial");
-    }
 
     #[test]
     fn the_pause_grows_to_its_cap_and_is_never_in_step() {

@@ -32,6 +32,10 @@ pub enum BusError {
         /// Why.
         source: std::io::Error,
     },
+    /// The files for TLS cannot be used.
+    #[cfg(feature = "coordinator")]
+    #[error("no connection by TLS can be made")]
+    Tls(#[source] super::tls::TlsError),
     /// No connection within the time given.
     #[error("cannot connect to NATS at {url}")]
     Connect {

@@ -8,12 +8,15 @@
 //! connection that is still held when the way is restored goes on where it stopped, as TCP does; one that either side has
 //! given up meanwhile is ended then. Who connects during a cut gets no greeting.
 
+mod upstream;
+
+pub use self::upstream::Upstream;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,16 +40,17 @@ impl Gate {
     /// Opens a way to `server` on `listen`; port 0 means a free one. Its task ends with `shutdown`.
     pub async fn open(
         listen: SocketAddr,
-        server: SocketAddr,
+        server: impl Into<Upstream>,
         tracker: &TaskTracker,
         shutdown: CancellationToken,
     ) -> io::Result<Self> {
+        let server = server.into();
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let (open, is_open) = watch::channel(true);
         let connections = tracker.clone();
         tracker.spawn(async move {
-            let accepting = accept(&listener, server, &connections, &is_open, &shutdown);
+            let accepting = accept(&listener, &server, &connections, &is_open, &shutdown);
             shutdown.run_until_cancelled(accepting).await;
         });
         Ok(Self { address, open: Arc::new(open) })
@@ -75,7 +79,7 @@ impl Gate {
 
 async fn accept(
     listener: &TcpListener,
-    server: SocketAddr,
+    server: &Upstream,
     tracker: &TaskTracker,
     open: &watch::Receiver<bool>,
     shutdown: &CancellationToken,
@@ -87,9 +91,9 @@ async fn accept(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (open, shutdown) = (open.clone(), shutdown.clone());
+        let (server, open, shutdown) = (server.clone(), open.clone(), shutdown.clone());
         tracker.spawn(async move {
-            shutdown.run_until_cancelled(connect(client, server, open)).await;
+            shutdown.run_until_cancelled(connect(client, &server, open)).await;
             drop(permit);
         });
     }
@@ -97,16 +101,17 @@ async fn accept(
 
 /// One connection, until either side ends it. That the server is not there is told by ending it, as the server's
 /// own host would.
-async fn connect(client: TcpStream, server: SocketAddr, mut open: watch::Receiver<bool>) {
+async fn connect(mut client: TcpStream, server: &Upstream, mut open: watch::Receiver<bool>) {
     if is_open(&mut open).await.is_none() {
         return;
     }
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let Ok((greeting, server)) = server.dial().await else { return };
     // Small messages wait for nothing, as on the connections that this one stands for.
-    if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
+    if client.set_nodelay(true).is_err() || client.write_all(&greeting).await.is_err() {
         return;
     }
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = tokio::io::split(server);
     tokio::select! {
         () = pass(from_client, to_server, open.clone()) => {}
         () = pass(from_server, to_client, open) => {}
@@ -114,7 +119,11 @@ async fn connect(client: TcpStream, server: SocketAddr, mut open: watch::Receive
 }
 
 /// Passes bytes on, one way, while it is open. What was read when the cut came is passed on after it.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut open: watch::Receiver<bool>) {
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut open: watch::Receiver<bool>,
+) {
     let mut piece = vec![0; PIECE];
     while is_open(&mut open).await.is_some() {
         let read = tokio::select! {

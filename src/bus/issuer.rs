@@ -14,24 +14,29 @@ mod error;
 mod files;
 mod issued;
 mod keys;
+mod push;
 mod rights;
+mod shared;
+mod site;
 
-pub use self::error::IssuerError;
+pub use self::error::{IssuerError, SiteError};
 use self::files::{private_dir, read_private, write_private};
 use self::issued::{Issued, Known};
-use self::keys::Keys;
+use self::keys::{Keys, System};
 use self::rights::{ANSWER_WITHIN, device_template, shared, user_template};
-use super::connect::{Bus, BusOptions};
-use super::jwt::{Account, JwtError, Signer, SigningKey, credentials_file};
+pub use self::site::{SiteKeys, SiteOperator};
+use super::connect::Bus;
+use super::jwt::{Account, JwtError, Signer, SigningKey, Standing, credentials_file};
+use super::servers::Servers;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::support::clock;
-use crate::wire::subject;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -113,6 +118,8 @@ pub struct Issuer {
     issued: Issued,
     /// Held over a push, so that an older account JWT never overtakes a newer one.
     revoked: Mutex<Revocations>,
+    /// Where the next coordinator looks for what this one has issued; none where it has the same disk.
+    shared: OnceLock<Bus>,
 }
 
 impl fmt::Debug for Issuer {
@@ -128,10 +135,16 @@ impl Issuer {
         let dir = dir.into();
         private_dir(&dir)?;
         let keys = Keys::open(&dir.join(KEYS))?;
+        Self::with(keys, dir, lab)
+    }
+
+    fn with(keys: Keys, dir: PathBuf, lab: &LabName) -> Result<Self, IssuerError> {
+        private_dir(&dir)?;
         let revoked = read_private::<Revocations>(&dir.join(REVOKED))?.unwrap_or_default();
         let issued = Issued::open(dir.join(ISSUED))?;
         let (lab, revoked) = (lab.clone(), Mutex::new(revoked));
-        Ok(Self { dir, lab, keys, answer_within: ANSWER_WITHIN, issued, revoked })
+        let shared = OnceLock::new();
+        Ok(Self { dir, lab, keys, answer_within: ANSWER_WITHIN, issued, revoked, shared })
     }
 
     /// For one boot attempt of a device. Its id must begin with `<lab>-`, as all devices' do.
@@ -166,12 +179,19 @@ impl Issuer {
     /// For the coordinator: everything in the lab's account. Its inboxes begin with
     /// `wire::subject::inbox(COORDINATOR)`.
     pub fn coordinator(&self, ttl: Duration) -> Result<Credentials, IssuerError> {
-        self.full(&self.keys.lab, COORDINATOR, ttl)
+        let account = self.keys.is_site().then_some(&*self.keys.lab);
+        full(&self.keys.coordinator, COORDINATOR, account, ttl)
     }
 
     /// For the system account: the server's own events, and revocations.
     pub fn system(&self, ttl: Duration) -> Result<Credentials, IssuerError> {
-        self.full(&self.keys.system, SYSTEM, ttl)
+        match &self.keys.system {
+            System::Own(key) => full(key, SYSTEM, None, ttl),
+            // The site's, for as long as it has made them.
+            System::Site(creds) => {
+                Ok(Credentials { creds: creds.clone(), public_key: String::new(), expires: u64::MAX })
+            }
+        }
     }
 
     /// Voids a credential now: whoever is connected with it is cut off, and it never connects again.
@@ -179,7 +199,7 @@ impl Issuer {
     /// does not undo it. `public_key` and `expires` are those of the [`Credentials`].
     pub async fn revoke(
         &self,
-        url: &str,
+        url: impl Into<Servers>,
         holder: Holder,
         public_key: &str,
         expires: u64,
@@ -194,13 +214,15 @@ impl Issuer {
         let written = tokio::task::spawn_blocking(move || write_private(&path, &content)).await;
         written.map_err(|panic| self.file("write", REVOKED, io::Error::other(panic)))??;
         *revoked = next;
-        self.push(url, holder, &revoked, now).await
+        // Or the next coordinator would make the account without it.
+        self.share(&revoked).await?;
+        self.push(&url.into(), holder, &revoked, now, false).await
     }
 
     /// Voids all credentials of a device but the one to be kept, those of coordinators before this one included.
     pub async fn revoke_device(
         &self,
-        url: &str,
+        url: impl Into<Servers>,
         device: &DeviceId,
         keep: Option<&str>,
     ) -> Result<(), IssuerError> {
@@ -208,21 +230,22 @@ impl Issuer {
     }
 
     /// Voids all logins of a person or CI job; answers how many.
-    pub async fn revoke_user(&self, url: &str, user: &UserName) -> Result<usize, IssuerError> {
+    pub async fn revoke_user(&self, url: impl Into<Servers>, user: &UserName) -> Result<usize, IssuerError> {
         self.revoke_all(url, Holder::Person, user.as_str(), None).await
     }
 
     async fn revoke_all(
         &self,
-        url: &str,
+        url: impl Into<Servers>,
         holder: Holder,
         name: &str,
         keep: Option<&str>,
     ) -> Result<usize, IssuerError> {
+        let url = url.into();
         let mut known = self.issued.of(name, seconds_now());
         known.retain(|known| Some(&*known.public_key) != keep);
         for Known { public_key, expires } in &known {
-            self.revoke(url, holder, public_key, *expires).await?;
+            self.revoke(&url, holder, public_key, *expires).await?;
             self.issued.remove(name, public_key, seconds_now())?;
         }
         Ok(known.len())
@@ -231,7 +254,7 @@ impl Issuer {
     /// Voids one credential of a device.
     pub async fn revoke_one(
         &self,
-        url: &str,
+        url: impl Into<Servers>,
         device: &DeviceId,
         credentials: &Credentials,
     ) -> Result<(), IssuerError> {
@@ -240,49 +263,21 @@ impl Issuer {
         self.issued.remove(device.as_str(), public_key, seconds_now())
     }
 
-    /// Tells the server at `url` of all revocations of such holders on record.
-    async fn push(
-        &self,
-        url: &str,
-        holder: Holder,
-        revoked: &Revocations,
-        now: u64,
-    ) -> Result<(), IssuerError> {
-        let claims = self.account_jwt(holder, revoked, now)?;
-        let options = BusOptions {
-            url: url.to_owned(),
-            creds: self.system(SYSTEM_TTL)?.creds,
-            name: SYSTEM.to_owned(),
-            inbox_prefix: subject::inbox(SYSTEM),
-        };
-        let update = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", self.account(holder).public_key());
-        let bus = Bus::connect(options, Some(PUSH_TIMEOUT)).await.map_err(IssuerError::Push)?;
-        let answer = bus.request(update, claims, PUSH_TIMEOUT).await.map_err(IssuerError::Push)?;
-        if let Err(error) = bus.close().await {
-            tracing::debug!(%error, "the connection to the system account did not end cleanly");
-        }
-        let accepted = serde_json::from_slice::<ClaimsAnswer>(&answer);
-        if accepted.is_ok_and(|answer| answer.data.is_some_and(|data| data.code == 200)) {
-            return Ok(());
-        }
-        let answer = String::from_utf8_lossy(&answer).chars().take(300).collect();
-        Err(IssuerError::PushRefused { answer })
-    }
-
     /// What a server needs to know at its start, revocations included.
     pub(super) async fn trust(&self) -> Result<Trust, IssuerError> {
         let now = seconds_now();
         let operator = Signer { key: &self.keys.operator, now };
-        let system = self.keys.system.public_key();
+        let System::Own(system) = &self.keys.system else { return Err(IssuerError::NotOwn) };
+        let system = system.public_key();
         let revoked = self.revoked.lock().await;
         let account = |holder| -> Result<_, JwtError> {
-            Ok((self.account(holder).public_key(), self.account_jwt(holder, &revoked, now)?))
+            Ok((self.account(holder).to_owned(), self.account_jwt(holder, &revoked, now, None)?))
         };
         Ok(Trust {
-            operator_jwt: operator.operator(self.lab.as_str(), &system)?,
-            lab_account: self.keys.lab.public_key(),
+            operator_jwt: operator.operator(self.lab.as_str(), &system, Vec::new())?,
+            lab_account: self.keys.lab.clone(),
             accounts: vec![
-                (system.clone(), operator.account("SYS", &system, Account::default())?),
+                (system.clone(), operator.account("SYS", &system, Account::default(), None)?),
                 account(Holder::Person)?,
                 account(Holder::Device)?,
             ],
@@ -290,25 +285,36 @@ impl Issuer {
         })
     }
 
-    fn account(&self, holder: Holder) -> &KeyPair {
+    fn account(&self, holder: Holder) -> &str {
         match holder {
             Holder::Device => &self.keys.devices,
             Holder::Person => &self.keys.lab,
         }
     }
 
-    fn account_jwt(&self, holder: Holder, revoked: &Revocations, now: u64) -> Result<String, JwtError> {
+    fn account_jwt(
+        &self,
+        holder: Holder,
+        revoked: &Revocations,
+        now: u64,
+        before: Option<&Standing>,
+    ) -> Result<String, JwtError> {
         let revoked = revoked.iter().filter(|(_, revocation)| revocation.holder == holder);
         let revocations = revoked.map(|(key, revocation)| (key.clone(), revocation.at)).collect();
         let key = |key: &KeyPair, role, template| SigningKey::scoped(key.public_key(), role, template);
-        let lab = self.keys.lab.public_key();
+        let lab = &self.keys.lab;
+        // An account's own key need not be named.
+        let coordinator = self.keys.is_site().then(|| SigningKey::Plain(self.keys.coordinator.public_key()));
         let (name, account) = match holder {
             Holder::Person => (
                 self.lab.to_string(),
                 Account {
                     jetstream: true,
                     exports: shared(),
-                    signing_keys: vec![key(&self.keys.user, "user", user_template(&self.lab))],
+                    signing_keys: coordinator
+                        .into_iter()
+                        .chain([key(&self.keys.user, "user", user_template(&self.lab))])
+                        .collect(),
                     revocations,
                     ..Account::default()
                 },
@@ -316,7 +322,7 @@ impl Issuer {
             Holder::Device => (
                 format!("{}-devices", self.lab),
                 Account {
-                    imports: shared().iter().map(|export| export.import(&lab)).collect(),
+                    imports: shared().iter().map(|export| export.import(lab)).collect(),
                     signing_keys: vec![key(&self.keys.device, "device", device_template(self.answer_within))],
                     revocations,
                     ..Account::default()
@@ -324,7 +330,7 @@ impl Issuer {
             ),
         };
         let signer = Signer { key: &self.keys.operator, now };
-        signer.account(&name, &self.account(holder).public_key(), account)
+        signer.account(&name, self.account(holder), account, before)
     }
 
     fn scoped(
@@ -335,16 +341,9 @@ impl Issuer {
         ttl: Duration,
     ) -> Result<Credentials, IssuerError> {
         let (user, signer, expires) = fresh(signing, ttl);
-        let account = self.account(holder).public_key();
-        let jwt = signer.scoped_user(name, &user.public_key(), &account, expires)?;
+        let jwt = signer.scoped_user(name, &user.public_key(), self.account(holder), expires)?;
         let known = Known { public_key: user.public_key(), expires };
         self.issued.add(name, known, seconds_now())?;
-        credentials(&user, &jwt, expires)
-    }
-
-    fn full(&self, account: &KeyPair, name: &str, ttl: Duration) -> Result<Credentials, IssuerError> {
-        let (user, signer, expires) = fresh(account, ttl);
-        let jwt = signer.full_user(name, &user.public_key(), expires)?;
         credentials(&user, &jwt, expires)
     }
 
@@ -361,15 +360,11 @@ impl Issuer {
     }
 }
 
-/// The server's answer to a claims update.
-#[derive(Deserialize)]
-struct ClaimsAnswer {
-    data: Option<ClaimsData>,
-}
-
-#[derive(Deserialize)]
-struct ClaimsData {
-    code: u32,
+/// All rights in an account: its own key signs, or one of its signing keys where `account` is named.
+fn full(key: &KeyPair, name: &str, account: Option<&str>, ttl: Duration) -> Result<Credentials, IssuerError> {
+    let (user, signer, expires) = fresh(key, ttl);
+    let jwt = signer.full_user(name, &user.public_key(), account, expires)?;
+    credentials(&user, &jwt, expires)
 }
 
 /// A new user key, who signs for it, and when it ends.
@@ -391,8 +386,10 @@ fn seconds_now() -> u64 {
 mod tests {
     use super::keys::Seeds;
     use super::*;
+    use crate::bus::connect::BusOptions;
     use crate::bus::error::BusError;
     use crate::bus::server::{EmbeddedServer, ServerOptions};
+    use crate::wire::subject;
     use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
@@ -410,7 +407,7 @@ mod tests {
         let dir = temporary.path().join("issuer");
         let first = Issuer::open(&dir, &lab()).unwrap();
         let second = Issuer::open(&dir, &lab()).unwrap();
-        assert_eq!(first.keys.lab.public_key(), second.keys.lab.public_key());
+        assert_eq!(first.keys.lab, second.keys.lab);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&dir.join(KEYS))), (0o700, 0o600));
 
@@ -482,7 +479,8 @@ mod tests {
         let url = server.unwrap().url();
         let connect = async |name: &str, credentials: Credentials| {
             let (name, inbox_prefix) = (name.to_owned(), subject::inbox(name));
-            let options = BusOptions { url: url.clone(), creds: credentials.creds, name, inbox_prefix };
+            let url = url.clone().into();
+            let options = BusOptions { url, creds: credentials.creds, name, inbox_prefix };
             Bus::connect(options, Some(PUSH_TIMEOUT)).await.unwrap()
         };
         let device = DeviceId::new("lab-one").unwrap();

@@ -51,10 +51,13 @@ enum Body {
     Operator {
         version: u32,
         system_account: String,
+        /// Who may sign for it, beside its own key.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        signing_keys: Vec<String>,
     },
     Account {
         version: u32,
-        limits: AccountLimits,
+        limits: serde_json::Value,
         #[serde(flatten)]
         account: Account,
     },
@@ -153,18 +156,28 @@ pub struct Import {
 
 /// A key that may issue users of an account, and what each of its users may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SigningKey {
-    kind: &'static str,
-    key: String,
-    role: String,
-    template: Permissions,
+#[serde(untagged)]
+pub enum SigningKey {
+    /// Its users bring their rights with them.
+    Plain(String),
+    /// Its users have the rights of a template.
+    Scoped {
+        /// Always `user_scope`.
+        kind: &'static str,
+        /// The public key.
+        key: String,
+        /// What its users are.
+        role: String,
+        /// What they may do.
+        template: Permissions,
+    },
 }
 
 impl SigningKey {
     /// A key whose users have exactly the rights of `template`. In it the server replaces `{{name()}}`
     /// by the user's name, but only where that is a whole token of a subject.
     pub fn scoped(public_key: impl Into<String>, role: impl Into<String>, template: Permissions) -> Self {
-        Self { kind: "user_scope", key: public_key.into(), role: role.into(), template }
+        Self::Scoped { kind: "user_scope", key: public_key.into(), role: role.into(), template }
     }
 }
 
@@ -241,6 +254,24 @@ impl Permissions {
     }
 }
 
+/// What of an account's JWT its operator has said, and who renews it keeps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    limits: serde_json::Value,
+    /// When it was signed, in seconds since 1970-01-01 UTC.
+    issued: u64,
+}
+
+impl Standing {
+    /// Reads an account's JWT, as a server tells it: the signature is the server's to check.
+    pub fn read(jwt: &str) -> Option<Self> {
+        let body = BASE64URL_NOPAD.decode(jwt.split('.').nth(1)?.as_bytes()).ok()?;
+        let claims: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        let limits = claims.get("nats")?.get("limits")?.clone();
+        Some(Self { limits, issued: claims.get("iat")?.as_u64()? })
+    }
+}
+
 /// Who signs, and when: what all claims have in common.
 #[derive(Debug)]
 pub struct Signer<'a> {
@@ -251,14 +282,32 @@ pub struct Signer<'a> {
 }
 
 impl Signer<'_> {
-    /// An operator, signed by itself.
-    pub fn operator(&self, name: &str, system_account: &str) -> Result<String, JwtError> {
-        let body = Body::Operator { version: CLAIMS_VERSION, system_account: system_account.to_owned() };
+    /// An operator, signed by itself; `signing_keys` may sign accounts in its place.
+    pub fn operator(
+        &self,
+        name: &str,
+        system_account: &str,
+        signing_keys: Vec<String>,
+    ) -> Result<String, JwtError> {
+        let system_account = system_account.to_owned();
+        let body = Body::Operator { version: CLAIMS_VERSION, system_account, signing_keys };
         self.sign(name, &self.key.public_key(), None, body)
     }
 
-    /// An account, signed by its operator.
-    pub fn account(&self, name: &str, public_key: &str, account: Account) -> Result<String, JwtError> {
+    /// An account, signed by its operator. It stays within the limits of the one `before` it, where there is one.
+    pub fn account(
+        &self,
+        name: &str,
+        public_key: &str,
+        account: Account,
+        before: Option<&Standing>,
+    ) -> Result<String, JwtError> {
+        if let Some(Standing { limits, issued }) = before {
+            // Servers that were away take the newer one, by the second.
+            let signer = Self { key: self.key, now: self.now.max(issued + 1) };
+            let body = Body::Account { version: CLAIMS_VERSION, limits: limits.clone(), account };
+            return signer.sign(name, public_key, None, body);
+        }
         let limits = AccountLimits {
             subs: NO_LIMIT,
             data: NO_LIMIT,
@@ -275,14 +324,23 @@ impl Signer<'_> {
                 consumer: NO_LIMIT,
             }),
         };
+        let limits = serde_json::to_value(limits).map_err(JwtError::Encode)?;
         let body = Body::Account { version: CLAIMS_VERSION, limits, account };
         self.sign(name, public_key, None, body)
     }
 
-    /// A user with every right in the account, signed by the account's own key.
-    pub fn full_user(&self, name: &str, public_key: &str, expires: u64) -> Result<String, JwtError> {
+    /// A user with every right in the account, signed by the account's own key, or by a signing key of `account`
+    /// that has no template.
+    pub fn full_user(
+        &self,
+        name: &str,
+        public_key: &str,
+        account: Option<&str>,
+        expires: u64,
+    ) -> Result<String, JwtError> {
         let permissions = Some(Permissions::full());
-        let body = Body::User { version: CLAIMS_VERSION, issuer_account: None, permissions };
+        let issuer_account = account.map(str::to_owned);
+        let body = Body::User { version: CLAIMS_VERSION, issuer_account, permissions };
         self.sign(name, public_key, Some(expires), body)
     }
 
@@ -351,7 +409,8 @@ mod tests {
     #[test]
     fn an_operator_names_its_system_account() {
         let operator = key(KeyPairType::Operator, 1);
-        let claims = open(&Signer { key: &operator, now: 7 }.operator("lab", "ASYS").unwrap(), &operator);
+        let claims =
+            open(&Signer { key: &operator, now: 7 }.operator("lab", "ASYS", Vec::new()).unwrap(), &operator);
         assert_eq!(claims["iss"], claims["sub"]);
         assert_eq!(claims["iat"], 7);
         assert_eq!(claims["nats"], json!({"type": "operator", "version": 2, "system_account": "ASYS"}));
@@ -371,7 +430,8 @@ mod tests {
             signing_keys: vec![SigningKey::scoped("ASIGN", "device", template)],
             revocations: [("UX".to_owned(), 6)].into(),
         };
-        let jwt = Signer { key: &operator, now: 7 }.account("lab", &account.public_key(), body).unwrap();
+        let jwt =
+            Signer { key: &operator, now: 7 }.account("lab", &account.public_key(), body, None).unwrap();
         let claims = open(&jwt, &operator);
         assert_eq!(claims["sub"], account.public_key());
         assert_eq!(claims["nats"]["revocations"], json!({"UX": 6}));
@@ -394,8 +454,26 @@ mod tests {
             claims["nats"]["imports"],
             json!([{"name": "ask.>", "subject": "ask.>", "type": "service", "account": "AOTHER"}])
         );
-        let system = Signer { key: &operator, now: 7 }.account("SYS", "ASYS", Account::default());
+        let system = Signer { key: &operator, now: 7 }.account("SYS", "ASYS", Account::default(), None);
         assert!(open(&system.unwrap(), &operator)["nats"]["limits"].get("disk_storage").is_none());
+    }
+
+    #[test]
+    fn an_account_that_is_renewed_keeps_its_limits_and_is_newer() {
+        let (operator, account) = (key(KeyPairType::Operator, 1), key(KeyPairType::Account, 2).public_key());
+        let signer = Signer { key: &operator, now: 7 };
+        let first = signer.account("lab", &account, Account::default(), None).unwrap();
+        let mut standing = Standing::read(&first).unwrap();
+        standing.limits["conn"] = json!(100);
+        let signing_keys = vec![SigningKey::Plain("ASIGN".to_owned())];
+        let renewed = Account { signing_keys, ..Account::default() };
+        let renewed = signer.account("lab", &account, renewed, Some(&standing)).unwrap();
+        let claims = open(&renewed, &operator);
+        assert_eq!((&claims["iat"], &claims["nats"]["limits"]["conn"]), (&json!(8), &json!(100)));
+        assert_eq!(claims["nats"]["signing_keys"], json!(["ASIGN"]));
+        for other in ["", "a.b.c", "x"] {
+            assert_eq!(Standing::read(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -410,11 +488,11 @@ mod tests {
     #[test]
     fn the_id_is_the_hash_of_the_claims_without_it() {
         let account = key(KeyPairType::Account, 3);
-        let first = Signer { key: &account, now: 7 }.full_user("c", "UPUB", 9).unwrap();
-        assert_eq!(first, Signer { key: &account, now: 7 }.full_user("c", "UPUB", 9).unwrap());
+        let first = Signer { key: &account, now: 7 }.full_user("c", "UPUB", None, 9).unwrap();
+        assert_eq!(first, Signer { key: &account, now: 7 }.full_user("c", "UPUB", None, 9).unwrap());
         let (first, later) = (
             open(&first, &account),
-            open(&Signer { key: &account, now: 8 }.full_user("c", "UPUB", 9).unwrap(), &account),
+            open(&Signer { key: &account, now: 8 }.full_user("c", "UPUB", None, 9).unwrap(), &account),
         );
         assert_eq!(first["jti"].as_str().unwrap().len(), 52, "32 bytes in base32 without padding");
         assert_ne!(first["jti"], later["jti"]);

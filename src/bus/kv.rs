@@ -14,7 +14,7 @@ use serde::Deserialize;
 use std::time::Duration;
 
 /// How long one key operation may take.
-const KV_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const KV_TIMEOUT: Duration = Duration::from_secs(5);
 /// Header that marks a deletion (ADR-8).
 pub(super) const KV_OPERATION: &str = "KV-Operation";
 /// JetStream's `wrong last sequence`.
@@ -54,6 +54,10 @@ struct PubAck {
 impl Bus {
     /// The last entry of a key, a deletion included; none when it was never written.
     pub async fn kv_get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BusError> {
+        #[cfg(feature = "coordinator")]
+        if self.replicas() > 1 {
+            return self.kv_get_from_leader(bucket, key).await;
+        }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", subject::stream(bucket), subject::key(bucket, key));
         let message = self.exchange(subject.clone(), HeaderMap::new(), Bytes::new(), KV_TIMEOUT).await?;
         let headers = message.headers.unwrap_or_default();
@@ -165,9 +169,19 @@ impl Bus {
         call: &str,
         body: &serde_json::Value,
     ) -> Result<T, BusError> {
+        self.api_within(call, body, KV_TIMEOUT).await
+    }
+
+    /// [`Self::api`], with another bound than the usual.
+    pub(super) async fn api_within<T: serde::de::DeserializeOwned>(
+        &self,
+        call: &str,
+        body: &serde_json::Value,
+        timeout: Duration,
+    ) -> Result<T, BusError> {
         let subject = format!("$JS.API.{call}");
         let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let answer = self.request(subject.clone(), body, KV_TIMEOUT).await?;
+        let answer = self.request(subject.clone(), body, timeout).await?;
         understand(&subject, &answer)
     }
 }

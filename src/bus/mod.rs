@@ -13,10 +13,15 @@ pub mod issuer;
 pub mod jwt;
 pub mod kv;
 #[cfg(feature = "coordinator")]
+mod leader;
+#[cfg(feature = "coordinator")]
 pub mod observe;
 #[cfg(feature = "coordinator")]
 pub mod provision;
 #[cfg(feature = "coordinator")]
 pub mod server;
+pub mod servers;
 #[cfg(feature = "coordinator")]
 pub mod sole_writer;
+#[cfg(feature = "coordinator")]
+pub mod tls;

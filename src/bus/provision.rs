@@ -6,6 +6,7 @@ pub use fencing::{device, fence};
 
 use super::connect::Bus;
 use super::error::BusError;
+use super::kv::KV_TIMEOUT;
 use crate::model::id::{DeploymentName, DeviceId, LabName};
 use crate::model::lease::FencingToken;
 use crate::model::workload::{Desired, Index, Owner, Score, Status, WORKLOAD_VERSION};
@@ -16,6 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// How long making a durable may take in a cluster. Its copies choose who leads them; while a server is away they may have to
+/// find out first that it is not that one, which takes up to 9 s. Asked again sooner, they would begin anew.
+const ELECTED_WITHIN: Duration = Duration::from_secs(12);
 /// How long a heartbeat counts. Agents beat some three times in it.
 const PRESENCE_MAX_AGE: Duration = Duration::from_secs(60);
 /// How long an agent may take to acknowledge a desired value, which it does once it is on its disk.
@@ -102,7 +106,7 @@ async fn make(bus: &Bus, name: &str, max_age: u64, deny_delete: bool) -> Result<
         "retention": "limits",
         "storage": "file",
         "discard": "new",
-        "num_replicas": 1,
+        "num_replicas": bus.replicas(),
         "max_msgs": -1,
         "max_bytes": -1,
         "max_age": max_age,
@@ -133,8 +137,16 @@ pub async fn ensure_durable(bus: &Bus, device: &DeviceId) -> Result<(), Provisio
             "replay_policy": "instant",
         },
     });
-    bus.api::<Value>(&format!("CONSUMER.DURABLE.CREATE.{stream}.{durable}"), &config).await?;
-    Ok(())
+    let call = format!("CONSUMER.DURABLE.CREATE.{stream}.{durable}");
+    let (mut attempts, within) = if bus.replicas() > 1 { (3, ELECTED_WITHIN) } else { (1, KV_TIMEOUT) };
+    loop {
+        attempts -= 1;
+        match bus.api_within::<Value>(&call, &config, within).await {
+            // Nobody led the cluster when it was asked.
+            Err(BusError::TimedOut { .. } | BusError::NoResponders { .. }) if attempts > 0 => {}
+            made => return made.map(drop).map_err(ProvisionError::from),
+        }
+    }
 }
 
 /// Puts a deployment on a device; answers its generation, which grows with each change, and revision.

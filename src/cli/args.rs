@@ -2,7 +2,9 @@
 
 mod boot;
 mod bundle;
+mod coordinator;
 mod lab;
+mod nats;
 mod nightly;
 mod pin;
 mod remote;
@@ -12,19 +14,20 @@ pub use bundle::{
     BundleCommand, BundleExportArgs, BundleLsArgs, BundlePruneArgs, BundleRedactArgs, BundleShowArgs,
     BundleVerifyArgs, CompareArgs, LogsArgs, ReplayArgs,
 };
+pub use coordinator::{CoordinatorArgs, CoordinatorCommand, ReloadArgs};
 pub use lab::{
-    ConsoleArgs, ConsoleStart, CoordinatorArgs, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs,
-    DoctorArgs, EnrollArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs,
-    PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs,
-    VerifyArgs,
+    ConsoleArgs, ConsoleStart, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DoctorArgs,
+    EnrollArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
+    PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
+pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};
 pub use nightly::{NightlyArgs, NightlyCommand};
 pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
 
 use crate::model::device::Arch;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -91,11 +94,15 @@ pub enum Command {
   pilab coordinator                       the lab of lab/laptop.toml
   pilab coordinator --lab my-lab.toml --on container
   pilab coordinator --lab lab/virtual-rack.toml --simulate
-                                          Raspberry Pis that are there in software alone")]
+                                          Raspberry Pis that are there in software alone
+  pilab coordinator --lab rack.toml --standby
+                                          on each of two machines: one has the lab, the other waits
+  pilab coordinator reload                after a change of the lab file")]
     Coordinator(CoordinatorArgs),
     /// List the lab's devices: how they are, and who has them
     #[command(after_long_help = "Examples:
   pilab devices
+  pilab devices --all-labs                and which labs do not answer
   pilab devices --json | jq 'select(.usage.state == \"free\") | .id'")]
     Devices(ListArgs),
     /// Show one device with its history, or say how far it can be trusted
@@ -110,7 +117,8 @@ pub enum Command {
   pilab reserve laptop-vm-1 --for 1h --purpose 'looking at a panic'
   pilab reserve --model pi4b --label camera=yes --count 2 --for 2h
   pilab reserve --at 2h                   a booking: two hours from now
-  pilab reserve --hold-by-process         until this command ends")]
+  pilab reserve --hold-by-process         until this command ends
+  pilab reserve --any-lab --model pi4b    in the lab that has one soonest")]
     Reserve(ReserveArgs),
     /// Let a lease last longer: refused beyond the lab's longest lease, while somebody waits for its devices, and into
     /// a booking
@@ -213,6 +221,9 @@ pub enum Command {
   pilab compare ping-1790000000-3f9c-1 ping-1790086400-81aa-1
   pilab compare last-good.tar ping-17 --json | jq .steps")]
     Compare(CompareArgs),
+    /// Prepare a site's NATS servers for labs: once for the site, once for each lab
+    #[command(subcommand)]
+    Nats(NatsCommand),
     /// Let somebody use the lab: write a login file for a person or a CI job
     ///
     /// The file is a secret. Whoever has it is that user to the lab: --login FILE, or PILAB_LOGIN.
@@ -246,6 +257,13 @@ pub enum Command {
   pilab check ping --lab my-lab.toml      whether that lab can run it
   pilab check --json | jq 'select(.ok | not)'")]
     Check(CheckArgs),
+    /// Print the JSON Schema of lab files or scenarios, by which an editor knows what may stand in them.
+    ///
+    /// Editors that use taplo (Even Better TOML, Helix, Neovim) find it by the first line of the shipped files: `#:schema`.
+    #[command(after_long_help = "Examples:
+  pilab schema lab > lab.schema.json
+  pilab schema scenario | jq .properties.steps")]
+    Schema(SchemaArgs),
     /// Print a completion script for a shell.
     #[command(after_long_help = "Examples:
   pilab completion bash > ~/.local/share/bash-completion/completions/pilab
@@ -376,6 +394,22 @@ pub struct CheckArgs {
     /// How to print what was found.
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+/// Files that people write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// A lab file
+    Lab,
+    /// A scenario
+    Scenario,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Of what
+    pub of: SchemaOf,
 }
 
 /// Arguments of `completion`.

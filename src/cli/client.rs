@@ -3,6 +3,7 @@
 use super::error::CliError;
 use crate::bus::connect::{Bus, BusOptions, Subscription};
 use crate::bus::error::BusError;
+use crate::bus::servers::Servers;
 use crate::model::id::{DeviceId, LabName, RunId, UserName};
 use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
@@ -35,21 +36,22 @@ pub struct Client {
 impl Client {
     /// Connects as `user` with the text of a NATS creds file, trying until `patience` has passed.
     pub async fn connect(
-        url: &str,
+        url: impl Into<Servers>,
         creds: &str,
         lab: &LabName,
         user: &UserName,
         patience: Duration,
     ) -> Result<Self, CliError> {
+        let url: Servers = url.into();
         let options = BusOptions {
-            url: url.to_owned(),
+            url: url.clone(),
             creds: creds.to_owned(),
             name: format!("pilab {user}"),
             inbox_prefix: subject::inbox(user.as_str()),
         };
         let bus = Bus::connect(options, Some(patience))
             .await
-            .map_err(|source| CliError::Connect { url: url.to_owned(), source: source.into() })?;
+            .map_err(|source| CliError::Connect { url: url.to_string(), source: source.into() })?;
         Ok(Self { bus, lab: lab.clone(), user: user.clone() })
     }
 

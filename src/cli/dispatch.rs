@@ -1,12 +1,12 @@
 //! From arguments to a command, from its end to an exit code.
 
-use super::args::{Cli, Command, CompletionArgs};
+use super::args::{Cli, Command, CompletionArgs, CoordinatorArgs, CoordinatorCommand};
 use super::boot::boot;
 use super::bundle::verbs::bundle;
 use super::check::check;
 use super::compare::compare;
 use super::console::console;
-use super::coordinator::coordinator;
+use super::coordinator::{coordinator, reload};
 use super::deploying;
 use super::device::device;
 use super::doctor::doctor;
@@ -18,12 +18,14 @@ use super::lending;
 use super::local::Local;
 use super::login;
 use super::logs::logs;
+use super::nats::nats;
 use super::nightly::nightly;
 use super::pin::pin;
 use super::power::power;
 use super::replay::replay;
 use super::reserve::reserve;
 use super::run::run;
+use super::schema::schema;
 use super::ssh;
 use super::ui::Ui;
 use crate::support::log;
@@ -58,6 +60,9 @@ pub async fn main(local: &dyn Local, args: impl IntoIterator<Item = OsString>) -
 async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, CliError> {
     match command {
         Command::Run(args) => run(local, args, ui).await,
+        Command::Coordinator(CoordinatorArgs { command: Some(CoordinatorCommand::Reload(args)), .. }) => {
+            reload(local, args, ui).await
+        }
         Command::Coordinator(args) => coordinator(local, args, ui).await,
         Command::Devices(args) => lending::devices(local, args, ui).await,
         Command::Device(command) => device(local, command, ui).await,
@@ -84,10 +89,12 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Replay(args) => replay(local, args, ui).await,
         Command::Logs(args) => logs(local, args, ui).await,
         Command::Compare(args) => compare(local, args, ui).await,
+        Command::Nats(command) => nats(command, ui).await,
         Command::Login(args) => login::make(local, args, ui).await,
         Command::Logout(args) => login::revoke(local, args, ui).await,
         Command::Image(command) => image(local, command, ui).await,
         Command::Check(args) => check(&args, ui),
+        Command::Schema(args) => schema(&args, ui),
         Command::Completion(args) => completion(&args, ui),
     }
 }

@@ -3,30 +3,73 @@
 use super::args::{ExtendArgs, JsonArgs, ListArgs, ReleaseArgs, TransferArgs};
 use super::error::CliError;
 use super::exit::Exit;
+use super::labs::{Answer, ask_all};
 use super::local::Local;
 use super::login::connect;
 use super::table::{Align, columns, printable};
 use super::ui::Ui;
+use crate::model::id::LabName;
 use crate::support::clock;
 use crate::wire::lending::{
-    self, DeviceRow, Devices, Extend, LeaseRef, LeaseRow, LeaseState, Queue, Transfer, Usage, WaitingRow,
+    self, DeviceRow, Devices, Extend, LeaseRef, LeaseRow, LeaseState, Pending, Queue, Transfer, Usage,
+    WaitingRow,
 };
+use serde::Serialize;
 use std::time::Duration;
 
 /// Lists the lab's devices.
 pub async fn devices(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, CliError> {
+    if args.all_labs {
+        let labs = ask_all::<Devices>(local, &args.login, lending::DEVICES, &()).await?;
+        let rows = labs.iter().filter_map(|lab| Some((&lab.lab, lab.answer.as_ref().ok()?)));
+        if args.json.json {
+            for (lab, (_, answer)) in rows {
+                answer.devices.iter().try_for_each(|row| ui.json(&OfLab { lab, row }))?;
+            }
+        } else {
+            let all: Vec<_> = rows.flat_map(|(_, (_, answer))| answer.devices.iter().cloned()).collect();
+            ui.data(&device_table(&all, clock::wall_ms()))?;
+        }
+        return tell_away(&labs, args.json, ui);
+    }
     let client = connect(local, &args.login).await?;
     let Devices { devices } = client.ask(lending::DEVICES, &()).await?;
     if args.json.json {
         devices.iter().try_for_each(|row| ui.json(row))?;
     } else {
         ui.data(&device_table(&devices, clock::wall_ms()))?;
+        for row in &devices {
+            let Some(pending) = row.pending else { continue };
+            let what = match pending {
+                Pending::Changed => "wired otherwise once it is back",
+                Pending::Removed => "leaves the lab once it is back",
+            };
+            ui.note(&format!("{}: {what}", row.device.id));
+        }
     }
     Ok(Exit::Ok)
 }
 
 /// Lists the leases and the requests that wait.
 pub async fn queue(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, CliError> {
+    if args.all_labs {
+        let labs = ask_all::<Queue>(local, &args.login, lending::QUEUE, &()).await?;
+        for (lab, (_, queue)) in labs.iter().filter_map(|lab| Some((&lab.lab, lab.answer.as_ref().ok()?))) {
+            let Queue { leases, waiting } = queue;
+            if args.json.json {
+                let granted = leases.iter().cloned().map(LeaseState::Granted);
+                let mut all = granted.chain(waiting.iter().cloned().map(LeaseState::Waiting));
+                all.try_for_each(|row| ui.json(&OfLab { lab, row: &row }))?;
+            } else {
+                ui.data(&format!("lab {lab}\n{}", lease_table(leases)))?;
+                if !waiting.is_empty() {
+                    ui.data(&format!("\n{}", waiting_table(waiting)))?;
+                }
+                ui.data("\n")?;
+            }
+        }
+        return tell_away(&labs, args.json, ui);
+    }
     let client = connect(local, &args.login).await?;
     let Queue { leases, waiting } = client.ask(lending::QUEUE, &()).await?;
     if args.json.json {
@@ -40,6 +83,26 @@ pub async fn queue(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, Cl
         }
     }
     Ok(Exit::Ok)
+}
+
+/// A row, and whose it is.
+#[derive(Serialize)]
+struct OfLab<'a, T> {
+    lab: &'a LabName,
+    #[serde(flatten)]
+    row: &'a T,
+}
+
+/// Names the labs that have not answered; it is a fault only when none has.
+fn tell_away<T>(labs: &[Answer<T>], json: JsonArgs, ui: Ui) -> Result<Exit, CliError> {
+    for lab in labs {
+        match &lab.answer {
+            Ok(_) => {}
+            Err(_) if json.json => ui.json(&lab.away())?,
+            Err(cause) => ui.data(&format!("lab {} is away: {}\n", lab.lab, printable(cause)))?,
+        }
+    }
+    Ok(if labs.iter().any(|lab| lab.answer.is_ok()) { Exit::Ok } else { Exit::Lab })
 }
 
 /// Lets a lease last longer.

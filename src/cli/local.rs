@@ -7,7 +7,9 @@ use super::error::CliError;
 use crate::model::device::{Arch, Backend};
 use crate::model::id::{LabName, UserName};
 use crate::model::relay::{GpioPin, Level, PinState};
+use crate::model::tls::TlsFiles;
 use crate::plan::enroll::Enrolled;
+use crate::wire::lending::Reloaded;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt;
@@ -89,6 +91,10 @@ pub trait Local: Send + Sync {
 pub trait RunningLab: Send + Sync {
     /// Where its NATS server is.
     fn url(&self) -> &str;
+    /// How that server is known, where it speaks TLS.
+    fn tls(&self) -> Option<&TlsFiles> {
+        None
+    }
     /// This user's NATS credentials: a creds file's text.
     fn creds(&self) -> &str;
     /// Its name.
@@ -99,6 +105,14 @@ pub trait RunningLab: Send + Sync {
     fn preparation(&self) -> &[Preparation];
     /// Where the caller's login belongs, for other commands to find it; none for a lab that does not outlast this one.
     fn login(&self) -> Option<&Path>;
+    /// Reads its file anew.
+    fn reload(&self) -> LocalFuture<'_, Result<Reloaded, CliError>> {
+        Box::pin(async { Err(CliError::local("read the lab file anew", "this lab does not last")) })
+    }
+    /// Done when another process has the lab.
+    fn lost(&self) -> LocalFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
     /// Ends it and removes what it made, except devices that a run was told to keep and, where it is to last,
     /// what is on disk and the virtual machines that are on.
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>>;
@@ -119,13 +133,15 @@ pub struct LabOptions {
     pub lasting: bool,
     /// Those of its devices are simulated that the file says can be.
     pub simulate: bool,
+    /// Wait until the lab has no coordinator.
+    pub standby: bool,
 }
 
 impl LabOptions {
     /// The lab that the arguments name.
     pub fn new(args: LabArgs, lasting: bool) -> Self {
         let LabArgs { file: lab, on, arch, image } = args;
-        Self { lab, on, arch, image, lasting, simulate: false }
+        Self { lab, on, arch, image, lasting, simulate: false, standby: false }
     }
 }
 

@@ -6,9 +6,12 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::local::Local;
 use super::ui::Ui;
+use crate::bus::servers::Servers;
 use crate::config::login::{LOGIN_VERSION, Login};
 use crate::model::id::LabName;
-use crate::wire::lending::{LOGIN, LOGOUT, LoginAsked, LoginMade, LogoutAsked, LogoutDone};
+use crate::model::tls::TlsFiles;
+use crate::support::atomic_file;
+use crate::wire::lending::{LOGIN, LOGOUT, LoginAsked, LoginMade, LogoutAsked, LogoutDone, TlsTold};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,8 +39,9 @@ pub(super) fn named(local: &dyn Local, args: &LoginArgs) -> Result<PathBuf, CliE
 
 /// Connects with a login file.
 pub(super) async fn connect_by(path: &Path) -> Result<Client, CliError> {
-    let Login { lab, user, url, creds, .. } = Login::read(path)?;
-    Client::connect(&url, &creds, &lab, &user, PATIENCE).await.map_err(|error| match error {
+    let Login { lab, user, url, creds, tls, .. } = Login::read(path)?;
+    let servers = Servers::from(url).with_tls(tls);
+    Client::connect(servers, &creds, &lab, &user, PATIENCE).await.map_err(|error| match error {
         CliError::Connect { url, source } => CliError::NoLab { lab: lab.to_string(), url, source },
         other => other,
     })
@@ -51,8 +55,9 @@ pub async fn connect_here(local: &dyn Local, lab: &LabName) -> Result<Option<Cli
             continue;
         }
         // The login of a coordinator that has ended stays: it is good again when the coordinator is.
-        let Login { lab, user, url, creds, .. } = login;
-        return Ok(Client::connect(&url, &creds, &lab, &user, GLANCE).await.ok());
+        let Login { lab, user, url, creds, tls, .. } = login;
+        let servers = Servers::from(url).with_tls(tls);
+        return Ok(Client::connect(servers, &creds, &lab, &user, GLANCE).await.ok());
     }
     Ok(None)
 }
@@ -79,13 +84,37 @@ fn only(mut logins: Vec<PathBuf>) -> Result<PathBuf, CliError> {
 /// `pilab login`: has a login made, and writes it.
 pub async fn make(local: &dyn Local, args: LoginMakeArgs, ui: Ui) -> Result<Exit, CliError> {
     let client = connect(local, &args.login).await?;
-    let LoginMakeArgs { user, role, ttl, output, .. } = args;
+    let LoginMakeArgs { user, role, ttl, output, tls_cert, tls_key, .. } = args;
     let body = LoginAsked { user: user.clone(), role, ttl };
-    let LoginMade { url, creds } = client.ask(LOGIN, &body).await?;
-    let login = Login { version: LOGIN_VERSION, lab: client.lab().clone(), user, url, creds };
+    let LoginMade { url, creds, tls } = client.ask(LOGIN, &body).await?;
+    let asks_for_one = tls.as_ref().is_some_and(|told| told.mutual) && tls_cert.is_none();
+    let tls = tls.map(|told| known_by(told, &output, tls_cert, tls_key)).transpose()?;
+    let login = Login { version: LOGIN_VERSION, lab: client.lab().clone(), user, url, creds, tls };
     write(&login, &output)?;
     ui.note(&format!("{} is a {role} of lab {}: {}", login.user, login.lab, output.display()));
+    if let Some(ca) = login.tls.as_ref().and_then(|files| files.ca.as_ref()) {
+        ui.note(&format!("{} goes with it, by which the servers are known", ca.display()));
+    }
+    if asks_for_one {
+        ui.hint("the servers ask for a certificate: name it with --tls-cert and --tls-key");
+    }
     Ok(Exit::Ok)
+}
+
+/// What the login says of TLS; who signs for the servers is written beside it.
+fn known_by(
+    told: TlsTold,
+    output: &Path,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<TlsFiles, CliError> {
+    let Some(text) = told.ca else { return Ok(TlsFiles { ca: None, cert, key }) };
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(".ca.pem");
+    let path = output.with_file_name(&name);
+    let written = atomic_file::write(&path, text.as_bytes(), 0o644);
+    written.map_err(|source| CliError::Write { path, source })?;
+    Ok(TlsFiles { ca: Some(name.into()), cert, key })
 }
 
 /// `pilab logout`: takes back all logins of a user.

@@ -4,6 +4,7 @@ use super::args::ReserveArgs;
 use super::client::Client;
 use super::error::CliError;
 use super::exit::Exit;
+use super::labs::{Answer, ask_all};
 use super::lending::{show, whole};
 use super::local::Local;
 use super::login::connect;
@@ -14,6 +15,7 @@ use crate::model::id::{DeviceId, LeaseId};
 use crate::model::scenario::Need;
 use crate::wire::lending::{self, LeaseAsked, LeaseRef, LeaseState, Reserve, WaitingRow};
 use crate::wire::request::REQUEST_VERSION;
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -29,10 +31,14 @@ const WATCH: Duration = Duration::from_secs(5);
 
 /// Reserves devices.
 pub async fn reserve(local: &dyn Local, args: ReserveArgs, ui: Ui) -> Result<Exit, CliError> {
-    let client = connect(local, &args.login).await?;
     let interrupts = Interrupts::listen();
     let id = lease_id()?;
     let body = request(&id, &args);
+    let client = if args.any_lab {
+        soonest(local, &args, &body, ui).await?
+    } else {
+        connect(local, &args.login).await?
+    };
     let asked: LeaseState = client.ask(lending::RESERVE, &body).await?;
     let granted = tokio::select! {
         granted = wait(&client, &id, asked, ui) => granted?,
@@ -47,6 +53,34 @@ pub async fn reserve(local: &dyn Local, args: ReserveArgs, ui: Ui) -> Result<Exi
         return hold(&client, &id, &interrupts, ui).await;
     }
     Ok(Exit::Ok)
+}
+
+/// The lab that would serve the request first, of all that could. It waits in that one's queue and no other.
+async fn soonest(local: &dyn Local, args: &ReserveArgs, body: &Reserve, ui: Ui) -> Result<Client, CliError> {
+    let answers = ask_all::<LeaseState>(local, &args.login, lending::ESTIMATE, body).await?;
+    let mut reasons = Vec::new();
+    let mut best: Option<(Duration, Client, PathBuf)> = None;
+    for Answer { lab, login, answer } in answers {
+        match answer {
+            Ok((client, state)) => {
+                let wait = match &state {
+                    LeaseState::Granted(_) => Duration::ZERO,
+                    LeaseState::Waiting(row) => row.estimate.unwrap_or(Duration::MAX),
+                    LeaseState::Ended => continue,
+                };
+                if best.as_ref().is_none_or(|(before, ..)| wait < *before) {
+                    best = Some((wait, client, login));
+                }
+            }
+            Err(cause) => reasons.push(format!("{lab}: {cause}")),
+        }
+    }
+    let Some((_, client, login)) = best else {
+        let cause = reasons.join("; ");
+        return Err(CliError::Refused { verb: lending::RESERVE, cause, hint: None });
+    };
+    ui.note(&format!("lab {}: --login {}", client.lab(), login.display()));
+    Ok(client)
 }
 
 fn request(id: &LeaseId, args: &ReserveArgs) -> Reserve {

@@ -21,7 +21,7 @@ use crate::model::run::RunEvent;
 use crate::model::scenario::Scenario;
 use crate::support::atomic_file;
 use crate::support::clock;
-use crate::support::shutdown::on_signal;
+use crate::support::shutdown::on_signal_but;
 use crate::wire::request::RunOptions;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -84,12 +84,17 @@ pub(super) struct Interrupts {
 
 impl Interrupts {
     pub(super) fn listen() -> Self {
+        Self::listen_but(false)
+    }
+
+    /// [`Self::listen`]; SIGHUP is another's to hear, where `hangup_is_other`.
+    pub(super) fn listen_but(hangup_is_other: bool) -> Self {
         let (stop, leave) = (CancellationToken::new(), CancellationToken::new());
         let mut listener = JoinSet::new();
         let tokens = [stop.clone(), leave.clone()];
         listener.spawn(async move {
             for token in tokens {
-                if let Err(error) = on_signal(token).await {
+                if let Err(error) = on_signal_but(token, hangup_is_other).await {
                     tracing::warn!(%error, "signals cannot be received: Ctrl-C ends the command untidily");
                     return;
                 }

@@ -21,12 +21,13 @@ use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
 use crate::ssh::SshReach;
 use crate::support::atomic_file;
+use crate::support::lock::lock;
 use crate::support::term::Term;
 use crate::vm::{self, Host, VmSpec};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,18 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    /// Tasks that end with these, or by themselves before.
+    pub(super) fn child(&self) -> Self {
+        let (tracker, token) = (TaskTracker::new(), self.token.child_token());
+        let (all, ended) = (tracker.clone(), token.clone());
+        self.tracker.spawn(async move {
+            ended.cancelled().await;
+            all.close();
+            all.wait().await;
+        });
+        Self { tracker, token }
+    }
+
     /// Ends them, within a bound.
     pub(super) async fn end(&self, what: &str) {
         self.token.cancel();
@@ -61,6 +74,14 @@ pub(super) struct Layers {
     pub(super) devices: Layer,
     pub(super) journals: Layer,
     pub(super) server: Layer,
+    /// What belongs to one device. No await happens under this lock.
+    pub(super) own: Mutex<BTreeMap<DeviceId, Own>>,
+}
+
+/// The tasks of one device.
+pub(super) struct Own {
+    pub(super) device: Layer,
+    pub(super) journal: Layer,
 }
 
 /// What devices are made of.
@@ -204,8 +225,9 @@ impl Devices<'_> {
                 .then(|| format!("{} is in use: wait for the run that has it, or stop that", device.id));
             failed("open a device's journal", hint, error)
         })?;
-        self.layers.journals.tracker.spawn(task.run(self.layers.journals.token.clone()));
-        let Layer { tracker, token } = &self.layers.devices;
+        let own = Own { device: self.layers.devices.child(), journal: self.layers.journals.child() };
+        own.journal.tracker.spawn(task.run(own.journal.token.clone()));
+        let Layer { tracker, token } = &own.device;
         let Ports { mac, power, boot, reach, tickets, console: port, min_off, stagger } = ports;
         let term = self.term.clone();
         let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER, term };
@@ -224,7 +246,9 @@ impl Devices<'_> {
             stagger,
             term,
         };
-        Ok(device::spawn(parts, tracker, token.clone()))
+        let handle = device::spawn(parts, tracker, token.clone());
+        lock(&self.layers.own).insert(handle.id().clone(), own);
+        Ok(handle)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::devices::Layer;
 use super::instance::Instance;
-use crate::bus::gate::Gate;
+use crate::bus::gate::{Gate, Upstream};
 use crate::model::id::DeviceId;
 use crate::support::atomic_file;
 use std::fs;
@@ -18,13 +18,14 @@ pub(super) async fn gate(
     instance: &Instance,
     device: &DeviceId,
     ip: IpAddr,
-    server: SocketAddr,
+    server: &Upstream,
     layer: &Layer,
 ) -> io::Result<Gate> {
     let dir = instance.dir().join(DIR);
     let path = dir.join(device.as_str());
     let last = fs::read_to_string(&path).ok().and_then(|port| port.trim().parse().ok());
-    let open = |port| Gate::open(SocketAddr::new(ip, port), server, &layer.tracker, layer.token.clone());
+    let open =
+        |port| Gate::open(SocketAddr::new(ip, port), server.clone(), &layer.tracker, layer.token.clone());
     let gate = match last {
         Some(port) => match open(port).await {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {

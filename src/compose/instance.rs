@@ -111,7 +111,7 @@ impl Instance {
 
     /// Removes all its files; of one that is to last, only its sockets, and those only when nothing is left that
     /// has one open.
-    pub(super) fn remove(self, in_use: bool) -> io::Result<()> {
+    pub(super) fn remove(&self, in_use: bool) -> io::Result<()> {
         match (self.lasting, in_use) {
             (false, _) => remove(&self.name, &self.dir),
             (true, false) => remove_dir(&self.run_dir()),
@@ -158,7 +158,7 @@ pub(super) async fn sweep(in_use: impl Fn(&Path) -> bool) -> io::Result<()> {
         if lock.try_lock().is_err() || in_use(&lock_path) || container::is_kept(&dir).await {
             continue;
         }
-        let server = dir.join(super::lab::NATS_DIR);
+        let server = dir.join(super::nats::DIR);
         if let Err(error) = EmbeddedServer::sweep(&server).await {
             tracing::warn!(instance = name, error = %Chain(&error), "the NATS server left there cannot be ended");
             continue;

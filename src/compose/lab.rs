@@ -1,46 +1,61 @@
 //! A lab in this process: its NATS server, coordinator and devices, embedded for the runs of one command or lasting.
 //! The command line talks NATS to it as to any other.
 
+<<<<<<< HEAD
 use super::clock::Clock;
 use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
+=======
+use super::devices::{Devices, Layers, Machines, keep_lines};
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 use super::failed;
 use super::gates::gate;
 use super::ground::Ground;
 use super::image;
 use super::instance::Instance;
+<<<<<<< HEAD
 use super::netboot::Netboot;
 use super::simulated::{self, Simulated};
 use crate::bus::connect::{Bus, BusOptions};
 use crate::bus::issuer::{COORDINATOR, Issuer};
 use crate::bus::provision;
 use crate::bus::server::{EmbeddedServer, ServerOptions};
+=======
+use super::nats::Nats;
+use super::reload::{LabFile, Made};
+use crate::bus::connect::Bus;
+use crate::bus::servers::Servers;
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
 use crate::config::leases::Leases;
+use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
+<<<<<<< HEAD
 use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts};
+=======
+use crate::coordinator::parts::{KeyPair, LabDevice, Parts, Workshop};
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::device::Arch;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
+use crate::model::tls::TlsFiles;
 use crate::plan::lease::{Policy, Quota};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
 use crate::support::clock::{boot_id, is_synchronised, stamp};
 use crate::support::term::Term;
 use crate::vm;
-use crate::wire::subject;
+use crate::wire::lending::Reloaded;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// The NATS server's files, below the instance's directory.
-pub(super) const NATS_DIR: &str = "nats";
 /// The caller's login, below the directory of a lab that lasts.
 pub(super) const LOGIN: &str = "login.json";
 /// How long the credentials of an embedded lab are good: longer than any run.
@@ -48,8 +63,6 @@ const EMBEDDED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long those of a lasting one are, which are made anew at each start: they never leave this user's
 /// files, and a coordinator that loses its connection one day loses the lab.
 const LASTING_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How long the server, which is ready, may take to accept a connection.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Starts the lab of `options`; what was begun is undone when it fails or is stopped.
 pub(super) async fn start(
     options: LabOptions,
@@ -57,23 +70,39 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
     let mut lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
+<<<<<<< HEAD
     if let Some(on) = options.on {
         lab.keep_wired(on);
+=======
+    let only = options.on.is_some_and(|backend| backend != Backend::Pi);
+    if only {
+        lab.wired.clear();
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
+    }
+    if options.standby {
+        standby::check(&lab).map_err(|e| failed("stand by for the lab", Some(e.hint().to_owned()), e))?;
     }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
+<<<<<<< HEAD
     let mut clock = Clock::new(progress.clone());
     clock.begin(Ground::title(backend));
     simulated::check(&lab, options.simulate)?;
     let instance = place(&lab, options.lasting)?;
+=======
+    let mut clock = Clock { progress, done: Vec::new(), began: Instant::now() };
+    clock.begin(Ground::title(backend));
+    let instance = Arc::new(place(&lab, options.lasting)?);
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
         Err(error) => {
             // What holds its sockets could not be asked.
-            remove(instance, true);
+            remove(&instance, true);
             return Err(error);
         }
     };
+<<<<<<< HEAD
     let rack = match simulated::start(&mut lab, &instance).await {
         Ok(rack) => rack,
         Err(error) => {
@@ -84,6 +113,10 @@ pub(super) async fn start(
     let layers = Layers::default();
     let site = Site { lab: &lab, instance: &instance, ground: &ground, rack: rack.as_ref(), layers: &layers };
     let begun = begin(site, &mut clock, progress, &stop);
+=======
+    let layers = Arc::new(Layers::default());
+    let begun = begin(&lab, &options, &instance, &ground, &layers, &mut clock, &stop);
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -97,7 +130,7 @@ pub(super) async fn start(
         Err(error) => {
             end(&layers, &ground, rack).await;
             let in_use = ground.is_in_use(&instance).await;
-            remove(instance, in_use);
+            remove(&instance, in_use);
             Err(error)
         }
     }
@@ -122,13 +155,13 @@ fn host_clock() -> Result<ledger::Clock, CliError> {
 
 /// What a switch takes at most, and a console: what acts on virtual machines and containers is on this host, where no second
 /// coordinator is.
-fn longest_act(lab: &Lab) -> Duration {
+pub(super) fn longest_act(lab: &Lab) -> Duration {
     let switches = lab.wired.iter().map(|wired| wired.power.timeout());
     switches.max().unwrap_or_default().max(console::WRITE_TIMEOUT)
 }
 
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
-fn policy(leases: &Leases, lasting: bool) -> Policy {
+pub(super) fn policy(leases: &Leases, lasting: bool) -> Policy {
     let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
     let policy = Policy {
         max_lease: leases.max,
@@ -156,7 +189,7 @@ pub(super) fn vm_error(doing: &'static str) -> impl Fn(vm::VmError) -> CliError 
 
 /// What `begin` has made.
 struct Begun {
-    url: String,
+    servers: Servers,
     user: UserName,
     creds: String,
     bus: Bus,
@@ -175,34 +208,43 @@ struct Site<'a> {
 }
 
 async fn begin(
+<<<<<<< HEAD
     site: Site<'_>,
+=======
+    lab: &Lab,
+    options: &LabOptions,
+    instance: &Arc<Instance>,
+    ground: &Ground,
+    layers: &Arc<Layers>,
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     clock: &mut Clock,
-    progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Begun, CliError> {
     let Site { lab, instance, ground, rack: simulated, layers } = site;
     let address = ground.address();
     clock.end("");
     clock.begin(ground.boots_title());
+<<<<<<< HEAD
     let (found, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
+=======
+    let (found, note) = ground.boots(lab, clock.progress.clone(), stop.clone()).await?;
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     clock.end(note);
     let images = board_images(lab, ground, &found, clock, progress, stop).await?;
     clock.begin("NATS server and coordinator");
-    let keys = instance.dir().join("keys");
-    let issuer = Issuer::open(keys, &lab.name).map_err(|e| failed("make the lab's NATS keys", None, e))?;
-    let issuer = Arc::new(issuer);
-    let server =
-        ServerOptions { dir: instance.dir().join(NATS_DIR), listen: address, port: None, program: None };
-    let Layer { tracker, token } = &layers.server;
-    let server = EmbeddedServer::start(server, Arc::clone(&issuer), tracker, token.clone()).await;
-    let server = server.map_err(|e| {
-        let hint = e.hint();
-        failed("start the NATS server", hint, e)
-    })?;
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
-    let bus = coordinator_bus(&issuer, &server, ttl).await?;
-    provision::buckets(&bus, &lab.name).await.map_err(|e| failed("make the NATS buckets", None, e))?;
+    // A lab of one command's own has a server of its own.
+    let site = lab.nats.as_ref().filter(|_| instance.is_lasting());
+    let nats = Nats::start(&lab.name, site, instance, address, &layers.server, ttl).await?;
+    let Nats { issuer, bus, servers, upstream, revive } = nats;
     let (host, boot) = (host_clock()?, host_clock()?);
+    let silence = if options.standby {
+        clock.end("");
+        clock.begin("standing by");
+        Some(ledger::stand_by(&bus, &lab.name, &host).await)
+    } else {
+        None
+    };
     let term = Term::new(Arc::new(move || boot().at.boot_ns));
     let netboot = Netboot::start(lab, &layers.devices).await?;
     let (netboot_of, term_of) = (netboot.as_ref(), term.clone());
@@ -211,6 +253,7 @@ async fn begin(
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
+<<<<<<< HEAD
     let mut owned = Vec::new();
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.
@@ -225,24 +268,51 @@ async fn begin(
         netboot.tell(handles, &layers.devices);
     }
     let (user, reviver) = (user_name(), server.reviver());
+=======
+    let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
+    for handle in handles {
+        let way = layers.server.child();
+        let gate = gate(instance, handle.id(), address, &upstream, &way).await;
+        let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
+        if let Some(wired) = lab.wired.iter().find(|wired| wired.device.id == *handle.id()) {
+            let (from, gate) = (wired.clone(), gate.clone());
+            made.insert(handle.id().clone(), Made { from, gate, way });
+        }
+        owned.push(LabDevice { handle, gate, booting: Arc::default() });
+    }
+    let user = user_name();
+    // One that was started on a part of its devices has no file that says which.
+    let workshop = (instance.is_lasting() && options.on.is_none()).then(|| -> Arc<dyn Workshop> {
+        Arc::new(LabFile {
+            path: options.lab.clone(),
+            arch: options.arch,
+            image: options.image.clone(),
+            instance: Arc::clone(instance),
+            layers: Arc::clone(layers),
+            ground: ground.clone(),
+            term: term.clone(),
+            upstream,
+            file: Mutex::new(lab.clone()),
+            made: Mutex::new(made),
+        })
+    });
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
         issuer: Arc::clone(&issuer),
-        nats_url: server.url(),
+        nats_url: servers.clone(),
         lasting: instance.is_lasting(),
         owner: user.clone(),
         clock: host,
         term,
         longest_act: longest_act(lab),
-        revive: Arc::new(move || {
-            if reviver.revive() {
-                tracing::warn!("the NATS server answers nothing of JetStream: it is started anew");
-            }
-        }),
+        revive,
         policy: policy(&lab.leases, instance.is_lasting()),
+        silence,
         dir: instance.dir().to_owned(),
         devices: owned,
+        workshop,
         image: found,
         images,
         find_image: image::finder(lab),
@@ -260,6 +330,7 @@ async fn begin(
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;
     let creds = issuer.user(&user, ttl).map_err(|e| failed("issue your credentials", None, e))?;
     clock.end("");
+<<<<<<< HEAD
     Ok(Begun {
         url: server.url(),
         user,
@@ -308,6 +379,9 @@ async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer, ttl: Duration
     };
     let bus = Bus::connect(options, Some(CONNECT_PATIENCE)).await;
     bus.map_err(|e| failed("connect to the NATS server", None, e))
+=======
+    Ok(Begun { servers, user, creds: creds.creds, bus, coordinator, ground: ground.clone(), machines })
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 }
 
 /// Who the caller is to the lab: `USER`, else the name of the process's user (passwd(5)), where that is a name a
@@ -328,14 +402,23 @@ struct ThisLab {
     name: LabName,
     login: Option<PathBuf>,
     preparation: Vec<Preparation>,
+<<<<<<< HEAD
     instance: Instance,
     layers: Layers,
     rack: Option<Simulated>,
+=======
+    instance: Arc<Instance>,
+    layers: Arc<Layers>,
+>>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 }
 
 impl RunningLab for ThisLab {
     fn url(&self) -> &str {
-        &self.begun.url
+        self.begun.servers.urls()
+    }
+
+    fn tls(&self) -> Option<&TlsFiles> {
+        self.begun.servers.tls()
     }
 
     fn creds(&self) -> &str {
@@ -358,6 +441,17 @@ impl RunningLab for ThisLab {
         self.login.as_deref()
     }
 
+    fn reload(&self) -> LocalFuture<'_, Result<Reloaded, CliError>> {
+        Box::pin(async move {
+            let done = self.begun.coordinator.reload().await;
+            done.map_err(|cause| failed("read the lab file anew", None, cause))
+        })
+    }
+
+    fn lost(&self) -> LocalFuture<'_, ()> {
+        Box::pin(self.begun.coordinator.deposed())
+    }
+
     fn shutdown(self: Box<Self>) -> LocalFuture<'static, Result<(), CliError>> {
         Box::pin(async move {
             let Self { begun, instance, layers, rack, .. } = *self;
@@ -371,7 +465,7 @@ impl RunningLab for ThisLab {
             end(&layers, &begun.ground, rack).await;
             if kept.is_empty() {
                 let in_use = begun.ground.is_in_use(&instance).await;
-                remove(instance, in_use);
+                remove(&instance, in_use);
             }
             done
         })
@@ -390,7 +484,7 @@ async fn end(layers: &Layers, ground: &Ground, rack: Option<Simulated>) {
     layers.server.end("NATS server").await;
 }
 
-fn remove(instance: Instance, in_use: bool) {
+fn remove(instance: &Instance, in_use: bool) {
     if let Err(error) = instance.remove(in_use) {
         tracing::warn!(%error, "the lab's files are left behind; the next start removes them");
     }

@@ -9,7 +9,9 @@ mod ground;
 mod image;
 mod instance;
 mod lab;
+mod nats;
 mod netboot;
+mod reload;
 mod simulated;
 mod wired;
 

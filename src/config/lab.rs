@@ -3,6 +3,7 @@
 use super::bundles::RawBundles;
 use super::error::ConfigError;
 use super::leases::{Leases, RawLeases};
+use super::nats::{self, Nats, RawNats};
 use super::netboot::{self, Netboot, RawNetboot};
 use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
@@ -78,6 +79,8 @@ pub struct Lab {
     pub simulated: Simulated,
     /// How many bundles are kept, and for how long.
     pub bundles: Retention,
+    /// The site's NATS servers; none for a server of the coordinator's own.
+    pub nats: Option<Nats>,
 }
 
 impl Lab {
@@ -108,7 +111,7 @@ impl Lab {
 }
 
 /// A virtual machine of a lab.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmDevice {
     /// What scenarios see.
     pub device: Device,
@@ -148,6 +151,7 @@ struct RawLab {
     simulate: RawSimulated,
     #[serde(default)]
     bundles: RawBundles,
+    nats: Option<RawNats>,
 }
 
 #[derive(Deserialize)]
@@ -274,6 +278,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
     }
     let nightly = nightly::check(&source, raw.nightly)?;
     let simulated = raw.simulate.check(&source)?;
+    let nats = raw.nats.map(|raw| nats::check(&source, raw)).transpose()?;
     let image = image.map_or(raw.image, str::to_owned);
     Ok(Lab {
         name: raw.name,
@@ -289,6 +294,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         nightly,
         simulated,
         bundles: raw.bundles.check(&source)?,
+        nats,
     })
 }
 

@@ -3,6 +3,7 @@
 
 use super::error::ConfigError;
 use crate::model::id::{LabName, UserName};
+use crate::model::tls::TlsFiles;
 use crate::support::atomic_file;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -26,17 +27,25 @@ pub struct Login {
     pub lab: LabName,
     /// Who logs in.
     pub user: UserName,
-    /// Where its NATS server is: `nats://host:port`.
+    /// Where its NATS server is: `nats://host:port`, more of them with commas in between.
     pub url: String,
     /// The text of a NATS credentials file. Secret.
     pub creds: String,
+    /// How the server is known, where it speaks TLS; relative paths begin where this file lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
 }
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, lab, user, url, creds: _ } = self;
+        let Self { version, lab, user, url, creds: _, tls } = self;
         let mut shown = f.debug_struct("Login");
-        shown.field("version", version).field("lab", lab).field("user", user).field("url", url);
+        shown
+            .field("version", version)
+            .field("lab", lab)
+            .field("user", user)
+            .field("url", url)
+            .field("tls", tls);
         shown.finish_non_exhaustive()
     }
 }
@@ -56,7 +65,7 @@ impl Login {
         }
         let mut text = String::new();
         file.take(MAX_SIZE).read_to_string(&mut text).map_err(error)?;
-        let login: Self = serde_json::from_str(&text).map_err(|e| ConfigError::Syntax {
+        let mut login: Self = serde_json::from_str(&text).map_err(|e| ConfigError::Syntax {
             path: path.to_owned(),
             line: e.line(),
             column: e.column(),
@@ -66,6 +75,8 @@ impl Login {
             let message = format!("version {}; known is {LOGIN_VERSION}", login.version);
             return Err(ConfigError::Syntax { path: path.to_owned(), line: 1, column: 1, message });
         }
+        let dir = path.parent().unwrap_or(Path::new(""));
+        login.tls = login.tls.map(|files| files.below(dir));
         Ok(login)
     }
 
@@ -89,9 +100,12 @@ mod tests {
             user: UserName::new("ann").unwrap(),
             url: "nats://127.0.0.1:1".to_owned(),
             creds: "SUSECRET".to_owned(),
+            tls: Some(TlsFiles { ca: Some("ca.pem".into()), ..TlsFiles::default() }),
         };
         login.write(&path).unwrap();
-        assert_eq!(Login::read(&path).unwrap(), login);
+        let read = Login::read(&path).unwrap();
+        assert_eq!(read.tls.as_ref().unwrap().ca.as_deref(), Some(&*dir.path().join("ca.pem")));
+        assert_eq!(Login { tls: login.tls.clone(), ..read }, login);
         assert!(!format!("{login:?}").contains("SUSECRET"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = Login::read(&path).unwrap_err().to_string();

@@ -29,7 +29,7 @@ const DEFAULT_BAUD: u32 = 115_200;
 const MAX_MIN_OFF: Duration = Duration::from_secs(600);
 
 /// A real device of a lab.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WiredDevice {
     /// What scenarios see.
     pub device: Device,

@@ -77,6 +77,8 @@ impl Session {
             .issuer
             .device(seat.id(), CREDENTIALS_TTL)
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
+        let recorded = parts.issuer.remember().await;
+        recorded.map_err(|e| seat.lab("record the device's credentials", &e))?;
         let key = |comment: &str| (parts.keys)(comment).map_err(|e| seat.lab("make an SSH key", e.as_ref()));
         let (host_key, client_key) = (key(seat.id().as_str())?, key("pilab-coordinator")?);
         let ssh_key = client_key.private.clone();

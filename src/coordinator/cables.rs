@@ -19,21 +19,14 @@ use tokio::time::timeout;
 /// How much later than the console's line the ticket's exchange may be known here.
 const LATER: Duration = Duration::from_secs(10);
 
-/// Watches the consoles of real devices: the others have no cable.
-pub(super) fn watch(lending: &Arc<Lending>) {
-    for device in lending.parts.devices.iter().map(|device| &device.handle) {
-        if has_cable(device) {
-            lending.spawn(watch_one(Arc::clone(lending), device.id().clone()));
-        }
-    }
-}
-
-fn has_cable(device: &DeviceHandle) -> bool {
+/// Whether it is a board: other devices have no serial cable.
+pub(super) fn has_cable(device: &DeviceHandle) -> bool {
     matches!(device.device().backend, Backend::Pi | Backend::Sim)
 }
 
-async fn watch_one(lending: Arc<Lending>, own: DeviceId) {
-    let Some(device) = lending.device(&own).map(|device| device.handle.clone()) else { return };
+/// Watches a board's console for as long as it is there.
+pub(super) async fn watch(lending: Arc<Lending>, device: DeviceHandle) {
+    let own = device.id().clone();
     let (mut stages, mut seen) = (device.console().stages(), None);
     loop {
         let ticket = {

@@ -1,6 +1,7 @@
 //! Requests on devices and leases: who asks is checked, the ledger decides, the holder's session acts.
 
 use super::console;
+use super::ledger::LedgerError;
 use super::lending::Lending;
 use super::refusal::Refusal;
 use super::session::{Seat, Session};
@@ -41,7 +42,7 @@ impl Lending {
     }
 
     fn row(&self, record: &DeviceRecord, usage: Usage) -> Option<DeviceRow> {
-        let handle = &self.device(&record.device.id)?.handle;
+        let handle = self.device(&record.device.id)?.handle;
         let state = handle.state().borrow().clone();
         let stage = handle.console().stages().borrow().last().map(|reached| reached.stage);
         let Checkup { health, reason, .. } = record.checkup.clone();
@@ -54,6 +55,7 @@ impl Lending {
             health,
             reason,
             usage,
+            pending: self.pending(&record.device.id),
         })
     }
 
@@ -98,34 +100,30 @@ impl Lending {
     }
 
     pub(super) async fn reserve(&self, by: Caller, asked: Reserve) -> Result<LeaseState, Refusal> {
-        // Matching takes time with the square of it.
-        if asked.needs.len() > MAX_NEEDS {
-            return Err(Refusal::new(format!(
-                "{} devices are asked for at once; at most {MAX_NEEDS}",
-                asked.needs.len()
-            )));
-        }
-        let request = LeaseRequest {
-            id: asked.id.clone(),
-            holder: by.user.clone(),
-            purpose: asked.purpose,
-            needs: asked.needs,
-            duration: asked.duration,
-            priority: asked.priority,
-            hold_by_process: asked.hold_by_process,
-            start: asked.start_ms,
-            any_health: false,
-        };
+        bounded(&asked)?;
+        let (id, no_wait) = (asked.id.clone(), asked.no_wait);
+        let request = lease_request(&by, asked);
         // Dropping the wait leaves the request in the queue.
         drop(self.ledger.reserve(by.clone(), request).await?);
-        let state = self.stands(&asked.id).await?;
+        let state = self.stands(&id).await?;
         match &state {
-            LeaseState::Waiting(row) if asked.no_wait && row.position.is_some() => {
-                self.ledger.release(by, asked.id).await?;
+            LeaseState::Waiting(row) if no_wait && row.position.is_some() => {
+                self.ledger.release(by, id).await?;
                 Err(Refusal::new(format!("not now: {}", row.blocker)))
             }
             _ => Ok(state),
         }
+    }
+
+    /// What would become of it.
+    pub(super) async fn estimate(&self, by: Caller, asked: Reserve) -> Result<LeaseState, Refusal> {
+        bounded(&asked)?;
+        let id = asked.id.clone();
+        let request = lease_request(&by, asked);
+        let read = move |book: &Book, now: &Now| {
+            book.what_if(by, request, now).map(|book| standing(&book, &id, now))
+        };
+        self.ledger.read(read).await?.map_err(|refusal| LedgerError::from(refusal).into())
     }
 
     pub(super) async fn extend(&self, by: Caller, asked: Extend) -> Result<LeaseState, Refusal> {
@@ -181,14 +179,7 @@ impl Lending {
 
     async fn stands(&self, id: &LeaseId) -> Result<LeaseState, Refusal> {
         let id = id.clone();
-        let read = move |book: &Book, now: &Now| match book.lease(&id) {
-            Some(lease) => LeaseState::Granted(lease_row(book, lease, now)),
-            None => {
-                let queue = book.queue(&now.moment);
-                let row = queue.iter().find(|row| row.request.id == id);
-                row.map_or(LeaseState::Ended, |row| LeaseState::Waiting(waiting_row(row)))
-            }
-        };
+        let read = move |book: &Book, now: &Now| standing(book, &id, now);
         Ok(self.ledger.read(read).await?)
     }
 
@@ -289,6 +280,40 @@ impl Lending {
         };
         let error = format!("{device} is {holder}'s ({})", lease.request.id);
         Err(Refusal::hinted(error, hint))
+    }
+}
+
+/// Matching takes time with the square of it.
+fn bounded(asked: &Reserve) -> Result<(), Refusal> {
+    let count = asked.needs.len();
+    if count <= MAX_NEEDS {
+        return Ok(());
+    }
+    Err(Refusal::new(format!("{count} devices are asked for at once; at most {MAX_NEEDS}")))
+}
+
+fn lease_request(by: &Caller, asked: Reserve) -> LeaseRequest {
+    LeaseRequest {
+        id: asked.id,
+        holder: by.user.clone(),
+        purpose: asked.purpose,
+        needs: asked.needs,
+        duration: asked.duration,
+        priority: asked.priority,
+        hold_by_process: asked.hold_by_process,
+        start: asked.start_ms,
+        any_health: false,
+    }
+}
+
+fn standing(book: &Book, id: &LeaseId, now: &Now) -> LeaseState {
+    match book.lease(id) {
+        Some(lease) => LeaseState::Granted(lease_row(book, lease, now)),
+        None => {
+            let queue = book.queue(&now.moment);
+            let row = queue.iter().find(|row| row.request.id == *id);
+            row.map_or(LeaseState::Ended, |row| LeaseState::Waiting(waiting_row(row)))
+        }
     }
 }
 

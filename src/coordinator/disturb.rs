@@ -251,7 +251,7 @@ mod tests {
         let server = server.unwrap();
         let device = DeviceId::new("lab-a").unwrap();
         let options = BusOptions {
-            url: server.url(),
+            url: server.url().into(),
             creds: issuer.device(&device, Duration::from_secs(60)).unwrap().creds,
             name: "test".to_owned(),
             inbox_prefix: subject::inbox("lab-a"),

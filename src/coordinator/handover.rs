@@ -17,6 +17,7 @@ use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::FencingToken;
 use crate::model::power::PowerReading;
 use crate::support::chain::Chain;
+use crate::support::lock::lock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
@@ -83,10 +84,19 @@ async fn due(lending: &Lending) -> Vec<Due> {
     due
 }
 
-async fn hand_over(lending: &Lending, (id, after, token): Due) {
+async fn hand_over(lending: &Arc<Lending>, (id, after, token): Due) {
     // Whoever had the lab before may still be at it.
     lending.parts.term.held().await;
-    while let Err(cause) = clean(lending, &id, after.as_ref(), token).await {
+    loop {
+        let cause = match clean(lending, &id, after.as_ref(), token).await {
+            Ok(()) => match lending.rewire(&id).await {
+                Ok(false) => break,
+                // By the new wires too.
+                Ok(true) => continue,
+                Err(cause) => cause,
+            },
+            Err(cause) => cause,
+        };
         tracing::warn!(device = %id, cause, "a device did not come back clean");
         let known = id.clone();
         let lent = lending.ledger.read(move |book, _| {
@@ -101,7 +111,8 @@ async fn hand_over(lending: &Lending, (id, after, token): Due) {
         }
         sleep(AGAIN).await;
     }
-    note(lending.ledger.device_ready(id).await);
+    note(lending.ledger.device_ready(id.clone()).await);
+    lending.settle_pending(&id).await;
 }
 
 fn note(told: Result<(), LedgerError>) {
@@ -119,6 +130,10 @@ async fn clean(
 ) -> Result<(), String> {
     // It is no longer in the inventory: nothing of it is ours to switch.
     let Some(device) = lending.device(id) else { return Ok(()) };
+    // Nor is it while it waits to be made anew, which comes next.
+    if lock(&lending.unmade).contains(id) {
+        return Ok(());
+    }
     // Whoever had it does nothing more, whether or not it can be switched.
     let mut first = part("its last holder was not fenced off", device.handle.fence(token)).await;
     let reading = device.handle.state().borrow().power;

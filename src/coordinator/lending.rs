@@ -5,6 +5,7 @@
 //!  person ──► desk ──► ledger; session made when the holder first acts ──────► handover
 //! ```
 
+use super::console;
 use super::ledger::{LedgerError, LedgerHandle, Reserved};
 use super::operator::Operator;
 use super::parts::{LabDevice, Parts};
@@ -21,8 +22,9 @@ use crate::model::scenario::Need;
 use crate::plan::lease::{Caller, Refusal};
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
+use crate::wire::lending::Pending;
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -58,7 +60,15 @@ pub(super) struct Lending {
     pub(super) ledger: LedgerHandle,
     pub(super) parts: Arc<Parts>,
     pub(super) operator: Operator,
-    devices: BTreeMap<DeviceId, LabDevice>,
+    /// No await happens under this lock.
+    devices: Mutex<BTreeMap<DeviceId, LabDevice>>,
+    /// What becomes of devices before their next holders have them. No await happens under this lock.
+    pub(super) pending: Mutex<BTreeMap<DeviceId, Pending>>,
+    /// Devices that were ended and could not be made anew yet: there is nothing of them to clean. No await happens under
+    /// this lock.
+    pub(super) unmade: Mutex<BTreeSet<DeviceId>>,
+    /// Held while the lab file is read anew, and while a device is made anew.
+    pub(super) reloading: tokio::sync::Mutex<()>,
     /// How many more may wait for a lease to change: half of the requests that are answered at one time.
     pub(super) waits: Semaphore,
     pub(super) tunnels: Tunnels,
@@ -92,25 +102,31 @@ impl Lending {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LedgerError> {
-        let devices: BTreeMap<_, _> =
-            parts.devices.iter().map(|device| (device.handle.id().clone(), device.clone())).collect();
-        let inventory: Vec<Device> = devices.values().map(|device| device.handle.device().clone()).collect();
+        let inventory: Vec<Device> =
+            parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         ledger.inventory(inventory, Health::Good).await?;
         let waits = Semaphore::new(MAX_REQUESTS / 2);
         let (tunnels, sessions) = (Tunnels::default(), Mutex::default());
         let uploads = Uploads::new(parts.uploads.clone());
-        Ok(Arc::new(Self {
+        let (devices, pending, reloading) =
+            (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        let this = Arc::new(Self {
             ledger,
             parts,
             operator,
             devices,
+            pending,
+            unmade: Mutex::default(),
+            reloading,
             waits,
             tunnels,
             uploads,
             tasks,
             stop,
             sessions,
-        }))
+        });
+        this.parts.devices.iter().for_each(|device| this.put_device(device.clone()));
+        Ok(this)
     }
 
     /// Does something beside the requests, until it is done or the coordinator ends.
@@ -121,8 +137,29 @@ impl Lending {
         });
     }
 
-    pub(super) fn device(&self, id: &DeviceId) -> Option<&LabDevice> {
-        self.devices.get(id)
+    pub(super) fn device(&self, id: &DeviceId) -> Option<LabDevice> {
+        lock(&self.devices).get(id).cloned()
+    }
+
+    /// Those that are there now.
+    pub(super) fn devices(&self) -> impl Iterator<Item = LabDevice> + use<> {
+        let all: Vec<_> = lock(&self.devices).values().cloned().collect();
+        all.into_iter()
+    }
+
+    /// A device that is new, or made anew: its console is published from now on.
+    pub(super) fn put_device(self: &Arc<Self>, device: LabDevice) {
+        let (bus, lab) = (self.parts.bus.clone(), self.parts.lab.clone());
+        self.spawn(console::publish(bus, lab, device.handle.clone()));
+        if cables::has_cable(&device.handle) {
+            self.spawn(cables::watch(Arc::clone(self), device.handle.clone()));
+        }
+        lock(&self.devices).insert(device.handle.id().clone(), device);
+    }
+
+    /// A device that is there no more.
+    pub(super) fn take_device(&self, id: &DeviceId) {
+        lock(&self.devices).remove(id);
     }
 
     /// Waits for devices that meet a run's needs. The lease bears the run's name.
@@ -154,7 +191,7 @@ impl Lending {
         };
         match granted {
             Ok(granted) => {
-                let devices = granted.devices.iter().filter_map(|id| self.devices.get(id).cloned()).collect();
+                let devices = granted.devices.iter().filter_map(|id| self.device(id)).collect();
                 let (token, lost, mut tasks) = (granted.token, CancellationToken::new(), beats);
                 let (over, lost_now) = (over(self.ledger.clone(), lease.clone(), token), lost.clone());
                 tasks.spawn(async move {
@@ -227,7 +264,7 @@ impl Lending {
         }
         let seats = lease.request.needs.iter().zip(&lease.devices);
         let seats =
-            seats.filter_map(|(need, id)| Some(Seat::new(&need.role, self.devices.get(id)?, lease.token)));
+            seats.filter_map(|(need, id)| Some(Seat::new(&need.role, &self.device(id)?, lease.token)));
         let (parts, operator) = (Arc::clone(&self.parts), self.operator.clone());
         let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.token));
         sessions.insert(lease.request.id.clone(), Arc::clone(&session));
@@ -238,7 +275,7 @@ impl Lending {
     ///
     /// The fence stands at once; what is told is whether all that was under way has ended, and whether NATS has it.
     pub(super) async fn fence(&self, lease: &Lease) -> Result<(), String> {
-        let fences = lease.devices.iter().filter_map(|id| self.devices.get(id)).map(|device| async {
+        let fences = lease.devices.iter().filter_map(|id| self.device(id)).map(|device| async move {
             let id = device.handle.id();
             let fenced = async {
                 device.handle.fence(lease.token).await.map_err(|e| Chain(&e).to_string())?;

@@ -39,6 +39,7 @@ mod people;
 mod phases;
 mod recover;
 mod refusal;
+mod reload;
 mod runner;
 mod running;
 mod runs;

@@ -14,7 +14,9 @@ use crate::model::lease::FencingToken;
 use crate::plan::operator::{Write, concerned, decide};
 use crate::support::chain::Chain;
 use crate::support::clock;
+use crate::support::lock::lock;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -92,6 +94,8 @@ struct Command {
 pub struct Operator {
     commands: mpsc::Sender<Command>,
     reports: watch::Receiver<Reports>,
+    /// No await happens under this lock.
+    inventory: Arc<Mutex<Vec<Device>>>,
 }
 
 impl Operator {
@@ -105,9 +109,15 @@ impl Operator {
     ) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (told, reports) = watch::channel(Reports::new());
-        let task = Task { bus, lab, inventory, told };
+        let inventory = Arc::new(Mutex::new(inventory));
+        let task = Task { bus, lab, inventory: Arc::clone(&inventory), told };
         tracker.spawn(task.run(inbox, stop));
-        Self { commands, reports }
+        Self { commands, reports, inventory }
+    }
+
+    /// The lab has these devices from now on.
+    pub(super) fn know(&self, devices: Vec<Device>) {
+        *lock(&self.inventory) = devices;
     }
 
     /// Where each deployment stands, as last seen.
@@ -168,7 +178,7 @@ impl Operator {
 struct Task {
     bus: Bus,
     lab: LabName,
-    inventory: Vec<Device>,
+    inventory: Arc<Mutex<Vec<Device>>>,
     told: watch::Sender<Reports>,
 }
 
@@ -286,13 +296,14 @@ impl Task {
     ) -> Result<Option<(DeploymentReport, bool)>, ProvisionError> {
         use crate::model::deployment::DeviceState::{Conflict, Failed, Running};
         let (bus, lab, name, token) = (&self.bus, &self.lab, record.spec.name.clone(), record.token);
+        let inventory = lock(&self.inventory).clone();
         let mut writes_left = PASS_WRITES;
         loop {
             let mut observed = BTreeMap::new();
-            for id in concerned(&record, &self.inventory) {
+            for id in concerned(&record, &inventory) {
                 observed.insert(id.clone(), kept::observe(bus, &id, &name).await?);
             }
-            let (writes, report) = decide(&record, &self.inventory, &observed, clock::wall_ms());
+            let (writes, report) = decide(&record, &inventory, &observed, clock::wall_ms());
             if writes.is_empty() || writes_left == 0 {
                 let still = |state| matches!(state, Running | Failed | Conflict);
                 let quiet = writes.is_empty() && report.values().all(|device| still(device.state));

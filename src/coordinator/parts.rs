@@ -1,16 +1,17 @@
 //! What a coordinator is made of; `compose` puts it together.
 
-use super::ledger::{Clock, Revive};
+use super::ledger::{Clock, Revive, Silence};
 use crate::bus::connect::Bus;
 use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
+use crate::bus::servers::Servers;
 use crate::device::DeviceHandle;
 use crate::device::ports::BootLayer;
 use crate::model::device::Arch;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::plan::lease::Policy;
 use crate::support::term::Term;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -26,8 +27,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Issues and revokes the devices' credentials.
     pub issuer: Arc<Issuer>,
-    /// Where it reaches NATS itself: `nats://host:port`.
-    pub nats_url: String,
+    /// Where it reaches NATS itself.
+    pub nats_url: Servers,
     /// It outlives its runs.
     pub lasting: bool,
     /// Who started it: an admin.
@@ -42,10 +43,14 @@ pub struct Parts {
     pub revive: Revive,
     /// The longest that an act on a device may still take effect after it was begun.
     pub longest_act: Duration,
+    /// What it has seen of the one before it, if it stood by.
+    pub silence: Option<Silence>,
     /// Its own directory, where it remembers how far its ledger has come.
     pub dir: PathBuf,
     /// The devices it owns.
     pub devices: Vec<LabDevice>,
+    /// Where they are made, and where the lab file is read anew; none for a lab that does not last.
+    pub workshop: Option<Arc<dyn Workshop>>,
     /// What they boot.
     pub image: BootImage,
     /// What some of them boot in its place: those of another architecture, or that nothing else boots.
@@ -95,6 +100,41 @@ pub type Finding = Pin<Box<dyn Future<Output = Result<BootImage, NoImage>> + Sen
 pub struct NoImage {
     /// One line.
     pub error: String,
+    /// What to try.
+    pub hint: Option<String>,
+}
+
+/// A future of [`Workshop`].
+pub type WorkshopFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unusable>> + Send + 'a>>;
+
+/// Knows the lab file, and what devices are made of.
+pub trait Workshop: Send + Sync {
+    /// Reads the file anew and checks it as a whole. Nothing is changed by that.
+    fn read(&self) -> WorkshopFuture<'_, Wanted>;
+
+    /// Makes a device as the file that was read last describes it.
+    fn make<'a>(&'a self, device: &'a DeviceId) -> WorkshopFuture<'a, LabDevice>;
+
+    /// Ends a device's tasks and lets go of its lines; with `gone` also of its way to NATS, which one that is made anew keeps.
+    fn end<'a>(&'a self, device: &'a DeviceId, gone: bool) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+}
+
+/// What the lab file says.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// All devices.
+    pub devices: BTreeSet<DeviceId>,
+    /// Those of them that are made otherwise than it says.
+    pub changed: BTreeSet<DeviceId>,
+    /// The rules by which they are lent.
+    pub policy: Policy,
+}
+
+/// The lab file cannot be used, or a device cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Why, one line.
+    pub cause: String,
     /// What to try.
     pub hint: Option<String>,
 }

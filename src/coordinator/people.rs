@@ -5,11 +5,12 @@ use super::refusal::Refusal;
 use crate::bus::connect::Bus;
 use crate::bus::error::BusError;
 use crate::bus::issuer::Issuer;
+use crate::bus::servers::Servers;
 use crate::model::id::UserName;
 use crate::model::role::Role;
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
-use crate::wire::lending::{LoginAsked, LoginMade};
+use crate::wire::lending::{LoginAsked, LoginMade, TlsTold};
 use crate::wire::subject;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ pub(super) struct People {
     /// Who started the coordinator: an admin, whatever is recorded.
     owner: UserName,
     issuer: Arc<Issuer>,
-    nats_url: String,
+    nats_url: Servers,
     /// No await happens under this lock.
     roles: Mutex<BTreeMap<UserName, Role>>,
 }
@@ -82,8 +83,17 @@ impl People {
         let creds = self.issuer.user(&user, ttl).map_err(|e| Refusal::new(Chain(&e).to_string()))?;
         let recorded = self.set(&user, role).await;
         recorded.map_err(|e| Refusal::new(format!("the role was not recorded: {}", Chain(&e))))?;
+        self.issuer.remember().await.map_err(|e| Refusal::new(Chain(&e).to_string()))?;
         tracing::info!(%user, %role, "a login was made");
-        Ok(LoginMade { url: self.nats_url.clone(), creds: creds.creds })
+        Ok(LoginMade { url: self.nats_url.urls().to_owned(), creds: creds.creds, tls: self.tls()? })
+    }
+
+    /// What a client must know of the servers to trust them. Who they ask for a certificate has one of their own.
+    fn tls(&self) -> Result<Option<TlsTold>, Refusal> {
+        let Some(files) = self.nats_url.tls() else { return Ok(None) };
+        let ca = files.ca.as_ref().map(std::fs::read_to_string).transpose();
+        let ca = ca.map_err(|e| Refusal::new(format!("the servers' `ca` cannot be read: {e}")))?;
+        Ok(Some(TlsTold { ca, mutual: files.cert.is_some() }))
     }
 
     /// Takes back a user's role and all logins; answers how many those were.

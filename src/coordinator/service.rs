@@ -2,8 +2,6 @@
 
 use super::answers::{decode, json, needed, ok, same_version};
 use super::bundle::Bundles;
-use super::cables;
-use super::console;
 use super::handover;
 use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
 use super::lending::Lending;
@@ -16,6 +14,7 @@ use super::runner::Kept;
 use super::runs::Runs;
 use crate::bus::connect::Message;
 use crate::bus::error::BusError;
+use crate::bus::issuer::IssuerError;
 use crate::model::id::{DeviceId, RunId, UserName};
 use crate::model::role::Role;
 use crate::plan::lease::Caller;
@@ -25,8 +24,8 @@ use crate::wire::boot::{BOOT, EVENTS_OF, UPLOAD, UPLOAD_LACKS};
 use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
 use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
 use crate::wire::lending::{
-    DEVICE, DEVICES, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked, LogoutDone,
-    PING, POWER, QUEUE, RELEASE, RESERVE, Reserve, TRANSFER,
+    DEVICE, DEVICES, ESTIMATE, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked,
+    LogoutDone, PING, POWER, QUEUE, RELEASE, RELOAD, RESERVE, Reloaded, Reserve, TRANSFER,
 };
 use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleRead, CANCEL, EVENTS, EventsRequest, HELLO, RUN, Reply, RunRef,
@@ -35,7 +34,9 @@ use crate::wire::subject;
 use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNNEL_SEND};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,8 @@ use tokio_util::task::TaskTracker;
 pub(super) const MAX_REQUESTS: usize = 256;
 /// Where the ledger's epoch is kept, below the coordinator's directory.
 const EPOCH_FILE: &str = "ledger.json";
+/// How often it is looked whether another has the lab.
+const LOOK: Duration = Duration::from_millis(200);
 /// A running coordinator.
 pub struct Coordinator {
     shared: Arc<Shared>,
@@ -73,6 +76,9 @@ pub enum StartError {
     /// NATS refused or did not answer.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What the lab's coordinators have issued cannot be read or recorded.
+    #[error(transparent)]
+    Issued(#[from] IssuerError),
     /// The ledger of the lab's leases cannot be taken.
     #[error(transparent)]
     Take(#[from] TakeError),
@@ -97,25 +103,23 @@ impl Coordinator {
             tenure: TERM,
             longest_act: parts.longest_act,
             revive: Arc::clone(&parts.revive),
+            silence: parts.silence,
             hook: None,
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
         // From here on each key is written by whoever has the ledger, or not at all.
         parts.bus = parts.bus.within(parts.term.clone());
+        parts.issuer.share_through(&parts.bus).await?;
+        // Rights follow the program's version; a site's servers learn of them here.
+        parts.issuer.announce(&parts.nats_url).await?;
         let people = People::load(&parts).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let lab = parts.lab.clone();
         let operator = Operator::start(parts.bus.clone(), lab, inventory, &tracker, token.clone());
-        for device in &parts.devices {
-            let publishing = console::publish(parts.bus.clone(), parts.lab.clone(), device.handle.clone());
-            let stop = token.clone();
-            tracker.spawn(async move { stop.run_until_cancelled(publishing).await });
-        }
         let parts = Arc::new(parts);
         let lending =
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
         tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
-        cables::watch(&lending);
         let bundles = Bundles::new(&parts);
         let kept_runs = Arc::new(Runs::start(&parts, &tracker, token.clone()));
         let shared = Arc::new(Shared {
@@ -154,6 +158,18 @@ impl Coordinator {
             }
         });
         Ok(Self { shared, tracker, token })
+    }
+
+    /// Reads the lab file anew; an error tells why the lab stays as it is.
+    pub async fn reload(&self) -> Result<Reloaded, String> {
+        self.shared.lending.reload().await.map_err(|refusal| refusal.error)
+    }
+
+    /// Done when another coordinator has taken the lab.
+    pub async fn deposed(&self) {
+        while !self.shared.parts.term.has_ended() {
+            sleep(LOOK).await;
+        }
     }
 
     /// Stops all runs, waits for their ends, and ends. Answers the devices that are kept beyond their
@@ -226,6 +242,7 @@ impl Shared {
             HELLO => Ok(ok(())),
             DEVICES => lending.list().await.map(ok),
             DEVICE => lending.show(decode(payload)?).await.map(ok),
+            RELOAD => lending.reload().await.map(ok),
             HEALTH => lending.say_health(&by, decode(payload)?).await.map(ok),
             QUEUE => lending.queue().await.map(ok),
             RESERVE => {
@@ -233,6 +250,7 @@ impl Shared {
                 same_version(asked.version)?;
                 lending.reserve(by, asked).await.map(ok)
             }
+            ESTIMATE => lending.estimate(by, decode(payload)?).await.map(ok),
             LEASE => lending.watch(decode(payload)?).await.map(ok),
             EXTEND => lending.extend(by, decode(payload)?).await.map(ok),
             TRANSFER => lending.transfer(by, decode(payload)?).await.map(ok),

@@ -23,5 +23,6 @@ pub mod ssh_key;
 pub mod state_note;
 pub mod time;
 pub mod upload;
+pub mod tls;
 pub mod wiring;
 pub mod workload;

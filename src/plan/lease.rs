@@ -50,6 +50,7 @@ mod hold;
 mod shelf;
 mod tick;
 mod view;
+mod what_if;
 
 pub use book::{Book, Usage};
 pub use view::{Blocker, QueueRow};
@@ -195,6 +196,12 @@ pub enum Input {
         health: Health,
         /// Why, one line.
         reason: String,
+    },
+    /// A device is to be made ready anew, though nobody has had it: it is wired otherwise from then on. One that is lent, or
+    /// being made ready, is anyway before its next holder has it.
+    Renew {
+        /// The device.
+        device: DeviceId,
     },
     /// The inventory, as it is to be. What is leased is not disturbed.
     Inventory {
@@ -356,6 +363,7 @@ pub fn decide(book: &Book, input: Input, now: &Now) -> Result<Vec<Change>, Refus
         Input::Tick => book.tick(now),
         Input::DeviceReady { device } => book.device_ready(&device, now),
         Input::DeviceHealth { device, health, reason } => book.device_health(&device, health, reason, now),
+        Input::Renew { device } => book.ready_anew(&device, now),
         Input::Inventory { devices, newcomers } => Ok(book.inventory(devices, newcomers, now)),
     }
 }

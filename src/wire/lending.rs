@@ -96,6 +96,39 @@ pub struct DeviceRow {
     pub reason: String,
     /// Who has it.
     pub usage: Usage,
+    /// What becomes of it once it is back: the lab file says otherwise than it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+/// What becomes of a device before anybody has it next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pending {
+    /// It is what the lab file says now.
+    Changed,
+    /// It leaves the lab.
+    Removed,
+}
+
+/// What would become of a [`Reserve`]: answers with a [`LeaseState`], and nothing is asked for. The estimate of one that would be
+/// granted at once is none.
+pub const ESTIMATE: &str = "estimate";
+
+/// Reads the lab file anew; for admins. The body is empty, the answer [`Reloaded`].
+pub const RELOAD: &str = "reload";
+
+/// Answer to [`RELOAD`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// New devices.
+    pub added: Vec<DeviceId>,
+    /// Devices that nobody has, and that are being made what the file says.
+    pub changed: Vec<DeviceId>,
+    /// Devices that are gone.
+    pub removed: Vec<DeviceId>,
+    /// Devices that somebody has, and that change or go when they come back.
+    pub pending: Vec<DeviceId>,
 }
 
 /// Who has a device.
@@ -309,4 +342,18 @@ pub struct LoginMade {
     pub url: String,
     /// The text of a NATS credentials file.
     pub creds: String,
+    /// How the server is known, where it speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsTold>,
+}
+
+/// How a lab's NATS servers are known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsTold {
+    /// Who signs for them, in PEM; none for those whom each machine trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// They ask their clients for a certificate.
+    #[serde(default)]
+    pub mutual: bool,
 }

@@ -27,6 +27,9 @@ pub fn record_key(deployment: &DeploymentName) -> String {
     format!("deployment.{deployment}")
 }
 
+/// Key of the record of all credentials of a lab that its coordinators have issued and revoked, in the lab's bucket.
+pub const ISSUED_KEY: &str = "issued";
+
 /// Key of a user's role, in the lab's bucket.
 pub fn user_key(user: &UserName) -> String {
     format!("user.{user}")

@@ -311,7 +311,7 @@ async fn bus(bench: &Bench, creds: &str, name: &str) -> Result<Bus, BusError> {
     let login = std::fs::read(bench.dir.path().join("state/labs/team/login.json")).unwrap();
     let login: Value = serde_json::from_slice(&login).unwrap();
     let options = BusOptions {
-        url: login["url"].as_str().unwrap().to_owned(),
+        url: login["url"].as_str().unwrap().into(),
         creds: creds.to_owned(),
         name: name.to_owned(),
         inbox_prefix: subject::inbox(name),

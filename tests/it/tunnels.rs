@@ -88,7 +88,7 @@ impl Scene {
             term: Term::endless(),
         };
         let handle = device::spawn(device, &tracker, stop.clone());
-        let server = lab.server.url().strip_prefix("nats://").unwrap().parse().unwrap();
+        let server = lab.server.address();
         let gate = Gate::open(SocketAddr::new(LOCALHOST, 0), server, &tracker, stop.clone()).await.unwrap();
         let device = LabDevice { handle, gate, booting: Arc::default() };
         let coordinator = Coordinator::start(parts(&lab, bus, vec![device])).await.unwrap();
@@ -335,7 +335,8 @@ async fn a_forwarded_port_carries_a_file_over_the_death_of_the_nats_server() {
     let _ann = scene.held().await;
     let user = UserName::new("ann").unwrap();
     let creds = scene.lab.issuer.user(&user, HOUR).unwrap().creds;
-    let login = Login { version: LOGIN_VERSION, lab: lab_name(), user, url: scene.lab.server.url(), creds };
+    let url = scene.lab.server.url();
+    let login = Login { version: LOGIN_VERSION, lab: lab_name(), user, url, creds, tls: None };
     let path = scene.lab.dir.path().join("ann.json");
     login.write(&path).unwrap();
     let port = format!("0:{}", scene.echo);

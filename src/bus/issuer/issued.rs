@@ -19,7 +19,7 @@ pub(super) struct Known {
 }
 
 /// By device id or user name: no user is named like a device of the lab.
-type Holders = BTreeMap<String, Vec<Known>>;
+pub(super) type Holders = BTreeMap<String, Vec<Known>>;
 
 #[derive(Debug)]
 pub(super) struct Issued {
@@ -53,6 +53,22 @@ impl Issued {
         let holders = lock(&self.holders);
         let known = holders.get(holder).into_iter().flatten();
         known.filter(|known| known.expires > now).cloned().collect()
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Holders {
+        lock(&self.holders).clone()
+    }
+
+    /// Adds what another coordinator has issued.
+    pub(super) fn merge(&self, others: Holders, now: u64) -> Result<(), IssuerError> {
+        self.change(now, |holders| {
+            for (holder, others) in others {
+                let known = holders.entry(holder).or_default();
+                let new: Vec<_> = others.into_iter().filter(|other| !known.contains(other)).collect();
+                known.extend(new);
+            }
+        })
     }
 
     fn change(&self, now: u64, change: impl FnOnce(&mut Holders)) -> Result<(), IssuerError> {

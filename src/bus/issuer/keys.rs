@@ -17,20 +17,30 @@ pub(super) struct Seeds {
     pub(super) user: String,
 }
 
-/// The key pairs.
+/// The key pairs, and the accounts they are for.
 pub(super) struct Keys {
     /// Signs the accounts.
     pub(super) operator: KeyPair,
-    /// The system account, and who signs for its users.
-    pub(super) system: KeyPair,
-    /// The lab's account, and who signs for the coordinator.
-    pub(super) lab: KeyPair,
+    /// The system account.
+    pub(super) system: System,
+    /// The lab's account.
+    pub(super) lab: String,
     /// The devices' account.
-    pub(super) devices: KeyPair,
+    pub(super) devices: String,
+    /// Signs for the coordinator.
+    pub(super) coordinator: KeyPair,
     /// Signs for devices.
     pub(super) device: KeyPair,
     /// Signs for people.
     pub(super) user: KeyPair,
+}
+
+/// How the system account is spoken to.
+pub(super) enum System {
+    /// It is the lab's own: this signs for its users.
+    Own(Box<KeyPair>),
+    /// It is a site's: a credentials file's text.
+    Site(String),
 }
 
 impl Keys {
@@ -44,30 +54,43 @@ impl Keys {
                 seeds
             }
         };
-        let load = |seed: &str, kind| {
-            let damaged = |problem: String| IssuerError::Damaged { path: path.to_owned(), problem };
-            let key =
-                KeyPair::from_seed(seed).map_err(|_| damaged(format!("the {kind:?} seed is not valid")))?;
-            if key.key_pair_type() == kind {
-                Ok(key)
-            } else {
-                Err(damaged(format!("a {:?} seed stands where a {kind:?} seed should", key.key_pair_type())))
-            }
-        };
+        let load = |seed: &str, kind| load(path, seed, kind);
+        let lab = load(&seeds.lab, KeyPairType::Account)?;
         Ok(Self {
             operator: load(&seeds.operator, KeyPairType::Operator)?,
-            system: load(&seeds.system, KeyPairType::Account)?,
-            lab: load(&seeds.lab, KeyPairType::Account)?,
-            devices: load(&seeds.devices, KeyPairType::Account)?,
+            system: System::Own(Box::new(load(&seeds.system, KeyPairType::Account)?)),
+            lab: lab.public_key(),
+            devices: load(&seeds.devices, KeyPairType::Account)?.public_key(),
+            coordinator: lab,
             device: load(&seeds.device, KeyPairType::Account)?,
             user: load(&seeds.user, KeyPairType::Account)?,
         })
     }
+
+    /// Whether the accounts are of an operator that is not the lab's own.
+    pub(super) fn is_site(&self) -> bool {
+        matches!(self.system, System::Site(_))
+    }
+}
+
+/// The key pair of a seed that stands in the file at `path`.
+pub(super) fn load(path: &Path, seed: &str, kind: KeyPairType) -> Result<KeyPair, IssuerError> {
+    let damaged = |problem: String| IssuerError::Damaged { path: path.to_owned(), problem };
+    let key = KeyPair::from_seed(seed).map_err(|_| damaged(format!("the {kind:?} seed is not valid")))?;
+    if key.key_pair_type() == kind {
+        Ok(key)
+    } else {
+        Err(damaged(format!("a {:?} seed stands where a {kind:?} seed should", key.key_pair_type())))
+    }
+}
+
+/// The seed of a new key.
+pub(super) fn seed(kind: KeyPairType) -> Result<String, IssuerError> {
+    KeyPair::new(kind).seed().map_err(IssuerError::Seed)
 }
 
 impl Seeds {
     fn generate() -> Result<Self, IssuerError> {
-        let seed = |kind| KeyPair::new(kind).seed().map_err(IssuerError::Seed);
         Ok(Self {
             operator: seed(KeyPairType::Operator)?,
             system: seed(KeyPairType::Account)?,

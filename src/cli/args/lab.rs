@@ -43,20 +43,13 @@ impl LabArgs {
     }
 }
 
-/// Arguments of `coordinator`.
-#[derive(Debug, Args)]
-pub struct CoordinatorArgs {
-    /// Which lab.
-    #[command(flatten)]
-    pub lab: LabArgs,
-    /// Simulate the boards of the lab file that have [devices.simulate]: a virtual rack
-    #[arg(long)]
-    pub simulate: bool,
-}
-
 /// Arguments of `devices` and `queue`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Of all labs that there are logins for: those in PILAB_LOGINS (by default ~/.config/pilab/logins), and those of
+    /// this machine's coordinators
+    #[arg(long)]
+    pub all_labs: bool,
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
@@ -164,6 +157,9 @@ pub struct ReserveArgs {
     /// Not before then: a time from now (2h), or a moment in UTC (2026-12-24T18:00:00Z)
     #[arg(long, value_name = "TIME", value_parser = start)]
     pub at: Option<SystemTime>,
+    /// In whichever lab is soonest, of all that there are logins for (see `devices --all-labs`); all devices in one lab
+    #[arg(long)]
+    pub any_lab: bool,
     /// Fail rather than wait
     #[arg(long)]
     pub no_wait: bool,
@@ -382,6 +378,12 @@ pub struct LoginMakeArgs {
     /// Where to write it, readable by its owner alone
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
+    /// Where whoever logs in has the certificate that the NATS servers ask for
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Where they have its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,

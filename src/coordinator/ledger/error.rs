@@ -38,6 +38,14 @@ pub enum TakeError {
         /// Its epoch.
         epoch: u64,
     },
+    /// What was read is from before what was written.
+    #[error("the ledger was read with epoch {epoch}, after {written} was written")]
+    Stale {
+        /// What was read.
+        epoch: u64,
+        /// What was written.
+        written: u64,
+    },
     /// The bucket could not be made.
     #[error("cannot make the bucket of the ledger")]
     Provision(#[source] ProvisionError),

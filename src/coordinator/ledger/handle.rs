@@ -7,7 +7,7 @@ use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Lease, LeaseRequest};
 use crate::model::ledger::DeviceRecord;
 use crate::model::time::Deadline;
-use crate::plan::lease::{Blocker, Book, Caller, Input, Now, QueueRow};
+use crate::plan::lease::{Blocker, Book, Caller, Input, Now, Policy, QueueRow};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -24,6 +24,8 @@ pub(super) struct Ask {
     pub(super) input: Option<Input>,
     pub(super) read: Read,
     pub(super) waiter: Option<(LeaseId, Waiter)>,
+    /// The rules from now on, where they are others.
+    pub(super) policy: Option<Policy>,
 }
 
 /// A request that waits, or a booking, as people see it.
@@ -167,6 +169,16 @@ impl LedgerHandle {
         self.put(Input::Inventory { devices, newcomers }).await
     }
 
+    /// A device is made ready anew before its next holder has it.
+    pub async fn renew(&self, device: DeviceId) -> Result<(), LedgerError> {
+        self.put(Input::Renew { device }).await
+    }
+
+    /// Other rules from now on.
+    pub async fn rule_by(&self, policy: Policy) -> Result<(), LedgerError> {
+        self.send(None, None, Some(policy), |_, _| ()).await
+    }
+
     /// The requests in the order in which they are served, then the bookings in that of their start.
     pub async fn queue(&self) -> Result<Vec<Place>, LedgerError> {
         let read = |book: &Book, now: &Now| book.queue(&now.moment).into_iter().map(Place::from).collect();
@@ -201,13 +213,23 @@ impl LedgerHandle {
         waiter: Option<(LeaseId, Waiter)>,
         read: impl FnOnce(&Book, &Now) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.send(input, waiter, None, read).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        input: Option<Input>,
+        waiter: Option<(LeaseId, Waiter)>,
+        policy: Option<Policy>,
+        read: impl FnOnce(&Book, &Now) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
         let (answer, answered) = oneshot::channel();
         let read: Read = Box::new(move |decided| {
             let value = decided.map(|(book, now)| read(book, now));
             // Whoever asked may have gone meanwhile.
             Box::new(move |stored| drop(answer.send(stored.and(value))))
         });
-        self.asks.try_send(Ask { input, read, waiter }).map_err(|error| match error {
+        self.asks.try_send(Ask { input, read, waiter, policy }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => LedgerError::Busy,
             mpsc::error::TrySendError::Closed(_) => LedgerError::Gone,
         })?;

@@ -19,6 +19,8 @@
 //! token is granted twice, whether the bucket is made anew, comes back from an old copy, or forgot its last
 //! writes in a power cut; and what is read is what nobody else changes any more.
 //!
+//! **Standing by** (module `standby`): a second coordinator waits until nobody may act, and then takes it.
+//!
 //! **NATS away.** What was sent may be stored or not. All who wait for that are told
 //! [`LedgerError::Away`]: they ask again, and a request that comes twice under one id is one. The task takes
 //! the ledger again, loads the book anew and goes on; requests in between are refused with the same error.
@@ -34,6 +36,7 @@ mod handle;
 mod options;
 mod outbox;
 mod points;
+mod standby;
 mod take;
 mod task;
 
@@ -41,6 +44,7 @@ pub use error::{LedgerError, TakeError};
 pub use handle::{DeviceRow, LedgerHandle, Place, Reserved, Wait};
 pub use options::{Clock, LedgerOptions, Revive, TERM};
 pub use points::{FailPoint, Hook};
+pub use standby::{Silence, stand_by};
 pub use task::start;
 
 #[cfg(doc)]

@@ -1,6 +1,7 @@
 //! What a ledger needs from outside.
 
 use super::points::Hook;
+use super::standby::Silence;
 use crate::bus::connect::Bus;
 use crate::model::id::LabName;
 use crate::model::time::Moment;
@@ -40,6 +41,8 @@ pub struct LedgerOptions {
     pub longest_act: Duration,
     /// Called when NATS is connected and its JetStream does not answer.
     pub revive: Revive,
+    /// What a coordinator that stood by has seen: for so long it need not wait again.
+    pub silence: Option<Silence>,
     /// For tests that kill the coordinator.
     pub hook: Option<Hook>,
 }

@@ -3,6 +3,7 @@
 use super::disk;
 use super::error::TakeError;
 use super::points::{FailPoint, Hook};
+use super::standby::Silence;
 use crate::bus::connect::Bus;
 use crate::bus::error::BusError;
 use crate::bus::kv::Entry;
@@ -31,6 +32,10 @@ pub(super) struct Taker<'a> {
     pub(super) boot: HostBoot,
     /// For how long after its last write this coordinator may act.
     pub(super) acts_for: Duration,
+    /// For how long nothing has been written since the write with this sequence.
+    pub(super) silence: Option<Silence>,
+    /// Now, on the boot clock in nanoseconds.
+    pub(super) now_ns: u64,
     pub(super) hook: Option<&'a Hook>,
 }
 
@@ -58,7 +63,13 @@ impl Taker<'_> {
         for (key, entry) in snapshot.entries {
             if entry.deleted {
                 marks.push(entry.revision);
-            } else if key != subject::EPOCH_KEY {
+            } else if key == subject::EPOCH_KEY {
+                // Whoever tells of an earlier one has not come to what was written before it either.
+                let told: Epoch = read(&key, &entry)?;
+                if told.epoch < epoch {
+                    return Err(TakeError::Stale { epoch: told.epoch, written: epoch });
+                }
+            } else {
                 records.push(record(&key, &entry)?);
             }
         }
@@ -87,7 +98,8 @@ impl Taker<'_> {
                 |what| move |source| TakeError::Disk { what, path: self.disk.to_owned(), source };
             let floor = disk::read(self.disk).map_err(disk_error("read"))?;
             let epoch = floor.epoch.max(known.as_ref().map_or(0, |known| known.epoch)) + 1;
-            let wait = known.map_or(Duration::ZERO, |known| self.wait(&known, floor));
+            let silent = self.silence.map_or(Duration::ZERO, |silence| silence.lasted(last, self.now_ns));
+            let wait = known.map_or(Duration::ZERO, |known| self.wait(&known, floor).saturating_sub(silent));
             let taken = disk::Taken { epoch, by: self.me, boot: Some(self.boot) };
             disk::write(self.disk, taken).map_err(disk_error("write"))?;
             self.reached(FailPoint::EpochOnDisk);

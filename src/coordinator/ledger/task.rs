@@ -45,9 +45,10 @@ pub async fn start(
 }
 
 fn taker(options: &LedgerOptions, me: u64) -> Taker<'_> {
-    let LedgerOptions { bus, lab, epoch_file, hook, clock, tenure, longest_act, .. } = options;
-    let (boot, acts_for) = (clock().boot, tenure.saturating_add(*longest_act));
-    Taker { bus, lab, disk: epoch_file, me, boot, acts_for, hook: hook.as_ref() }
+    let LedgerOptions { bus, lab, epoch_file, hook, clock, tenure, longest_act, silence, .. } = options;
+    let (now, acts_for) = (clock(), tenure.saturating_add(*longest_act));
+    let (boot, now_ns, silence, hook) = (now.boot, now.at.boot_ns, *silence, hook.as_ref());
+    Taker { bus, lab, disk: epoch_file, me, boot, acts_for, silence, now_ns, hook }
 }
 
 /// Why the task does not go on as it is.
@@ -215,7 +216,11 @@ impl Task {
     /// Decides a request; its answer goes out once all that was sent by then is stored, a refusal's too: it may
     /// follow from what is not stored yet. What else follows is done before the next request.
     async fn handle(&mut self, ask: Ask) -> Result<(), Trouble> {
-        let Ask { input, read, waiter } = ask;
+        let Ask { input, read, waiter, policy } = ask;
+        if let Some(policy) = policy {
+            self.book.rule_by(policy.clone());
+            self.options.policy = policy;
+        }
         let decided = input.map_or(Ok(Vec::new()), |input| decide(&self.book, input, &self.now()));
         let reply = match decided {
             Err(refusal) => read(Err(refusal.into())),

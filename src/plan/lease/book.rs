@@ -15,7 +15,7 @@ pub(super) const MISSED_BEATS: u32 = 3;
 
 /// All that is known of devices, leases and requests. It is what the ledger's records say and nothing else:
 /// [`Book::load`] makes it from them, [`Book::apply`] follows a record that is written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Book {
     pub(super) policy: Policy,
     pub(super) devices: BTreeMap<DeviceId, Place>,
@@ -55,13 +55,13 @@ pub struct Book {
     pub(super) ended: BTreeMap<LeaseId, BTreeSet<DeviceId>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) record: DeviceRecord,
     pub(super) class: ClassId,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) lease: Lease,
     pub(super) renewal: Option<Renewal>,
@@ -86,7 +86,7 @@ impl Held {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Waiting {
     pub(super) queued: Queued,
     pub(super) wish: Wish,
@@ -198,6 +198,11 @@ impl Book {
     /// The policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// Other rules from now on. What is lent is lent under those before.
+    pub fn rule_by(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
     /// That the user, who does not hold the device, has held it, and who has it now; none when it is not remembered.

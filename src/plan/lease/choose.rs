@@ -21,7 +21,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 /// A request in terms of classes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Wish {
     /// For each need, the classes whose devices meet it; none for one that names its device.
     fitting: Vec<Vec<ClassId>>,

@@ -30,7 +30,7 @@ fn kind(device: &Device) -> (Backend, Model, &BTreeMap<String, String>, &BTreeSe
     (device.backend, device.model, &device.labels, &device.capabilities)
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Class {
     /// What all of its devices are, with the id of one.
     sample: Device,
@@ -39,7 +39,7 @@ struct Class {
 }
 
 /// The devices by class.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Shelf {
     classes: Vec<Class>,
 }

@@ -161,6 +161,15 @@ impl Book {
         Ok(end.into_iter().chain([ready]).collect())
     }
 
+    pub(super) fn ready_anew(&self, id: &DeviceId, now: &Now) -> Result<Vec<Change>, Refusal> {
+        let record = self.record(id)?;
+        if self.lent.contains_key(id) || record.handover.is_some() {
+            return Ok(Vec::new());
+        }
+        let handover = Some(Handover { after: None, since: now.moment });
+        Ok(vec![put(DeviceRecord { handover, ..record.clone() })])
+    }
+
     pub(super) fn device_health(
         &self,
         id: &DeviceId,

@@ -98,7 +98,8 @@ pub(crate) fn installed(program: &str, level: &str) -> bool {
 
 async fn connect(server: &EmbeddedServer, credentials: Credentials, name: &str) -> Bus {
     let (url, inbox_prefix) = (server.url(), subject::inbox(name));
-    let options = BusOptions { url, creds: credentials.creds, name: name.to_owned(), inbox_prefix };
+    let options =
+        BusOptions { url: url.into(), creds: credentials.creds, name: name.to_owned(), inbox_prefix };
     Bus::connect(options, Some(DEADLINE)).await.unwrap()
 }
 

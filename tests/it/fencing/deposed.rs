@@ -32,7 +32,7 @@ const LONGEST_ACT: Duration = Duration::from_millis(200);
 
 async fn connect(url: &str, creds: &str) -> Bus {
     let bus = BusOptions {
-        url: url.to_owned(),
+        url: url.into(),
         creds: creds.to_owned(),
         name: COORDINATOR.to_owned(),
         inbox_prefix: subject::inbox(COORDINATOR),

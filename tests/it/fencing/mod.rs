@@ -2,6 +2,7 @@
 
 mod away;
 mod deposed;
+mod desired;
 mod fake;
 mod health;
 mod interleavings;

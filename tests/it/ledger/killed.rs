@@ -54,7 +54,7 @@ async fn helper_coordinator_that_is_killed() {
     let death: u32 = std::env::var(DEATH).unwrap().parse().unwrap();
     let file = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
     let bus = BusOptions {
-        url: file("url"),
+        url: file("url").into(),
         creds: file("creds"),
         name: COORDINATOR.to_owned(),
         inbox_prefix: subject::inbox(COORDINATOR),

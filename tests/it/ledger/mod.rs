@@ -105,6 +105,7 @@ pub(crate) fn options(bus: &Bus, dir: &Path, hook: Option<Hook>) -> LedgerOption
         tenure: TERM,
         longest_act: Duration::ZERO,
         revive: Arc::new(|| ()),
+        silence: None,
         hook,
     }
 }

@@ -94,7 +94,7 @@ impl Lab {
         patience: Duration,
     ) -> Result<Bus, BusError> {
         let options = BusOptions {
-            url: self.server.url(),
+            url: self.server.url().into(),
             creds: credentials.creds.clone(),
             name: name.to_owned(),
             inbox_prefix: subject::inbox(name),

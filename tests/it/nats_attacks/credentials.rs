@@ -48,9 +48,9 @@ async fn nobody_connects_with_credentials_that_are_not_good() {
     let own = KeyPair::from_seed(seed).unwrap();
     let account = KeyPair::new_account();
     let signer = Signer { key: &account, now: clock::wall_ms() / 1000 };
-    let full = signer.full_user("coordinator", &own.public_key(), in_an_hour()).unwrap();
+    let full = signer.full_user("coordinator", &own.public_key(), None, in_an_hour()).unwrap();
     let by_itself = Signer { key: &own, now: signer.now };
-    let by_itself = by_itself.full_user("system", &own.public_key(), in_an_hour()).unwrap();
+    let by_itself = by_itself.full_user("system", &own.public_key(), None, in_an_hour()).unwrap();
     let rows = [
         ("no credentials", String::new()),
         ("another's JWT with its own key", credentials_file(parts(&two).0, seed)),

@@ -194,7 +194,7 @@ impl ScriptedLab {
         let server =
             EmbeddedServer::start(options, issuer.clone(), &tracker, shutdown.clone()).await.unwrap();
         let options = BusOptions {
-            url: server.url(),
+            url: server.url().into(),
             creds: issuer.coordinator(HOUR).unwrap().creds,
             name: "coordinator".into(),
             inbox_prefix: subject::inbox(COORDINATOR),

@@ -1,0 +1,28 @@
+//! The files by which two ends of a connection know each other.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Files in PEM. None of them is read here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Who signs for the server; without it those whom this machine trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The certificate to show to a server that asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// The key of that certificate. Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// The same files, where relative paths begin at `dir`.
+    #[must_use]
+    pub fn below(&self, dir: &Path) -> Self {
+        let at = |path: &Option<PathBuf>| path.as_ref().map(|path| dir.join(path));
+        Self { ca: at(&self.ca), cert: at(&self.cert), key: at(&self.key) }
+    }
+}
