@@ -1,30 +1,19 @@
 //! A lab in this process: its NATS server, coordinator and devices, embedded for the runs of one command or lasting.
 //! The command line talks NATS to it as to any other.
 
-<<<<<<< HEAD
 use super::clock::Clock;
-use super::devices::{Devices, Layer, Layers, Machines, keep_lines};
-=======
 use super::devices::{Devices, Layers, Machines, keep_lines};
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 use super::failed;
 use super::gates::gate;
 use super::ground::Ground;
 use super::image;
 use super::instance::Instance;
-<<<<<<< HEAD
-use super::netboot::Netboot;
-use super::simulated::{self, Simulated};
-use crate::bus::connect::{Bus, BusOptions};
-use crate::bus::issuer::{COORDINATOR, Issuer};
-use crate::bus::provision;
-use crate::bus::server::{EmbeddedServer, ServerOptions};
-=======
 use super::nats::Nats;
+use super::netboot::Netboot;
 use super::reload::{LabFile, Made};
+use super::simulated::{self, Simulated};
 use crate::bus::connect::Bus;
 use crate::bus::servers::Servers;
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
 use crate::config::lab::Lab;
@@ -32,11 +21,7 @@ use crate::config::leases::Leases;
 use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
-<<<<<<< HEAD
-use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts};
-=======
-use crate::coordinator::parts::{KeyPair, LabDevice, Parts, Workshop};
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
+use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts, Workshop};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::device::Arch;
@@ -63,6 +48,7 @@ const EMBEDDED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long those of a lasting one are, which are made anew at each start: they never leave this user's
 /// files, and a coordinator that loses its connection one day loses the lab.
 const LASTING_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Starts the lab of `options`; what was begun is undone when it fails or is stopped.
 pub(super) async fn start(
     options: LabOptions,
@@ -70,30 +56,18 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<Box<dyn RunningLab>, CliError> {
     let mut lab = crate::config::lab::load(&options.lab, options.arch, options.image.as_deref())?;
-<<<<<<< HEAD
     if let Some(on) = options.on {
         lab.keep_wired(on);
-=======
-    let only = options.on.is_some_and(|backend| backend != Backend::Pi);
-    if only {
-        lab.wired.clear();
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     }
     if options.standby {
         standby::check(&lab).map_err(|e| failed("stand by for the lab", Some(e.hint().to_owned()), e))?;
     }
     let backend = lab.backend(options.on);
     let backend = backend.ok_or_else(|| failed("start the lab", None, "it has no such devices"))?;
-<<<<<<< HEAD
     let mut clock = Clock::new(progress.clone());
     clock.begin(Ground::title(backend));
     simulated::check(&lab, options.simulate)?;
-    let instance = place(&lab, options.lasting)?;
-=======
-    let mut clock = Clock { progress, done: Vec::new(), began: Instant::now() };
-    clock.begin(Ground::title(backend));
     let instance = Arc::new(place(&lab, options.lasting)?);
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     let ground = match Ground::open(&lab, backend, &instance).await {
         Ok(ground) => ground,
         Err(error) => {
@@ -102,21 +76,16 @@ pub(super) async fn start(
             return Err(error);
         }
     };
-<<<<<<< HEAD
     let rack = match simulated::start(&mut lab, &instance).await {
         Ok(rack) => rack,
         Err(error) => {
-            remove(instance, false);
+            remove(&instance, false);
             return Err(error);
         }
     };
-    let layers = Layers::default();
-    let site = Site { lab: &lab, instance: &instance, ground: &ground, rack: rack.as_ref(), layers: &layers };
-    let begun = begin(site, &mut clock, progress, &stop);
-=======
     let layers = Arc::new(Layers::default());
-    let begun = begin(&lab, &options, &instance, &ground, &layers, &mut clock, &stop);
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
+    let site = Site { lab: &lab, instance: &instance, ground: &ground, rack: rack.as_ref(), layers: &layers };
+    let begun = begin(site, &options, &mut clock, progress, &stop);
     let begun = tokio::select! {
         begun = begun => begun,
         () = stop.cancelled() => Err(CliError::Cancelled),
@@ -201,41 +170,31 @@ struct Begun {
 /// What a lab is begun on.
 struct Site<'a> {
     lab: &'a Lab,
-    instance: &'a Instance,
+    instance: &'a Arc<Instance>,
     ground: &'a Ground,
     rack: Option<&'a Simulated>,
-    layers: &'a Layers,
+    layers: &'a Arc<Layers>,
 }
 
 async fn begin(
-<<<<<<< HEAD
     site: Site<'_>,
-=======
-    lab: &Lab,
     options: &LabOptions,
-    instance: &Arc<Instance>,
-    ground: &Ground,
-    layers: &Arc<Layers>,
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     clock: &mut Clock,
+    progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Begun, CliError> {
     let Site { lab, instance, ground, rack: simulated, layers } = site;
     let address = ground.address();
     clock.end("");
     clock.begin(ground.boots_title());
-<<<<<<< HEAD
     let (found, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
-=======
-    let (found, note) = ground.boots(lab, clock.progress.clone(), stop.clone()).await?;
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     clock.end(note);
     let images = board_images(lab, ground, &found, clock, progress, stop).await?;
     clock.begin("NATS server and coordinator");
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
     // A lab of one command's own has a server of its own.
-    let site = lab.nats.as_ref().filter(|_| instance.is_lasting());
-    let nats = Nats::start(&lab.name, site, instance, address, &layers.server, ttl).await?;
+    let servers = lab.nats.as_ref().filter(|_| instance.is_lasting());
+    let nats = Nats::start(&lab.name, servers, instance, address, &layers.server, ttl).await?;
     let Nats { issuer, bus, servers, upstream, revive } = nats;
     let (host, boot) = (host_clock()?, host_clock()?);
     let silence = if options.standby {
@@ -253,32 +212,21 @@ async fn begin(
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
-<<<<<<< HEAD
-    let mut owned = Vec::new();
+    let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.
         let board = netboot.as_ref().filter(|_| images.contains_key(handle.id()));
-        let address = board.map_or(address, Netboot::address);
-        let gate = gate(instance, handle.id(), address, server.address(), &layers.server).await;
-        let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
-        let handle = handle.clone();
-        owned.push(LabDevice { handle, gate, booting: Arc::default() });
-    }
-    if let Some(netboot) = netboot {
-        netboot.tell(handles, &layers.devices);
-    }
-    let (user, reviver) = (user_name(), server.reviver());
-=======
-    let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
-    for handle in handles {
-        let way = layers.server.child();
+        let (way, address) = (layers.server.child(), board.map_or(address, Netboot::address));
         let gate = gate(instance, handle.id(), address, &upstream, &way).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
         if let Some(wired) = lab.wired.iter().find(|wired| wired.device.id == *handle.id()) {
             let (from, gate) = (wired.clone(), gate.clone());
             made.insert(handle.id().clone(), Made { from, gate, way });
         }
-        owned.push(LabDevice { handle, gate, booting: Arc::default() });
+        owned.push(LabDevice { handle: handle.clone(), gate, booting: Arc::default() });
+    }
+    if let Some(netboot) = netboot {
+        netboot.tell(handles, &layers.devices);
     }
     let user = user_name();
     // One that was started on a part of its devices has no file that says which.
@@ -296,7 +244,6 @@ async fn begin(
             made: Mutex::new(made),
         })
     });
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
     let parts = Parts {
         lab: lab.name.clone(),
         bus: bus.clone(),
@@ -330,18 +277,7 @@ async fn begin(
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;
     let creds = issuer.user(&user, ttl).map_err(|e| failed("issue your credentials", None, e))?;
     clock.end("");
-<<<<<<< HEAD
-    Ok(Begun {
-        url: server.url(),
-        user,
-        creds: creds.creds,
-        bus,
-        coordinator,
-        ground: ground.clone(),
-        machines,
-    })
-}
-
+    Ok(Begun { servers, user, creds: creds.creds, bus, coordinator, ground: ground.clone(), machines })
 /// What the boards boot that the lab netboots; that of the virtual machines where it fits.
 async fn board_images(
     lab: &Lab,
@@ -368,22 +304,6 @@ async fn board_images(
     Ok(boards.into_iter().map(|board| (board, Arc::clone(&image))).collect())
 }
 
-async fn coordinator_bus(issuer: &Issuer, server: &EmbeddedServer, ttl: Duration) -> Result<Bus, CliError> {
-    let creds = issuer.coordinator(ttl);
-    let creds = creds.map_err(|e| failed("issue the coordinator's credentials", None, e))?;
-    let options = BusOptions {
-        url: server.url(),
-        creds: creds.creds,
-        name: COORDINATOR.to_owned(),
-        inbox_prefix: subject::inbox(COORDINATOR),
-    };
-    let bus = Bus::connect(options, Some(CONNECT_PATIENCE)).await;
-    bus.map_err(|e| failed("connect to the NATS server", None, e))
-=======
-    Ok(Begun { servers, user, creds: creds.creds, bus, coordinator, ground: ground.clone(), machines })
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
-}
-
 /// Who the caller is to the lab: `USER`, else the name of the process's user (passwd(5)), where that is a name a
 /// subject may hold.
 fn user_name() -> UserName {
@@ -402,14 +322,9 @@ struct ThisLab {
     name: LabName,
     login: Option<PathBuf>,
     preparation: Vec<Preparation>,
-<<<<<<< HEAD
-    instance: Instance,
-    layers: Layers,
-    rack: Option<Simulated>,
-=======
     instance: Arc<Instance>,
     layers: Arc<Layers>,
->>>>>>> dc94e43b47e0858bccaac8411fef1aed39d1c146
+    rack: Option<Simulated>,
 }
 
 impl RunningLab for ThisLab {
