@@ -97,7 +97,7 @@ impl Pilab {
     /// One more reader of a console, that notes how late its bytes are or never reads them.
     async fn reader(&mut self, login: &Login, stalled: bool) {
         let options = BusOptions {
-            url: login.url.clone(),
+            url: login.url.clone().into(),
             creds: login.creds.clone(),
             name: "bench".to_owned(),
             inbox_prefix: subject::inbox(login.user.as_str()),

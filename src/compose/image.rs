@@ -1,5 +1,6 @@
 //! Images of this machine, for the command line and the embedded lab.
 
+use super::clock::Clock;
 use super::{failed, instance};
 use crate::cli::error::CliError;
 use crate::cli::local::{ImageInfo, ImageOptions, Progress};
@@ -8,9 +9,12 @@ use crate::coordinator::parts::{BootImage, FindImage, NoImage};
 use crate::device::ports::BootLayer;
 use crate::image::{BuildRequest, Check, Image, ImageError, Recipe, Sink, Store};
 use crate::model::device::Arch;
+use crate::model::id::DeviceId;
 use crate::support::chain::Chain;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +100,31 @@ async fn as_it_is(image: Image, arch: Arch) -> Result<Image, CliError> {
     }
     let verified = Store::from_environment().verify(&image, Check::Changed).await;
     verified.map_err(image_error("use the image")).map(|()| image)
+}
+
+/// What the boards boot that the lab netboots: `same` as its other devices, where that fits.
+pub(super) async fn of_boards(
+    lab: &Lab,
+    same: Option<&BootImage>,
+    clock: &mut Clock,
+    progress: Progress,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<DeviceId, Arc<BootImage>>, CliError> {
+    let boards: Vec<DeviceId> = lab.netbooted().map(|wired| wired.device.id.clone()).collect();
+    if boards.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let image = match same {
+        Some(image) => image.clone(),
+        None => {
+            clock.begin("image of the boards");
+            let (image, note) = ready(lab, Arch::Aarch64, progress, stop.clone()).await?;
+            clock.end(note);
+            image
+        }
+    };
+    let image = Arc::new(image);
+    Ok(boards.into_iter().map(|board| (board, Arc::clone(&image))).collect())
 }
 
 fn boot_image(image: &Image) -> Result<BootImage, CliError> {

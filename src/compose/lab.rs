@@ -21,11 +21,11 @@ use crate::config::leases::Leases;
 use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
-use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts, Workshop};
+use crate::coordinator::parts::{KeyPair, LabDevice, Parts, Workshop};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::device::Arch;
-use crate::model::id::{DeviceId, LabName, UserName};
+use crate::model::id::{LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::model::tls::TlsFiles;
 use crate::plan::lease::{Policy, Quota};
@@ -189,7 +189,8 @@ async fn begin(
     clock.begin(ground.boots_title());
     let (found, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
     clock.end(note);
-    let images = board_images(lab, ground, &found, clock, progress, stop).await?;
+    let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
+    let images = image::of_boards(lab, fits.then_some(&found), clock, progress, stop).await?;
     clock.begin("NATS server and coordinator");
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
     // A lab of one command's own has a server of its own.
@@ -278,30 +279,6 @@ async fn begin(
     let creds = issuer.user(&user, ttl).map_err(|e| failed("issue your credentials", None, e))?;
     clock.end("");
     Ok(Begun { servers, user, creds: creds.creds, bus, coordinator, ground: ground.clone(), machines })
-/// What the boards boot that the lab netboots; that of the virtual machines where it fits.
-async fn board_images(
-    lab: &Lab,
-    ground: &Ground,
-    found: &BootImage,
-    clock: &mut Clock,
-    progress: Progress,
-    stop: &CancellationToken,
-) -> Result<BTreeMap<DeviceId, Arc<BootImage>>, CliError> {
-    let boards: Vec<DeviceId> = lab.netbooted().map(|wired| wired.device.id.clone()).collect();
-    if boards.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
-    let image = if fits {
-        found.clone()
-    } else {
-        clock.begin("image of the boards");
-        let (image, note) = image::ready(lab, Arch::Aarch64, progress, stop.clone()).await?;
-        clock.end(note);
-        image
-    };
-    let image = Arc::new(image);
-    Ok(boards.into_iter().map(|board| (board, Arc::clone(&image))).collect())
 }
 
 /// Who the caller is to the lab: `USER`, else the name of the process's user (passwd(5)), where that is a name a

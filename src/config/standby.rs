@@ -49,7 +49,9 @@ impl StandbyError {
         match self {
             Self::OwnServer { .. } => "give the lab the site's servers: [nats] urls in the lab file",
             Self::Pool { .. } => "a lab with somebody to stand by has real devices only: leave its pools out",
-            Self::Netboot { .. } => "boards that boot from the lab have one coordinator: leave out boot = \"netboot\"",
+            Self::Netboot { .. } => {
+                "boards that boot from the lab have one coordinator: leave out boot = \"netboot\""
+            }
             Self::Pin { .. } => {
                 "use a switch that is reached over the network: driver \"http\" or \"command\""
             }

@@ -5,6 +5,7 @@
 //!  person ──► desk ──► ledger; session made when the holder first acts ──────► handover
 //! ```
 
+use super::cables;
 use super::console;
 use super::ledger::{LedgerError, LedgerHandle, Reserved};
 use super::operator::Operator;

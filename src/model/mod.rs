@@ -22,7 +22,7 @@ pub mod simulation;
 pub mod ssh_key;
 pub mod state_note;
 pub mod time;
-pub mod upload;
 pub mod tls;
+pub mod upload;
 pub mod wiring;
 pub mod workload;

@@ -3,6 +3,7 @@
 use super::bench::{self, Bench};
 use super::error::TestingError;
 use crate::bus::connect::{Bus, BusOptions};
+use crate::bus::servers::Servers;
 use crate::config::login::Login;
 use crate::model::device::{Capability, Model};
 use crate::model::id::{DeviceId, LabName, LeaseId};
@@ -133,7 +134,7 @@ impl Lab {
         let path = login.to_owned();
         let login = Login::read(login)?;
         let options = BusOptions {
-            url: login.url.clone(),
+            url: Servers::from(login.url.as_str()).with_tls(login.tls.clone()),
             creds: login.creds.clone(),
             name: format!("pilab test of {}", login.user),
             inbox_prefix: subject::inbox(login.user.as_str()),
