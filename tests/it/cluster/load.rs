@@ -101,8 +101,7 @@ impl Asker {
     }
 
     fn asked(id: &LeaseId, length: Duration) -> Reserve {
-        let (labels, capabilities) = (BTreeMap::new(), BTreeSet::new());
-        let need = Need { role: "1".into(), device: None, model: None, labels, capabilities };
+        let need = Need { role: "1".into(), ..Need::default() };
         Reserve {
             version: REQUEST_VERSION,
             id: id.clone(),

@@ -49,7 +49,7 @@ impl FakeLab {
         let lab = Lab::start().await;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut owned, mut fakes) = (Vec::new(), BTreeMap::new());
-        let server = lab.server.url().strip_prefix("nats://").unwrap().parse().unwrap();
+        let server = lab.server.address();
         for (id, model) in devices {
             let world = Arc::new(World::default());
             world.lock().power = Some(PowerState::Off);
