@@ -3,6 +3,8 @@
 mod boot;
 mod bundle;
 mod coordinator;
+mod device;
+mod image;
 mod lab;
 mod nats;
 mod nightly;
@@ -15,10 +17,12 @@ pub use bundle::{
     BundleVerifyArgs, CompareArgs, LogsArgs, ReplayArgs,
 };
 pub use coordinator::{CoordinatorArgs, CoordinatorCommand, ReloadArgs};
+pub use device::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs, EnrollArgs};
+pub use image::{ImageBuildArgs, ImageCommand, ImagePruneArgs, ImageRefArgs};
 pub use lab::{
-    ConsoleArgs, ConsoleStart, DeployArgs, DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DoctorArgs,
-    EnrollArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand,
-    PowerStatusArgs, ReleaseArgs, ReserveArgs, StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
+    ConsoleArgs, ConsoleStart, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs,
+    LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs,
+    StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
 };
 
 pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};
@@ -26,7 +30,6 @@ pub use nightly::{NightlyArgs, NightlyCommand};
 pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
 pub use remote::{ForwardArgs, GetArgs, KeyArgs, Ports, PutArgs, SshArgs};
 
-use crate::model::device::Arch;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -306,80 +309,12 @@ pub struct RunArgs {
     pub json: bool,
 }
 
-/// Commands on boot images.
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// Build an image, or find that it is there already
-    #[command(after_long_help = "Examples:
-  pilab image build                       the default recipe for the default architecture
-  pilab image build --recipe bookworm --arch x86_64")]
-    Build(ImageBuildArgs),
-    /// List the images of this machine, newest first
-    #[command(after_long_help = "Examples:
-  pilab image ls
-  pilab image ls --json | jq -r .id")]
-    Ls(JsonArgs),
-    /// Remove an image, and the layers that no other image uses
-    #[command(after_long_help = "Examples:
-  pilab image rm 3f9c                     an unambiguous beginning of the id is enough")]
-    Rm(ImageRefArgs),
-    /// Remove old images: all but the newest of each recipe and architecture
-    ///
-    /// Every change of the agent makes an image. The base root, which is most of its size, is shared.
-    #[command(after_long_help = "Examples:
-  pilab image prune                       keep the newest of each recipe and architecture
-  pilab image prune --keep 5 --json")]
-    Prune(ImagePruneArgs),
-    /// Read an image again and compare every file with its manifest
-    #[command(after_long_help = "Examples:
-  pilab image verify 3f9c")]
-    Verify(ImageRefArgs),
-}
-
-/// Arguments of `image build`.
-#[derive(Debug, Args)]
-pub struct ImageBuildArgs {
-    /// The recipe: a file in firmware/ without .toml
-    #[arg(long, default_value = DEFAULT_RECIPE)]
-    pub recipe: String,
-    /// For which architecture: aarch64 or x86_64
-    #[arg(long, default_value_t = Arch::Aarch64)]
-    pub arch: Arch,
-    /// The agent's executable; by default target/agents/<ARCH>/pilab-agent, where lab/agent puts it
-    #[arg(long, value_name = "FILE")]
-    pub agent: Option<PathBuf>,
-    /// How to print the image.
-    #[command(flatten)]
-    pub json: JsonArgs,
-}
-
 /// The choice of JSON.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct JsonArgs {
     /// Print JSON, one object a line
     #[arg(long)]
     pub json: bool,
-}
-
-/// An image by its id.
-#[derive(Debug, Args)]
-pub struct ImageRefArgs {
-    /// The image's id, or an unambiguous beginning of it
-    pub id: String,
-    /// How to print the image.
-    #[command(flatten)]
-    pub json: JsonArgs,
-}
-
-/// Arguments of `image prune`.
-#[derive(Debug, Args)]
-pub struct ImagePruneArgs {
-    /// How many images of each recipe and architecture stay
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    pub keep: usize,
-    /// How to print the removed images.
-    #[command(flatten)]
-    pub json: JsonArgs,
 }
 
 /// Arguments of `check`.

@@ -1,13 +1,11 @@
 //! [`VmDevice`]: one device as a libvirt domain.
 
 use super::KeepInstructions;
-use super::VmSpec;
-use super::capabilities::GuestSupport;
-use super::connection::Connection;
 use super::disk;
 use super::domain::{self, Boots, Owner};
 use super::error::VmError;
 use super::host::is_gone;
+use super::parts::Parts;
 use super::warm::remove_socket;
 use crate::console::port::{ByteStream, Line, LineFuture};
 use crate::device::ports::{Boot, BootOffer, PortError, PortFuture, Power};
@@ -15,10 +13,9 @@ use crate::model::lease::{Fence, FencingToken};
 use crate::model::power::{PowerReading, PowerState};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
@@ -29,26 +26,6 @@ use virt::sys::{
 
 /// How long a new domain waits, paused, for the console's reader, which only has to connect to a socket.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a device is made of.
-pub(super) struct Parts {
-    pub(super) name: String,
-    pub(super) mac: String,
-    pub(super) console: PathBuf,
-    /// The socket of the channel on which it is woken.
-    pub(super) channel: PathBuf,
-    /// The host's processor, where the guest sees it.
-    pub(super) processor: String,
-    /// Who makes a save.
-    pub(super) saving: Arc<Semaphore>,
-    pub(super) owner: Owner,
-    pub(super) spec: VmSpec,
-    pub(super) support: GuestSupport,
-    pub(super) qemu_user: Option<String>,
-    pub(super) network: String,
-    pub(super) uri: String,
-    pub(super) connection: Connection,
-}
 
 /// What a domain is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,9 +2,10 @@
 
 use super::capabilities::{self, Accelerator, GuestSupport};
 use super::connection::Connection;
-use super::device::{Parts, VmDevice};
+use super::device::VmDevice;
 use super::domain::{self, NAMESPACE, Owner};
 use super::error::VmError;
+use super::parts::Parts;
 use super::{HostOptions, NETWORK, VmSpec, naming};
 use crate::model::device::Arch;
 use crate::support::lock::lock;

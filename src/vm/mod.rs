@@ -41,6 +41,8 @@ mod disk;
 #[cfg(feature = "vm")]
 mod host;
 #[cfg(feature = "vm")]
+mod parts;
+#[cfg(feature = "vm")]
 mod wake;
 #[cfg(feature = "vm")]
 mod warm;

@@ -36,6 +36,19 @@ async fn a_fresh_start_leaves_nothing_of_the_last_holder() {
     lab.stop().await;
 }
 
+/// The server takes a purge up to the sequence 1 for one without a bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_floor_of_the_first_device_of_a_new_lab_stays() {
+    let lab = Lab::start().await;
+    let bus = lab.coordinator().await;
+    let device = device_id("lab-one");
+    provision::device(&bus, &device, TOKEN).await.unwrap();
+    let index = bus.kv_get(subject::DESIRED, &subject::index_key(&device)).await.unwrap().unwrap();
+    assert_eq!(index.revision, 1, "or else this tells nothing");
+    assert_eq!(serde_json::from_slice::<Index>(&index.value).unwrap().floor, Some(TOKEN));
+    lab.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn desired_state_and_its_index_go_together() {
     let lab = Lab::start().await;
