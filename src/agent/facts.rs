@@ -36,8 +36,18 @@ impl Facts {
 
     /// The id of this boot of the device.
     pub async fn boot_id(&self) -> &str {
-        self.boot_id.get_or_init(|| async { clock::boot_id() }).await
+        self.boot_id.get_or_init(|| async { boot_id() }).await
     }
+}
+
+/// Where a device that was woken from saved memory has the id of its boot. It is mounted over the kernel's, which is that of the
+/// save; but not for a process that has been there since before, and in a sandbox of its own, as the agent.
+const WOKEN: &str = "/run/pilab.boot-id";
+
+/// The id of this boot of the device.
+pub(super) fn boot_id() -> String {
+    let woken = fs::read_to_string(WOKEN).ok().map(|id| id.trim().to_owned());
+    woken.filter(|id| !id.is_empty()).unwrap_or_else(clock::boot_id)
 }
 
 fn sha256_of_self() -> io::Result<String> {

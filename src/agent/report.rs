@@ -10,6 +10,7 @@
 //! Which statuses may stand on the bus is kept on disk before they are written, so that a crash between
 //! a deployment's end and the deletion of its status leaves no ghost.
 
+use super::facts::boot_id;
 use super::outbox::{Outbox, Transition};
 use super::store::Store;
 use crate::bus::connect::{Bus, Connection};
@@ -92,7 +93,7 @@ impl Reporter {
         }
         Self {
             device,
-            boot_id: clock::boot_id(),
+            boot_id: boot_id(),
             link,
             connection: None,
             store,
