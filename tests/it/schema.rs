@@ -216,6 +216,11 @@ fn what_the_reader_refuses_the_schema_does_too() {
         ("lab", board.to_owned(), true),
         ("lab", board.replace("pi4b", "pi6"), false),
         ("lab", format!("{board}mac = \"dc:a6\"\n"), false),
+        ("lab", format!("{board}serial = \"9ffefdef\"\n"), true),
+        ("lab", format!("{board}serial = \"9ffefd\"\n"), false),
+        ("lab", format!("{board}serial = \"moonbeam\"\n"), false),
+        ("lab", format!("{lab}[bundles]\nkeep = 0\n"), false),
+        ("lab", format!("{lab}[simulate]\ninrush = 0\n"), false),
         ("lab", format!("{board}console = {{ tty = \"ttyUSB0\" }}\n"), false),
         (
             "lab",
