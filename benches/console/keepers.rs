@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How late each line of text was, in nanoseconds.
-type Late = Arc<Mutex<Vec<u64>>>;
+pub(crate) type Late = Arc<Mutex<Vec<u64>>>;
 
 pub(crate) trait Keeper {
     fn name(&self) -> &'static str;
@@ -34,9 +34,17 @@ pub(crate) trait Keeper {
     fn processor(&self) -> f64;
     /// How many bytes it has of each line, once that is all or nothing more comes.
     async fn kept(&mut self, written: &[u64]) -> Vec<u64>;
-    fn late(&self) -> Vec<u64>;
+    fn lateness(&self) -> &Late;
+
+    fn late(&self) -> Vec<u64> {
+        self.lateness().lock().unwrap().clone()
+    }
+
     /// What was late so far does not count.
-    fn forget(&self);
+    fn forget(&self) {
+        self.lateness().lock().unwrap().clear();
+    }
+
     async fn stop(self);
 }
 
@@ -186,12 +194,8 @@ impl Keeper for Pilab {
         .await
     }
 
-    fn late(&self) -> Vec<u64> {
-        self.late.lock().unwrap().clone()
-    }
-
-    fn forget(&self) {
-        self.late.lock().unwrap().clear();
+    fn lateness(&self) -> &Late {
+        &self.late
     }
 
     async fn stop(mut self) {
@@ -316,12 +320,8 @@ impl Keeper for Conserver {
         .await
     }
 
-    fn late(&self) -> Vec<u64> {
-        self.late.lock().unwrap().clone()
-    }
-
-    fn forget(&self) {
-        self.late.lock().unwrap().clear();
+    fn lateness(&self) -> &Late {
+        &self.late
     }
 
     async fn stop(mut self) {
