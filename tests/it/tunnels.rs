@@ -3,24 +3,20 @@
 
 use crate::device::world::World;
 use crate::journal::{Open, read_all, records};
-use crate::nats::{HOUR, LOCALHOST, Lab, SOON, device_id, kill, lab_name};
+use crate::nats::{HOUR, LOCALHOST, Lab, SOON, kill, lab_name};
 use crate::support::console::Rig;
 use crate::support::coordinator::{HOST_KEY, parts};
+use crate::support::fake_lab::{Fake, fake};
 use pilab::bus::connect::Bus;
-use pilab::bus::gate::Gate;
 use pilab::config::login::{LOGIN_VERSION, Login};
-use pilab::coordinator::parts::LabDevice;
 use pilab::coordinator::service::Coordinator;
 use pilab::device::ports::TicketFate;
-use pilab::device::{self, DeviceParts};
 use pilab::journal::{Entry, Since};
-use pilab::model::device::{Capability, Device, Model};
+use pilab::model::device::{Capability, Model};
 use pilab::model::event::Event;
 use pilab::model::id::UserName;
-use pilab::model::power::PowerState;
 use pilab::model::role::Role;
 use pilab::support::command::Command;
-use pilab::support::term::Term;
 use pilab::wire::lending::{LEASE, LOGIN, LoginAsked, POWER, RELEASE, RESERVE, TRANSFER};
 use pilab::wire::request::Reply;
 use pilab::wire::subject;
@@ -62,35 +58,10 @@ impl Scene {
     async fn start(model: Model) -> Self {
         let lab = Lab::start().await;
         let bus = lab.coordinator().await;
-        let world = Arc::new(World::default());
-        world.lock().power = Some(PowerState::Off);
-        let journal = Open::at(&lab.dir.path().join("journal")).await;
-        let rig = Rig::new(&journal.handle);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let device = Device {
-            id: device_id(DEVICE),
-            backend: model.backend(),
-            model,
-            labels: Default::default(),
-            capabilities: [Capability::Boot, Capability::Power, Capability::Ssh].into(),
-        };
-        let device = DeviceParts {
-            device,
-            mac: "52:54:00:00:00:01".to_owned(),
-            power: world.clone(),
-            boot: world.clone(),
-            reach: world.clone(),
-            tickets: world.clone(),
-            console: rig.console.clone(),
-            journal: journal.handle.clone(),
-            min_off: Duration::ZERO,
-            stagger: Arc::default(),
-            term: Term::endless(),
-        };
-        let handle = device::spawn(device, &tracker, stop.clone());
-        let server = lab.server.address();
-        let gate = Gate::open(SocketAddr::new(LOCALHOST, 0), server, &tracker, stop.clone()).await.unwrap();
-        let device = LabDevice { handle, gate, booting: Arc::default() };
+        let capabilities = [Capability::Boot, Capability::Ssh];
+        let (device, fake) = fake(&lab, DEVICE, model, &capabilities, &tracker, &stop).await;
+        let Fake { world, rig, journal } = fake;
         let coordinator = Coordinator::start(parts(&lab, bus, vec![device])).await.unwrap();
         let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
         let echo = listener.local_addr().unwrap().port();

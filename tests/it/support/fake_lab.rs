@@ -43,42 +43,55 @@ pub struct FakeLab {
     bus: Bus,
 }
 
+/// A device whose every port is a fake. It has a power switch and these capabilities besides.
+pub async fn fake(
+    lab: &Lab,
+    id: &str,
+    model: Model,
+    capabilities: &[Capability],
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> (LabDevice, Fake) {
+    let world = Arc::new(World::default());
+    world.lock().power = Some(PowerState::Off);
+    let journal = Open::at(&lab.dir.path().join(id)).await;
+    let rig = Rig::new(&journal.handle);
+    let device = Device {
+        id: device_id(id),
+        backend: model.backend(),
+        model,
+        labels: Default::default(),
+        capabilities: capabilities.iter().copied().chain([Capability::Power]).collect(),
+    };
+    let parts = DeviceParts {
+        device,
+        mac: "52:54:00:00:00:01".to_owned(),
+        power: world.clone(),
+        boot: world.clone(),
+        reach: world.clone(),
+        tickets: world.clone(),
+        console: rig.console.clone(),
+        journal: journal.handle.clone(),
+        min_off: Duration::ZERO,
+        stagger: Arc::default(),
+        term: Term::endless(),
+    };
+    let handle = device::spawn(parts, tracker, stop.clone());
+    let way = SocketAddr::new(LOCALHOST, 0);
+    let gate = Gate::open(way, lab.server.address(), tracker, stop.clone()).await.unwrap();
+    (LabDevice { handle, gate, booting: Arc::default() }, Fake { world, rig, journal })
+}
+
 impl FakeLab {
     /// Each device has a power switch and these capabilities besides.
     pub async fn start(devices: &[(&'static str, Model)], capabilities: &[Capability]) -> Self {
         let lab = Lab::start().await;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut owned, mut fakes) = (Vec::new(), BTreeMap::new());
-        let server = lab.server.address();
         for (id, model) in devices {
-            let world = Arc::new(World::default());
-            world.lock().power = Some(PowerState::Off);
-            let journal = Open::at(&lab.dir.path().join(id)).await;
-            let rig = Rig::new(&journal.handle);
-            let device = Device {
-                id: device_id(id),
-                backend: model.backend(),
-                model: *model,
-                labels: Default::default(),
-                capabilities: capabilities.iter().copied().chain([Capability::Power]).collect(),
-            };
-            let parts = DeviceParts {
-                device,
-                mac: String::new(),
-                power: world.clone(),
-                boot: world.clone(),
-                reach: world.clone(),
-                tickets: world.clone(),
-                console: rig.console.clone(),
-                journal: journal.handle.clone(),
-                min_off: Duration::ZERO,
-                stagger: Arc::default(),
-                term: Term::endless(),
-            };
-            let handle = device::spawn(parts, &tracker, stop.clone());
-            let gate = Gate::open(SocketAddr::new(LOCALHOST, 0), server, &tracker, stop.clone()).await;
-            owned.push(LabDevice { handle, gate: gate.unwrap(), booting: Arc::default() });
-            fakes.insert(*id, Fake { world, rig, journal });
+            let (device, fake) = fake(&lab, id, *model, capabilities, &tracker, &stop).await;
+            owned.push(device);
+            fakes.insert(*id, fake);
         }
         let mut parts = parts(&lab, lab.coordinator().await, owned);
         parts.policy.quota.devices = devices.len();
