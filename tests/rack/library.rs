@@ -2,8 +2,9 @@
 
 use crate::{net, turn};
 use pilab::device::ports::{Boot, BootOffer};
+use pilab::image::{Recipe, Store};
 use pilab::model::boot::BootAttempt;
-use pilab::model::device::Model;
+use pilab::model::device::{Arch, Model};
 use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::PowerState;
@@ -29,16 +30,10 @@ use tokio_util::task::TaskTracker;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Kernel and initramfs of the newest image in the store.
+/// Kernel and initramfs of the newest image of the usual recipe in the store.
 fn image() -> Option<(PathBuf, PathBuf)> {
-    let store =
-        std::env::var_os("PILAB_IMAGE_DIR").map_or_else(|| "/var/cache/pilab/images".into(), PathBuf::from);
-    let store = pilab::image::Store::new(store);
-    let image = store
-        .ls()
-        .ok()?
-        .into_iter()
-        .find(|image| image.manifest.arch == pilab::model::device::Arch::Aarch64)?;
+    let recipe = Recipe::built_in("trixie").unwrap();
+    let image = Store::from_environment().find(&recipe, Arch::Aarch64).unwrap()?;
     Some((image.kernel, image.initramfs))
 }
 

@@ -34,9 +34,11 @@ async fn an_image_with_one_wrong_byte_is_not_booted() {
     let Some(bench) = Bench::new().await else { return };
     let arch = std::env::var("PILAB_VM_ARCH").unwrap_or_else(|_| "aarch64".to_owned());
     let (store, images) = (Store::from_environment(), bench.path("images"));
-    let built = store.ls().unwrap();
-    let image = built.iter().find(|image| image.manifest.arch.to_string() == arch).unwrap();
-    copy(&store, image, &images);
+    // The image that a run takes: a store may hold older ones, and those of other recipes.
+    let built = bench.call("image", &["build", "--arch", &arch, "--json"]).await.exits(0);
+    let built: serde_json::Value = serde_json::from_str(&built.stdout).unwrap();
+    let image = store.get(built["id"].as_str().unwrap()).unwrap();
+    copy(&store, &image, &images);
     let verify = ["image", "verify", &image.id];
     let run = ["run", "ping", "--arch", &arch];
     bench.start_with_images(&images, &verify).end().await.exits(0);
