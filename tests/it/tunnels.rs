@@ -1,12 +1,14 @@
 //! Tunnels from users to the devices they hold, and the keys that let them in: the real coordinator and nats-server, a
 //! device that is a fake and whose address is this machine's.
 
+mod restarted;
+
 use crate::device::world::World;
 use crate::journal::{Open, read_all, records};
 use crate::nats::{HOUR, LOCALHOST, Lab, SOON, kill, lab_name};
 use crate::support::console::Rig;
 use crate::support::coordinator::{HOST_KEY, parts};
-use crate::support::fake_lab::{Fake, fake};
+use crate::support::fake_lab::{Fake, fake, fake_in};
 use pilab::bus::connect::Bus;
 use pilab::config::login::{LOGIN_VERSION, Login};
 use pilab::coordinator::service::Coordinator;
@@ -42,6 +44,7 @@ const DEVICE: &str = "lab-vm-1";
 const KEY: &str = "ssh-ed25519 AAAAann";
 
 struct Scene {
+    model: Model,
     lab: Lab,
     world: Arc<World>,
     coordinator: Coordinator,
@@ -76,7 +79,34 @@ impl Scene {
                 });
             }
         });
-        Self { lab, world, coordinator, rig, journal, tracker, stop, echo, _echoing: echoing }
+        Self { model, lab, world, coordinator, rig, journal, tracker, stop, echo, _echoing: echoing }
+    }
+
+    /// Another process has the lab and its devices, as after a crash.
+    async fn restarted(self) -> Self {
+        let Self { model, lab, world, coordinator, rig, journal, tracker, stop, echo, _echoing } = self;
+        let _ = coordinator.shutdown().await;
+        stop.cancel();
+        tracker.close();
+        tracker.wait().await;
+        rig.stop().await;
+        journal.close().await;
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let capabilities = [Capability::Boot, Capability::Ssh];
+        let (device, fake) = fake_in(world, &lab, DEVICE, model, &capabilities, &tracker, &stop).await;
+        let Fake { world, rig, journal } = fake;
+        let bus = lab.coordinator().await;
+        let coordinator = Coordinator::start(parts(&lab, bus, vec![device])).await.unwrap();
+        Self { model, lab, world, coordinator, rig, journal, tracker, stop, echo, _echoing }
+    }
+
+    async fn acted(&self, act: &str) {
+        let done = async {
+            while !self.world.lock().acts.iter().any(|done| done == act) {
+                self.world.acted.notified().await;
+            }
+        };
+        timeout(SOON, done).await.unwrap_or_else(|_| panic!("{act}: {:?}", self.world.take()));
     }
 
     async fn user(&self, name: &str, role: Role) -> User {
@@ -244,13 +274,7 @@ async fn a_tunnel_is_its_holders_alone_and_ends_with_the_lease_and_with_the_powe
     let (received, transferred) = tokio::join!(ann.receive(id, 0), ann.ask::<Value>(TRANSFER, &transfer));
     transferred.unwrap();
     has_ended(received);
-    let gone = "run sh -c rm -f /run/pilab/holder_keys sh at 127.0.0.1 as client";
-    let forgotten = async {
-        while !scene.world.lock().acts.iter().any(|act| act == gone) {
-            scene.world.acted.notified().await;
-        }
-    };
-    timeout(SOON, forgotten).await.unwrap();
+    scene.acted("run sh -c rm -f /run/pilab/holder_keys sh at 127.0.0.1 as client").await;
 
     // Given back.
     let id = scene.tunnel(&bob).await.unwrap();

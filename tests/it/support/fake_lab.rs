@@ -54,6 +54,19 @@ pub async fn fake(
 ) -> (LabDevice, Fake) {
     let world = Arc::new(World::default());
     world.lock().power = Some(PowerState::Off);
+    fake_in(world, lab, id, model, capabilities, tracker, stop).await
+}
+
+/// The same in a world that was there before.
+pub async fn fake_in(
+    world: Arc<World>,
+    lab: &Lab,
+    id: &str,
+    model: Model,
+    capabilities: &[Capability],
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> (LabDevice, Fake) {
     let journal = Open::at(&lab.dir.path().join(id)).await;
     let rig = Rig::new(&journal.handle);
     let device = Device {
@@ -75,6 +88,7 @@ pub async fn fake(
         min_off: Duration::ZERO,
         stagger: Arc::default(),
         term: Term::endless(),
+        way_in: Some(lab.dir.path().join("ways-in").join(id)),
     };
     let handle = device::spawn(parts, tracker, stop.clone());
     let way = SocketAddr::new(LOCALHOST, 0);
