@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -325,10 +326,8 @@ async fn what_shares_the_coordinators_network_is_led_to_by_no_tunnel() {
     scene.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forwarded_port_carries_a_file_over_the_death_of_the_nats_server() {
-    let scene = Scene::start(Model::VmAarch64).await;
-    let _ann = scene.held().await;
+/// `pilab forward` to the echo, and where it listens.
+async fn forward(scene: &Scene) -> (Child, SocketAddr) {
     let user = UserName::new("ann").unwrap();
     let creds = scene.lab.issuer.user(&user, HOUR).unwrap().creds;
     let url = scene.lab.server.url();
@@ -341,8 +340,14 @@ async fn a_forwarded_port_carries_a_file_over_the_death_of_the_nats_server() {
     let mut forward = forward.build().stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut told = BufReader::new(forward.stdout.take().unwrap()).lines();
     let line = timeout(SOON, told.next_line()).await.unwrap().unwrap().unwrap();
-    let here: SocketAddr = line.split_once(' ').unwrap().0.parse().unwrap();
+    (forward, line.split_once(' ').unwrap().0.parse().unwrap())
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_port_carries_a_file_over_the_death_of_the_nats_server() {
+    let scene = Scene::start(Model::VmAarch64).await;
+    let _ann = scene.held().await;
+    let (mut forward, here) = forward(&scene).await;
     let sent: Vec<u8> =
         (0..3 * 1024 * 1024_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let (mut from, mut to) = TcpStream::connect(here).await.unwrap().into_split();

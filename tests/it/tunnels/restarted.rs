@@ -1,6 +1,6 @@
 //! Another coordinator has the devices: who was up is entered, who was on its way begins anew.
 
-use super::{Admitted, DEVICE, KEY, LOCALHOST, SOON, Scene, piece};
+use super::{Admitted, DEVICE, KEY, LOCALHOST, SOON, Scene, forward, piece};
 use crate::support::coordinator::HOST_KEY;
 use pilab::device::ports::TicketFate;
 use pilab::model::boot::BootAttempt;
@@ -12,6 +12,8 @@ use pilab::wire::lending::POWER;
 use pilab::wire::tunnel::ADMIT;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,5 +81,28 @@ async fn a_boot_whose_coordinator_died_is_begun_anew_and_the_journal_says_why() 
     scene.journal.handle.event(BootAttempt(2), Event::Netboot { fact }).await.unwrap();
     scene.acted("offer 3").await;
     assert_eq!(told(scene.events().await), [why, why]);
+    scene.stop().await;
+}
+
+/// Both ends of a connection through a coordinator that is gone are told by its end; the next one goes through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_connection_ends_with_its_coordinator_and_the_next_one_goes_through_the_next() {
+    let scene = Scene::start(Model::VmAarch64).await;
+    let _ann = scene.held().await;
+    let (mut forward, here) = forward(&scene).await;
+    let echoed = async |stream: &mut TcpStream| {
+        let mut said = [0; 2];
+        stream.write_all(b"hi").await?;
+        stream.read_exact(&mut said).await?;
+        std::io::Result::Ok(said)
+    };
+    let mut stream = TcpStream::connect(here).await.unwrap();
+    assert_eq!(timeout(SOON, echoed(&mut stream)).await.unwrap().unwrap(), *b"hi");
+    let scene = scene.restarted().await;
+    let ended = timeout(3 * SOON, stream.read(&mut [0])).await.expect("its user is told");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let mut next = TcpStream::connect(here).await.unwrap();
+    assert_eq!(timeout(SOON, echoed(&mut next)).await.unwrap().unwrap(), *b"hi");
+    forward.kill().await.unwrap();
     scene.stop().await;
 }
