@@ -54,7 +54,7 @@ impl Lab {
         let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let issuer = Arc::new(Issuer::open(dir.join("issuer"), &name).unwrap());
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let server = ServerOptions { dir: dir.join("nats"), listen, port: None, program: None };
+        let server = ServerOptions { dir: dir.join("nats"), listen, port: None, program: None, tls: None };
         let server = EmbeddedServer::start(server, issuer.clone(), &tracker, shutdown.clone()).await.unwrap();
         let options = BusOptions {
             url: server.url().into(),

@@ -110,6 +110,10 @@ impl Bus {
             };
             let pause = reconnect_delay(attempt);
             if deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
+                #[cfg(feature = "coordinator")]
+                if options.url.want_certificate().await {
+                    return Err(BusError::NoCertificate { url });
+                }
                 return Err(BusError::Connect { url, source: NatsError::new(&error) });
             }
             // Told ever more rarely: a console is read by people.

@@ -126,7 +126,7 @@ async fn received(bus: &Bus, device: &DeviceId, revision: u64) -> Result<bool, P
         stream_seq: u64,
     }
     let call = format!("CONSUMER.INFO.{}.{}", subject::stream(subject::DESIRED), subject::durable(device));
-    match bus.api::<Info>(&call, &Value::Null).await {
+    match bus.look::<Info>(&call, &Value::Null).await {
         Ok(info) => {
             let all = info.num_pending == 0 && info.num_ack_pending == 0;
             Ok(all || info.ack_floor.stream_seq >= revision)

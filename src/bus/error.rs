@@ -44,6 +44,13 @@ pub enum BusError {
         /// The last attempt's failure.
         source: NatsError,
     },
+    /// The servers know their clients by certificates.
+    #[cfg(feature = "coordinator")]
+    #[error("{url} asks for a certificate, and none is named: `cert` and `key`")]
+    NoCertificate {
+        /// Where.
+        url: String,
+    },
     /// This process may not change what is kept.
     #[error("nothing is written: {cause}")]
     Lapsed {

@@ -11,6 +11,7 @@
 mod upstream;
 
 pub use self::upstream::Upstream;
+pub(super) use self::upstream::read_info;
 
 use std::io;
 use std::net::SocketAddr;

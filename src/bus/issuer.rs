@@ -473,6 +473,7 @@ mod tests {
             listen: Ipv4Addr::LOCALHOST.into(),
             port: None,
             program: None,
+            tls: None,
         };
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let server = EmbeddedServer::start(options, Arc::clone(&issuer), &tracker, stop.clone()).await;

@@ -59,7 +59,7 @@ impl Bus {
             return self.kv_get_from_leader(bucket, key).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", subject::stream(bucket), subject::key(bucket, key));
-        let message = self.exchange(subject.clone(), HeaderMap::new(), Bytes::new(), KV_TIMEOUT).await?;
+        let message = self.read(&subject, &Bytes::new()).await?;
         let headers = message.headers.unwrap_or_default();
         let revision = headers.get("Nats-Sequence").and_then(|value| value.as_str().parse().ok());
         // An entry first: one may have been stored with a status of its own, when somebody named this key
@@ -144,7 +144,7 @@ impl Bus {
         }
         let prefix = subject::key(bucket, "");
         let ask = serde_json::json!({ "subjects_filter": subject::key(bucket, filter) });
-        let info: Info = self.api(&format!("STREAM.INFO.{}", subject::stream(bucket)), &ask).await?;
+        let info: Info = self.look(&format!("STREAM.INFO.{}", subject::stream(bucket)), &ask).await?;
         let mut keys = Vec::new();
         for subject in info.state.subjects.unwrap_or_default().into_keys() {
             let Some(key) = subject.strip_prefix(&prefix) else { continue };
@@ -172,6 +172,17 @@ impl Bus {
         self.api_within(call, body, KV_TIMEOUT).await
     }
 
+    /// [`Self::api`], for a call that changes nothing: it is made again when the connection is lost under it.
+    pub async fn look<T: serde::de::DeserializeOwned>(
+        &self,
+        call: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, BusError> {
+        let subject = format!("$JS.API.{call}");
+        let answer = self.read(&subject, &encode(body)).await?;
+        understand(&subject, &answer.payload)
+    }
+
     /// [`Self::api`], with another bound than the usual.
     pub(super) async fn api_within<T: serde::de::DeserializeOwned>(
         &self,
@@ -180,10 +191,13 @@ impl Bus {
         timeout: Duration,
     ) -> Result<T, BusError> {
         let subject = format!("$JS.API.{call}");
-        let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let answer = self.request(subject.clone(), body, timeout).await?;
+        let answer = self.request(subject.clone(), encode(body), timeout).await?;
         understand(&subject, &answer)
     }
+}
+
+fn encode(body: &serde_json::Value) -> Bytes {
+    if body.is_null() { Bytes::new() } else { body.to_string().into() }
 }
 
 /// Whether a message's headers mark a deletion.

@@ -38,7 +38,7 @@ impl Bus {
     ) -> Result<Option<Entry>, BusError> {
         let call = format!("STREAM.MSG.GET.{}", subject::stream(bucket));
         let ask = json!({ "last_by_subj": subject::key(bucket, key) });
-        let stored = match self.api::<Answer>(&call, &ask).await {
+        let stored = match self.look::<Answer>(&call, &ask).await {
             Ok(Answer { message }) => message,
             Err(BusError::Refused { err_code: NO_MESSAGE, .. }) => return Ok(None),
             Err(error) => return Err(error),

@@ -18,6 +18,7 @@ mod leader;
 pub mod observe;
 #[cfg(feature = "coordinator")]
 pub mod provision;
+mod read;
 #[cfg(feature = "coordinator")]
 pub mod server;
 pub mod servers;

@@ -71,7 +71,7 @@ pub async fn observe(bus: &Bus, device: &DeviceId) -> Result<Observed, Provision
 /// acknowledged, after it was killed.
 async fn receipt(bus: &Bus, device: &DeviceId) -> Result<Option<u64>, BusError> {
     let (stream, durable) = (subject::stream(subject::DESIRED), subject::durable(device));
-    match bus.api::<ConsumerInfo>(&format!("CONSUMER.INFO.{stream}.{durable}"), &Value::Null).await {
+    match bus.look::<ConsumerInfo>(&format!("CONSUMER.INFO.{stream}.{durable}"), &Value::Null).await {
         Ok(ConsumerInfo { delivered, ack_floor, num_ack_pending: 0 }) => {
             Ok(Some(ack_floor.stream_seq.max(delivered.stream_seq)))
         }

@@ -24,6 +24,8 @@ pub use self::reviver::Reviver;
 use self::process::{Spawner, child_pid, find_program, greets, stop};
 use self::reviver::backoff;
 use super::issuer::{Issuer, IssuerError};
+use super::tls::{TlsError, client_config};
+use crate::model::tls::ServedTls;
 use crate::support::chain::Chain;
 use crate::support::command::{Command, CommandError};
 use std::io;
@@ -89,6 +91,9 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
+    /// The files for TLS cannot be used.
+    #[error("the NATS server cannot speak TLS")]
+    Tls(#[from] TlsError),
     /// The keys that the server is to trust cannot be had.
     #[error("cannot configure the NATS server")]
     Trust(#[from] IssuerError),
@@ -156,6 +161,8 @@ pub struct ServerOptions {
     pub port: Option<u16>,
     /// The program; without it [`PROGRAM`], looked for in PATH and the sbin directories.
     pub program: Option<PathBuf>,
+    /// How it speaks TLS, if it does.
+    pub tls: Option<ServedTls>,
 }
 
 /// How the server stands.
@@ -188,6 +195,7 @@ pub struct ServerStatus {
 #[derive(Debug, Clone)]
 pub struct EmbeddedServer {
     address: SocketAddr,
+    scheme: &'static str,
     status: watch::Receiver<ServerStatus>,
     reviver: Reviver,
 }
@@ -202,18 +210,24 @@ impl EmbeddedServer {
         shutdown: CancellationToken,
     ) -> Result<Self, ServerError> {
         let program = find_program(options.program.as_deref())?;
+        if let Some(tls) = &options.tls {
+            // Read here too, so that what is wrong is told by name.
+            client_config(&tls.files)?;
+        }
         let home = Home::lock(&options.dir)?;
         home.end_orphan().await?;
         let address = home.choose_address(options.listen, options.port)?;
         let spawner = Spawner::start(&home)?;
         let reviver = Reviver::new(&options.dir);
-        let mut keeper = Keeper { home, address, program, issuer, spawner, reviver: reviver.clone() };
+        let tls = options.tls;
+        let scheme = if tls.is_some() { "tls" } else { "nats" };
+        let mut keeper = Keeper { home, address, program, tls, issuer, spawner, reviver: reviver.clone() };
         let child = keeper.launch().await?;
         keeper.home.write(PORT, address.port().to_string().as_bytes())?;
         let running = ServerStatus { state: running(&child), deaths: 0 };
         let (status, watched) = watch::channel(running);
         tracker.spawn(async move { keeper.keep(child, &status, shutdown).await });
-        Ok(Self { address, status: watched, reviver })
+        Ok(Self { address, scheme, status: watched, reviver })
     }
 
     /// Ends the server that a killed owner left in `dir`. Answers its pid if there was one; a server whose
@@ -236,7 +250,7 @@ impl EmbeddedServer {
 
     /// Where it listens, for clients who know this host as `ip`.
     pub fn url_at(&self, ip: IpAddr) -> String {
-        format!("nats://{}", SocketAddr::new(ip, self.address.port()))
+        format!("{}://{}", self.scheme, SocketAddr::new(ip, self.address.port()))
     }
 
     /// Where this host reaches it.
@@ -266,6 +280,7 @@ struct Keeper {
     home: Home,
     address: SocketAddr,
     program: PathBuf,
+    tls: Option<ServedTls>,
     issuer: Arc<Issuer>,
     spawner: Spawner,
     reviver: Reviver,
@@ -278,7 +293,8 @@ impl Keeper {
         let trust = self.issuer.trust().await?;
         // Unlike the name of whoever else might hold the port by now.
         let name = format!("pilab-{}", &trust.lab_account);
-        self.home.write(CONFIG, config(&self.home.dir, self.address, &name, &trust).as_bytes())?;
+        let text = config(&self.home.dir, self.address, &name, &trust, self.tls.as_ref());
+        self.home.write(CONFIG, text.as_bytes())?;
         let log = self.home.open_log().map_err(|error| file("open", &self.home.dir.join(LOG), error))?;
         let mut child = self.spawner.spawn(self.command(), log).await?;
         if let Some(pid) = child_pid(&child) {

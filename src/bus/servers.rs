@@ -1,6 +1,8 @@
 //! Where NATS is: one server or those of a cluster, and how it is made sure that they are the right ones.
 
 #[cfg(feature = "coordinator")]
+use super::gate::read_info;
+#[cfg(feature = "coordinator")]
 use super::tls::{TlsError, client_config};
 #[cfg(feature = "coordinator")]
 use crate::model::tls::TlsFiles;
@@ -11,9 +13,18 @@ use std::fmt;
 use std::io;
 #[cfg(feature = "coordinator")]
 use std::sync::Arc;
+#[cfg(feature = "coordinator")]
+use std::time::Duration;
+#[cfg(feature = "coordinator")]
+use tokio::net::TcpStream;
+#[cfg(feature = "coordinator")]
+use tokio::time::timeout;
 
 /// The most servers that are named.
 pub const MAX_SERVERS: usize = 16;
+/// How long a server may take to say its first line.
+#[cfg(feature = "coordinator")]
+const GREETING: Duration = Duration::from_secs(1);
 
 /// Servers, any of which will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +74,30 @@ impl Servers {
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
         Ok(options)
+    }
+}
+
+#[cfg(feature = "coordinator")]
+impl Servers {
+    /// Whether one of them wants to see a certificate, and none is named. What a client is told that shows none depends
+    /// on which end hangs up first; a server says it in its first line.
+    pub(super) async fn want_certificate(&self) -> bool {
+        if self.tls().is_none_or(|files| files.cert.is_some()) {
+            return false;
+        }
+        for address in self.addresses().unwrap_or_default() {
+            let asked = async {
+                let mut server = TcpStream::connect((address.host(), address.port())).await?;
+                read_info(&mut server).await
+            };
+            let Ok(Ok(line)) = timeout(GREETING, asked).await else { continue };
+            let json = line.strip_prefix(b"INFO ").unwrap_or_default();
+            let info: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+            if info["tls_verify"] == true {
+                return true;
+            }
+        }
+        false
     }
 }
 

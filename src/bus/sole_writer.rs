@@ -57,7 +57,7 @@ impl Bus {
             last_seq: u64,
         }
         let stream = subject::stream(bucket);
-        let info: Info = self.api(&format!("STREAM.INFO.{stream}"), &serde_json::Value::Null).await?;
+        let info: Info = self.look(&format!("STREAM.INFO.{stream}"), &serde_json::Value::Null).await?;
         Ok(info.state.last_seq)
     }
 
@@ -98,7 +98,7 @@ impl Bus {
         let mut subjects = Vec::new();
         loop {
             let ask = json!({ "subjects_filter": subject::key(bucket, ">"), "offset": subjects.len() });
-            let info: Info = self.api(&call, &ask).await?;
+            let info: Info = self.look(&call, &ask).await?;
             let page = info.state.subjects.unwrap_or_default();
             let is_last = page.is_empty();
             subjects.extend(page.into_keys());

@@ -233,6 +233,7 @@ impl Devices<'_> {
         let console = ConsoleParts { port, journal: journal.clone(), reopen_after: REOPEN_AFTER, term };
         let console = console::spawn(console, tracker, token.clone());
         let (device, term) = (device.clone(), self.term.clone());
+        let way_in = self.instance.dir().join("ways-in").join(format!("{}.json", device.id));
         let parts = DeviceParts {
             device,
             mac,
@@ -245,6 +246,7 @@ impl Devices<'_> {
             min_off,
             stagger,
             term,
+            way_in: Some(way_in),
         };
         let handle = device::spawn(parts, tracker, token.clone());
         lock(&self.layers.own).insert(handle.id().clone(), own);

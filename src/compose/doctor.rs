@@ -61,7 +61,7 @@ pub(super) async fn examine(path: &Path) -> Vec<Finding> {
             containers(&mut findings).await;
         }
         if lab.netbooted().next().is_some() {
-            netboot::look(&lab, &mut findings);
+            netboot::look(&lab, &mut findings).await;
             if lab.backend(Some(Backend::Vm)).is_none() {
                 findings.push(image(&lab, Arch::Aarch64).await);
             }

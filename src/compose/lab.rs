@@ -193,9 +193,7 @@ async fn begin(
     let images = image::of_boards(lab, fits.then_some(&found), clock, progress, stop).await?;
     clock.begin("NATS server and coordinator");
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
-    // A lab of one command's own has a server of its own.
-    let servers = lab.nats.as_ref().filter(|_| instance.is_lasting());
-    let nats = Nats::start(&lab.name, servers, instance, address, &layers.server, ttl).await?;
+    let nats = Nats::start(lab, instance, address, &layers.server, ttl).await?;
     let Nats { issuer, bus, servers, upstream, revive } = nats;
     let (host, boot) = (host_clock()?, host_clock()?);
     let silence = if options.standby {

@@ -10,9 +10,10 @@ use crate::bus::provision;
 use crate::bus::server::{EmbeddedServer, ServerOptions};
 use crate::bus::servers::Servers;
 use crate::cli::error::CliError;
-use crate::config::nats;
+use crate::config::lab::Lab;
 use crate::coordinator::ledger::Revive;
 use crate::model::id::LabName;
+use crate::model::tls::ServedTls;
 use crate::support::chain::Chain;
 use crate::wire::subject;
 use std::net::IpAddr;
@@ -48,13 +49,15 @@ pub(super) struct Nats {
 impl Nats {
     /// Starts the lab's own server, or joins those of the site; `ttl` is for how long the coordinator's credentials are good.
     pub(super) async fn start(
-        lab: &LabName,
-        site: Option<&nats::Nats>,
+        file: &Lab,
         instance: &Instance,
         listen: IpAddr,
         layer: &Layer,
         ttl: Duration,
     ) -> Result<Self, CliError> {
+        // A lab of one command's own has a server of its own, for itself.
+        let (lab, lasting) = (&file.name, instance.is_lasting());
+        let site = file.nats.as_ref().filter(|_| lasting);
         let keys = instance.dir().join(KEYS);
         let keys_error = |e: IssuerError| failed("use the lab's NATS keys", None, e);
         let (issuer, servers, upstream, revive, replicas): (_, Servers, _, Revive, _) = match site {
@@ -72,8 +75,10 @@ impl Nats {
             }
             None => {
                 let issuer = Arc::new(Issuer::open(keys, lab).map_err(keys_error)?);
+                let tls = file.server_tls.clone().filter(|_| lasting);
+                let client = tls.as_ref().map(ServedTls::own_client);
                 let options =
-                    ServerOptions { dir: instance.dir().join(DIR), listen, port: None, program: None };
+                    ServerOptions { dir: instance.dir().join(DIR), listen, port: None, program: None, tls };
                 let Layer { tracker, token } = layer;
                 let server =
                     EmbeddedServer::start(options, Arc::clone(&issuer), tracker, token.clone()).await;
@@ -87,7 +92,9 @@ impl Nats {
                         tracing::warn!("the NATS server answers nothing of JetStream: it is started anew");
                     }
                 });
-                (issuer, server.url().into(), server.address().into(), revive, 1)
+                let servers = Servers::from(server.url()).with_tls(client);
+                let upstream = Upstream::new(&servers).map_err(unusable)?;
+                (issuer, servers, upstream, revive, 1)
             }
         };
         let creds = issuer.coordinator(ttl);

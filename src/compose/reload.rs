@@ -66,6 +66,7 @@ impl LabFile {
             ("pools", before.devices == now.devices && before.containers == now.containers),
             ("stagger", before.stagger == now.stagger),
             ("nats", before.nats == now.nats),
+            ("server", before.server_tls == now.server_tls),
             ("netboot", before.netboot == now.netboot),
             ("simulate", before.simulated == now.simulated),
             // Their servers and their rack are begun with the lab.

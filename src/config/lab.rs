@@ -7,11 +7,13 @@ use super::nats::{self, Nats, RawNats};
 use super::netboot::{self, Netboot, RawNetboot};
 use super::nightly::{self, Nightly, RawNightly};
 use super::raw::{RawDuration, Source};
+use super::server::{self, RawServer};
 use super::simulate::{RawSimulated, Simulated};
 use super::wiring::{self, RawDevice, WiredDevice};
 use crate::model::bundle::Retention;
 use crate::model::device::{Arch, Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
+use crate::model::tls::ServedTls;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -81,6 +83,8 @@ pub struct Lab {
     pub bundles: Retention,
     /// The site's NATS servers; none for a server of the coordinator's own.
     pub nats: Option<Nats>,
+    /// How that one speaks TLS, if it does.
+    pub server_tls: Option<ServedTls>,
 }
 
 impl Lab {
@@ -152,6 +156,7 @@ struct RawLab {
     #[serde(default)]
     bundles: RawBundles,
     nats: Option<RawNats>,
+    server: Option<Spanned<RawServer>>,
 }
 
 #[derive(Deserialize)]
@@ -279,6 +284,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
     let nightly = nightly::check(&source, raw.nightly)?;
     let simulated = raw.simulate.check(&source)?;
     let nats = raw.nats.map(|raw| nats::check(&source, raw)).transpose()?;
+    let server_tls = server::check(&source, raw.server, nats.is_some())?;
     let image = image.map_or(raw.image, str::to_owned);
     Ok(Lab {
         name: raw.name,
@@ -295,6 +301,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         simulated,
         bundles: raw.bundles.check(&source)?,
         nats,
+        server_tls,
     })
 }
 

@@ -12,6 +12,7 @@ pub mod netboot;
 pub mod nightly;
 pub mod raw;
 pub mod scenario;
+mod server;
 pub mod simulate;
 pub mod standby;
 mod steps;

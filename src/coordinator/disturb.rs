@@ -245,7 +245,8 @@ mod tests {
         let lab = LabName::new("lab").unwrap();
         let issuer = Arc::new(Issuer::open(dir.path().join("keys"), &lab).unwrap());
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let options = ServerOptions { dir: dir.path().join("nats"), listen, port: None, program: None };
+        let options =
+            ServerOptions { dir: dir.path().join("nats"), listen, port: None, program: None, tls: None };
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let server = EmbeddedServer::start(options, Arc::clone(&issuer), &tracker, stop.clone()).await;
         let server = server.unwrap();

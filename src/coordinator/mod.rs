@@ -10,8 +10,9 @@
 //! ```
 //!
 //! One task owns each run; its log is the only thing others read of it. A run outlives its coordinator: `runs` keeps it,
-//! `recover` ends what another coordinator began.
+//! `recover` ends what another coordinator began, `adopt` goes on with boots.
 
+mod adopt;
 mod answers;
 mod boot_desk;
 mod booting;

@@ -34,7 +34,11 @@ impl Shared {
     /// Takes over the runs of the coordinator before this one. When this returns, whoever follows one of them is answered.
     pub(super) async fn recover(self: &Arc<Self>) -> Result<(), BusError> {
         self.kept_runs.prune();
-        for record in self.kept_runs.going().await? {
+        let going = self.kept_runs.going().await?;
+        // A run's lease bears its name.
+        let runs = going.iter().filter_map(|record| LeaseId::new(record.run.as_str()).ok()).collect();
+        self.lending.adopt(runs).await;
+        for record in going {
             let events = self.kept_runs.events(&record.run);
             let next = recovery::next(record.started, &events);
             let log = self.restore(&record, events);

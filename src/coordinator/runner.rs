@@ -189,8 +189,11 @@ impl Runner {
             biased;
             () = self.log.cancel().cancelled() => (Some(cancelled()), true),
             () = lease_lost.cancelled() => (Some(lease_ended()), true),
-            fault = session.lost() => (Some(fault), true),
-            done = work => (done.err().flatten(), false),
+            fault = session.lost() => (Some(self.cause(session, fault).await), true),
+            done = work => match done.err().flatten() {
+                Some(fault) => (Some(self.cause(session, fault).await), false),
+                None => (None, false),
+            },
         };
         // Cleanup needs an agent that can act.
         let lost = lost || fault.as_ref().is_some_and(|fault| fault.kind == FaultKind::BootTimeout);
@@ -206,7 +209,10 @@ impl Runner {
         let name = step.name.clone();
         self.log.push(RunFact::StepStarted { step: index, name: name.clone() }).await;
         let begun = Instant::now();
-        let done = session.perform(step).await;
+        let done = match session.perform(step).await {
+            Err(fault) => Err(self.cause(session, fault).await),
+            done => done,
+        };
         let result = match &done {
             Ok(seen) => StepResult::Ok { seen: seen.clone() },
             Err(fault) => StepResult::Fault { fault: fault.clone() },
@@ -214,6 +220,18 @@ impl Runner {
         let took = begun.elapsed().as_secs_f64();
         self.log.push(RunFact::StepEnded { step: index, name, result, took }).await;
         done.map(|_| ())
+    }
+
+    /// A fault, or what it came from: a run whose lease has ended loses its devices under its hands, and may see that
+    /// before it is told.
+    async fn cause(&self, session: &Session, fault: Fault) -> Fault {
+        let Ok(lease) = LeaseId::new(self.log.run().as_str()) else { return fault };
+        let token = session.token;
+        let stands = self
+            .lending
+            .ledger
+            .read(move |book, _| book.lease(&lease).is_some_and(|held| held.token == token));
+        if stands.await == Ok(false) { lease_ended() } else { fault }
     }
 
     /// Every cleanup step is done, whatever becomes of the others. No cut outlasts the steps: cleanup needs the agent.

@@ -361,3 +361,35 @@ fn ended() -> Refusal {
 fn broken(error: &std::io::Error) -> Refusal {
     Refusal::new(format!("the device ended the connection: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use tokio::net::TcpListener;
+
+    /// A user whose program was killed closes nothing, and asks for nothing any more.
+    #[tokio::test(start_paused = true)]
+    async fn a_user_who_vanishes_is_missed_and_the_device_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut device, _) = listener.accept().await.unwrap();
+        let (ann, token) = (UserName::new("ann").unwrap(), FencingToken { epoch: 1, sequence: 1 });
+        let tunnels = Tunnels::default();
+        let made = Tunnel::new(ann.clone(), DeviceId::new("lab-pi").unwrap(), token, stream);
+        let (id, tunnel) = tunnels.add(made).ok().unwrap();
+        let by = Caller { user: ann, admin: false };
+        let began = Instant::now();
+        let still_there = async {
+            sleep(IDLE / 2).await;
+            tunnels.get(&by, id).is_ok()
+        };
+        let (why, heard) = tokio::join!(tunnel.guard(pending(), pending()), still_there);
+        assert_eq!((why, heard), ("its user is gone", true));
+        assert!(began.elapsed() >= IDLE + IDLE / 2, "each question counts");
+        tunnels.remove(id);
+        drop(tunnel);
+        assert!(tunnels.get(&by, id).is_err());
+        assert_eq!(device.read(&mut [0]).await.unwrap(), 0);
+    }
+}

@@ -7,6 +7,7 @@ use super::ports::{
     BootLayer, BootOffer, ReachOutput, ReachTarget, TicketFate, TicketGrant, TicketRefusal, Wake, WakeFate,
 };
 use super::power::Supply;
+use super::way_in::{Keeper, WayIn};
 use crate::model::boot::BootAttempt;
 use crate::model::event::Event;
 use crate::model::lease::FencingToken;
@@ -27,6 +28,7 @@ pub(super) struct Actor {
     supply: Supply,
     /// Logs in to the device in the current attempt; OpenSSH private key format.
     client_key: Option<String>,
+    keeper: Keeper,
     fate: Option<watch::Receiver<TicketFate>>,
     runs: JoinSet<()>,
     /// Cancelled when the device is switched off.
@@ -45,12 +47,14 @@ impl Actor {
             fence: fence.clone(),
             off_since: None,
         };
+        let keeper = Keeper(parts.way_in.clone());
         Self {
             parts,
             state,
             fence,
             supply,
             client_key: None,
+            keeper,
             fate: None,
             runs: JoinSet::new(),
             powered: CancellationToken::new(),
@@ -65,6 +69,7 @@ impl Actor {
 
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) {
         self.supply.settle().await;
+        self.find_way_in();
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -223,8 +228,39 @@ impl Actor {
         self.supply.switch(token, PowerState::Off).await.map(|_| ())
     }
 
+    /// A device that was up under the coordinator before is so under this one.
+    fn find_way_in(&mut self) {
+        let (attempt, power) = {
+            let state = self.state.borrow();
+            (state.attempt, state.power)
+        };
+        match self.keeper.find(attempt).filter(|_| power != PowerReading::Off) {
+            Some(way) => {
+                self.client_key = Some(way.client_key);
+                self.state.send_modify(|state| {
+                    (state.address, state.host_key) = (Some(way.address), Some(way.host_key));
+                });
+            }
+            None => self.keeper.forget(),
+        }
+    }
+
+    /// From now on it can be entered, also by a coordinator after this one.
+    async fn arrived(&mut self, address: IpAddr) {
+        let way = {
+            let state = self.state.borrow();
+            let keys = state.host_key.clone().zip(self.client_key.clone());
+            keys.map(|(host_key, client_key)| WayIn::new(state.attempt, address, host_key, client_key))
+        };
+        if let Some(way) = way {
+            self.keeper.keep(way).await;
+        }
+        self.state.send_modify(|state| state.address = Some(address));
+    }
+
     /// Whatever was reached in this attempt is no more: commands end, the address is unknown.
     fn forget(&mut self) {
+        self.keeper.forget();
         self.powered.cancel();
         self.powered = CancellationToken::new();
         self.client_key = None;
@@ -273,7 +309,7 @@ impl Actor {
     async fn redeemed(&mut self, address: IpAddr) {
         if self.state.borrow().address.is_none() {
             self.supply.note(Event::TicketRedeemed { address: address.to_string() }).await;
-            self.state.send_modify(|state| state.address = Some(address));
+            self.arrived(address).await;
         }
     }
 
@@ -289,7 +325,7 @@ impl Actor {
                     tracing::warn!("a ticket that was not needed is not void: {}", Chain(&error));
                 }
                 self.supply.note(Event::Woken { address: address.to_string(), saved }).await;
-                self.state.send_modify(|state| state.address = Some(address));
+                self.arrived(address).await;
             }
         }
     }

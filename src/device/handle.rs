@@ -29,7 +29,7 @@ pub struct DeviceState {
     pub attempt: BootAttempt,
     /// Where the device is, once it has exchanged its ticket.
     pub address: Option<IpAddr>,
-    /// The SSH host key that its ticket brought it, OpenSSH public key format; none where this process did not boot it.
+    /// The SSH host key that its ticket brought it, OpenSSH public key format; none where nobody knows it.
     pub host_key: Option<String>,
     /// When power was about to be switched on in this attempt; none when it is off, or was on before
     /// this process.

@@ -17,7 +17,8 @@
 //!
 //! Power is switched only after the intent is on the disk. When the process dies in between, the next
 //! one finds the intent and asks the switch: the journal then holds for each intent whether it was done, was not,
-//! or that nobody can know. Shutting down switches nothing.
+//! or that nobody can know. Shutting down switches nothing. What opens a device that is up is in a file meanwhile, so
+//! that the next process can enter it.
 
 mod actor;
 mod fence;
@@ -25,6 +26,7 @@ mod handle;
 pub mod ports;
 mod power;
 mod stagger;
+mod way_in;
 
 pub use handle::{BootRequest, DeviceError, DeviceHandle, DeviceState, FilesOf, TicketRequest};
 pub use stagger::Stagger;
@@ -36,6 +38,7 @@ use crate::model::power::PowerReading;
 use crate::support::term::Term;
 use fence::DeviceFence;
 use ports::{Boot, Power, Reach, TicketOffice};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -73,6 +76,8 @@ pub struct DeviceParts {
     pub stagger: Arc<Stagger>,
     /// Whether this process may act on it at all: the same for all devices of a lab.
     pub term: Term,
+    /// Where what opens it is kept while it does, for the coordinator after this one; nowhere when none.
+    pub way_in: Option<PathBuf>,
 }
 
 /// Starts the actor; it ends soon after `token` is cancelled.

@@ -3,6 +3,23 @@
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+/// How a server speaks TLS that this process starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedTls {
+    /// All three: who signs, and what the server shows.
+    pub files: TlsFiles,
+    /// It asks its clients for certificates of the same authority.
+    pub clients: bool,
+}
+
+impl ServedTls {
+    /// What a client on the server's own machine shows and accepts: where certificates are asked for, the server's own.
+    pub fn own_client(&self) -> TlsFiles {
+        let TlsFiles { ca, cert, key } = self.files.clone();
+        if self.clients { TlsFiles { ca, cert, key } } else { TlsFiles { ca, cert: None, key: None } }
+    }
+}
+
 /// Files in PEM. None of them is read here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

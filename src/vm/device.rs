@@ -352,6 +352,15 @@ impl VmDevice {
         let mut acts = self.acts.lock().await;
         acts.fence.admit(token)?;
         acts.offer = None;
+        // Whoever takes the boot away without having had the disk makes the machine ready for somebody else.
+        if offer.is_none() && acts.disk_of != Some(token) {
+            let path = self.data_disk();
+            acts.disk_of = None;
+            disk::remove(&path).map_err(|source| {
+                let error = VmError::DataDisk { path, source: source.into() };
+                error.into_port(format!("wipe the data disk of {}", self.parts.spec.id))
+            })?;
+        }
         if let Some(offer) = &offer {
             let operation = || format!("offer {} what to boot", self.parts.spec.id);
             let unfit = offer.tree.is_some() || offer.device_tree.is_some();

@@ -4,7 +4,7 @@
 use crate::agent::lab::installed;
 use pilab::model::id::DeviceId;
 use pilab::netboot::board::Board;
-use pilab::netboot::dhcp::{Client, DhcpEvent, DhcpNews, DhcpOptions, DhcpServer, Mode, Responder};
+use pilab::netboot::dhcp::{Client, DhcpEvent, DhcpNews, DhcpOptions, DhcpServer, Mode, Responder, probe};
 use pilab::netboot::tftp::{BootPath, Content, TftpOptions, TftpServer};
 use pilab::support::command::Command;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -250,6 +250,17 @@ async fn a_second_server_on_the_wire_is_named_by_its_own_offers() {
         }
         news => panic!("{news:?}"),
     }
+    // Whoever looks sees the other one alone: ours serves no strangers.
+    let found = async {
+        loop {
+            let found = probe::servers(&DhcpOptions::new(&wire.here)).await.unwrap();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    };
+    let found = tokio::time::timeout(DEADLINE, found).await.expect("dnsmasq does not come up");
+    assert_eq!(found, [other].into());
     child.kill().await.unwrap();
     wire.end().await;
 }

@@ -122,6 +122,7 @@ fn the_schema_of_lab_files_has_the_keys_that_are_read() {
     let board = "name = \"l\"\n[[devices]]\nid = \"a\"\nmodel = \"pi4b\"\n";
     let (all, items) = (&lab["properties"], |key: &str| &lab["properties"][key]["items"]);
     let night = "name = \"l\"\n[[nightly]]\n";
+    let served = "name = \"l\"\n[server.tls]\nca = \"c\"\ncert = \"c\"\nkey = \"k\"\n";
     let nats = "name = \"l\"\n[nats]\nurls = [\"nats://a\"]\nkeys = \"k\"\n";
     let mut consoles = BTreeSet::new();
     for line in items("devices")["properties"]["console"]["oneOf"].as_array().unwrap() {
@@ -141,6 +142,8 @@ fn the_schema_of_lab_files_has_the_keys_that_are_read() {
         (named(&all["simulate"]), "name = \"l\"\n[simulate]\nzz = 1\n".to_owned()),
         (named(&all["bundles"]), "name = \"l\"\n[bundles]\nzz = 1\n".to_owned()),
         (named(&all["nats"]), format!("{nats}zz = 1\n")),
+        (named(&all["server"]), "name = \"l\"\n[server]\nzz = 1\n".to_owned()),
+        (named(&all["server"]["properties"]["tls"]), format!("{served}zz = 1\n")),
         (named(&all["nats"]["properties"]["tls"]), format!("{nats}tls = {{ zz = 1 }}\n")),
     ];
     for (named, text) in table {
@@ -231,6 +234,12 @@ fn what_the_reader_refuses_the_schema_does_too() {
         ("lab", format!("{board}power = {{ driver = \"gpio-cdev\", pin = 4 }}\n"), false),
         ("lab", format!("{board}[nats]\nurls = [\"nats://a\"]\nkeys = \"k\"\n"), true),
         ("lab", format!("{board}[nats]\nurls = []\nkeys = \"k\"\n"), false),
+        (
+            "lab",
+            format!("{board}[server.tls]\nca = \"c\"\ncert = \"c\"\nkey = \"k\"\nclients = false\n"),
+            true,
+        ),
+        ("lab", format!("{board}[server.tls]\nca = \"c\"\ncert = \"c\"\n"), false),
         ("scenario", format!("{run}ping = {{ on = \"dut\" }}\n"), true),
         ("scenario", format!("{run}ping = {{ on = \"dut\" }}\ntimeout = \"soon\"\n"), false),
         ("scenario", format!("{run}ping = {{}}\n"), false),

@@ -102,12 +102,16 @@ impl Bench {
     }
 
     pub(crate) async fn device(&self) -> Arc<VmDevice> {
+        self.device_with(None).await
+    }
+
+    pub(crate) async fn device_with(&self, data_disk_mib: Option<u32>) -> Arc<VmDevice> {
         let spec = VmSpec {
             id: DeviceId::new("lab-vm").unwrap(),
             arch: Arch::Aarch64,
             memory_mib: 256,
             vcpus: 1,
-            data_disk_mib: None,
+            data_disk_mib,
             owner_lock: self.dir.path().join("lock"),
             lasting: false,
             saves: None,

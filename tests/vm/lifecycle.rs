@@ -111,3 +111,34 @@ async fn without_a_console_reader_a_machine_does_not_run() {
     assert!(Chain(&error).to_string().contains("was not attached within"), "{}", Chain(&error));
     assert_eq!(device.get().await.unwrap(), PowerReading::Off);
 }
+
+#[tokio::test]
+async fn a_data_disk_outlives_a_boot_and_no_holder() {
+    let Some(bench) = Bench::new("disk").await else { return };
+    let Some(kernel) = kernel() else { return skip("no kernel: build an image, or set PILAB_TEST_KERNEL") };
+    let device = bench.device_with(Some(64)).await;
+    let disk = || {
+        let files =
+            std::fs::read_dir(bench.dir.path().join("run")).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "data")).collect::<Vec<_>>()
+    };
+    let _console = Console::read(&device);
+    device.offer(token(1), bench.offer(kernel, &["panic=0"])).await.unwrap();
+    device.set(token(1), PowerState::On).await.unwrap();
+    let [path] = disk().try_into().unwrap();
+    let made = std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+    device.set(token(1), PowerState::Off).await.unwrap();
+    // Switched off by whoever has it, it stays.
+    device.withdraw(token(1)).await.unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap()), made);
+    // A handover acts under a token of its own.
+    device.withdraw(token(2)).await.unwrap();
+    assert!(disk().is_empty(), "{:?}", disk());
+
+    // What cannot be wiped is told.
+    std::fs::create_dir(&path).unwrap();
+    let error = Chain(&device.withdraw(token(3)).await.unwrap_err()).to_string();
+    assert!(error.starts_with("cannot wipe the data disk of lab-vm"), "{error}");
+    std::fs::remove_dir(&path).unwrap();
+    bench.host.close().await.unwrap();
+}

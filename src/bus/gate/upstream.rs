@@ -89,7 +89,7 @@ impl Upstream {
 }
 
 /// A line and no byte more: what follows is the handshake.
-async fn read_info(server: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(in crate::bus) async fn read_info(server: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
         if line.len() >= MAX_INFO {

@@ -3,6 +3,7 @@
 use super::process::ProcessMark;
 use super::{ServerError, file};
 use crate::bus::issuer::Trust;
+use crate::model::tls::{ServedTls, TlsFiles};
 use crate::support::atomic_file;
 use rustix::process::Pid;
 use std::fs::{self, File, TryLockError};
@@ -112,8 +113,15 @@ impl Home {
 }
 
 /// The configuration. It holds public keys and signed claims, no secret.
-pub(super) fn config(dir: &Path, address: SocketAddr, name: &str, trust: &Trust) -> String {
-    let path = |name: &str| serde_json::Value::from(dir.join(name).to_string_lossy()).to_string();
+pub(super) fn config(
+    dir: &Path,
+    address: SocketAddr,
+    name: &str,
+    trust: &Trust,
+    tls: Option<&ServedTls>,
+) -> String {
+    let path = |name: &str| quoted(&dir.join(name));
+    let tls = tls.map(served).unwrap_or_default();
     let Trust { operator_jwt, system_account, lab_account: _, accounts } = trust;
     let accounts: String = accounts.iter().map(|(key, jwt)| format!("  {key}: {jwt}\n")).collect();
     format!(
@@ -124,8 +132,22 @@ pub(super) fn config(dir: &Path, address: SocketAddr, name: &str, trust: &Trust)
          system_account: {system_account}\n\
          resolver: {{ type: full, dir: {resolver}, allow_delete: false }}\n\
          resolver_preload: {{\n{accounts}}}\n\
-         jetstream: {{ store_dir: {store}, max_memory_store: {MAX_MEMORY_STORE} }}\n",
+         jetstream: {{ store_dir: {store}, max_memory_store: {MAX_MEMORY_STORE} }}\n{tls}",
         resolver = path("accounts"),
         store = path("store"),
     )
+}
+
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+/// The key itself stays in its file.
+fn served(tls: &ServedTls) -> String {
+    let TlsFiles { ca, cert, key } = &tls.files;
+    let named = [("cert_file", cert), ("key_file", key), ("ca_file", ca)];
+    let named =
+        named.into_iter().filter_map(|(word, path)| Some(format!("{word}: {}", quoted(path.as_ref()?))));
+    let named: Vec<String> = named.chain([format!("verify: {}", tls.clients)]).collect();
+    format!("tls: {{ {} }}\n", named.join(", "))
 }

@@ -13,12 +13,14 @@
 //! ```
 //!
 //! [`wire`] reads and writes packets, [`identity`] what a Pi says of itself, [`responder`] decides, without I/O;
-//! [`server`] holds the sockets. What each board needs: [`super::board::Board::quirks`].
+//! [`server`] holds the sockets; [`probe`] asks who else
+//! is there. What each board needs: [`super::board::Board::quirks`].
 //!
 //! UEFI firmware beside another DHCP server would also ask on UDP port 4011, which nothing here answers; no Pi does.
 
 pub mod event;
 pub mod identity;
+pub mod probe;
 pub mod responder;
 mod seldom;
 pub mod server;

@@ -157,7 +157,7 @@ impl DhcpServer {
 }
 
 /// Opens a socket that hears `interface` alone, and may send to all on it.
-fn bind(interface: &str, address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
+pub(super) fn bind(interface: &str, address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     // Others may have the port on other interfaces: libvirt's dnsmasq has.

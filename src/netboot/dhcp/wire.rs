@@ -201,6 +201,10 @@ pub fn encode(reply: &Reply<'_>) -> Vec<u8> {
         options.push(DhcpOption::VendorExtensions(boot_menu(menu)));
     }
     options.push(DhcpOption::End);
+    finish(&message, &options)
+}
+
+fn finish(message: &Message, options: &[DhcpOption]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MIN_PACKET);
     let mut encoder = Encoder::new(&mut bytes);
     let written = message
@@ -212,6 +216,15 @@ pub fn encode(reply: &Reply<'_>) -> Vec<u8> {
         bytes.resize(MIN_PACKET, 0);
     }
     bytes
+}
+
+/// A question of a client that boots nothing; its answers are to go to all, for it has no address.
+pub fn discover(mac: Mac, xid: u32) -> Vec<u8> {
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    let mut message = Message::new_with_id(xid, nobody, nobody, nobody, nobody, &mac.0);
+    message.set_opcode(Opcode::BootRequest).set_flags(Flags::default().set_broadcast());
+    let options = [DhcpOption::MessageType(MessageType::Discover), DhcpOption::End];
+    finish(&message, &options)
 }
 
 /// Option 43 for PXE (PXE 2.1 §2.2): no discovery of boot servers (6), a menu that does not wait (10), and one

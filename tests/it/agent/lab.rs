@@ -118,6 +118,7 @@ impl Lab {
             listen: Ipv4Addr::LOCALHOST.into(),
             port: None,
             program: None,
+            tls: None,
         };
         let server = EmbeddedServer::start(options, issuer.clone(), &tasks, shutdown.clone()).await.unwrap();
         let bus = connect(&server, issuer.coordinator(HOUR).unwrap(), COORDINATOR).await;

@@ -129,3 +129,62 @@ async fn a_lab_is_on_servers_that_ask_for_certificates() {
     let exposed = east.pilab(&["coordinator", "--lab", east.lab.to_str().unwrap()]).await;
     exposed.refused("must have mode 600");
 }
+
+/// A lab of boards behind a switch that does nothing, with a server of its own that speaks TLS by these files.
+fn own_server(dir: TempDir, files: &TlsFiles, clients: bool) -> Program {
+    let [ca, cert, key] = [&files.ca, &files.cert, &files.key].map(|path| path.as_ref().unwrap());
+    let text = format!(
+        "name = \"own\"\n[server.tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\nclients = {clients}\n\
+         [[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\n\
+         power = {{ driver = \"command\", on = [\"/bin/true\", \"on\"], off = [\"/bin/true\", \"off\"] }}\n"
+    );
+    Program::within(dir, &text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_the_coordinators_own_speaks_tls_and_asks_for_certificates() {
+    if !installed("openssl", "podman") || !installed("nats-server", "podman") {
+        return;
+    }
+    for clients in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new(dir.path(), "own").await;
+        let stranger = Authority::new(dir.path(), "stranger").await;
+        let (server, ann, eve) =
+            (authority.sign("server").await, authority.sign("ann").await, stranger.sign("eve").await);
+        let lab = own_server(dir, &server, clients);
+        let coordinator = lab.coordinator().await;
+        lab.pilab(&["reserve", "own-pi-1", "--json"]).await.done();
+        let path = lab.path("ann.json");
+        let made = lab.pilab(&["login", "ann", "-o", path.to_str().unwrap()]).await.done();
+        assert_eq!(made.stderr.contains("--tls-cert"), clients, "{}", made.stderr);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("tls://") && text.contains("ann.json.ca.pem"), "{text}");
+        let without = lab.as_user(&path, &["devices"]).await;
+        if !clients {
+            without.done();
+            // Who does not know the authority does not trust the server.
+            std::fs::copy(eve.ca.as_ref().unwrap(), lab.path("ann.json.ca.pem")).unwrap();
+            lab.as_user(&path, &["devices"]).await.refused("does not answer");
+            finish(coordinator).await;
+            continue;
+        }
+        without.refused("asks for a certificate");
+        let login = async |files: &TlsFiles| {
+            let file = |path: &Option<PathBuf>| path.as_ref().unwrap().to_str().unwrap().to_owned();
+            let (cert, key) = (file(&files.cert), file(&files.key));
+            let made = ["login", "ann", "-o", path.to_str().unwrap(), "--tls-cert", &cert, "--tls-key", &key];
+            lab.pilab(&made).await.done();
+            lab.as_user(&path, &["devices"]).await
+        };
+        login(&ann).await.done();
+        login(&eve).await.refused("does not answer");
+        finish(coordinator).await;
+
+        // A key that others may read is no secret.
+        let key = server.key.as_ref().unwrap();
+        std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        let exposed = lab.pilab(&["coordinator", "--lab", lab.lab.to_str().unwrap()]).await;
+        exposed.refused("must have mode 600");
+    }
+}

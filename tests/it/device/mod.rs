@@ -63,6 +63,7 @@ impl Lab {
             min_off,
             stagger,
             term: Term::endless(),
+            way_in: Some(dir.join("way-in.json")),
         };
         let device = device::spawn(parts, &tracker, token.clone());
         Self { world, device, rig, journal, tracker, token }

@@ -28,6 +28,10 @@ pub(crate) enum Fault {
     Blind,
     /// No boot files can be offered.
     OfferFails,
+    /// Boot files stay offered.
+    WithdrawFails,
+    /// A ticket stays good.
+    VoidFails,
 }
 
 #[derive(Default)]
@@ -38,6 +42,8 @@ pub(crate) struct State {
     lag: u32,
     /// Every act, in order.
     pub(crate) acts: Vec<String>,
+    /// Whether there is something to boot.
+    pub(crate) offered: bool,
     pub(crate) cmdline: Vec<String>,
     pub(crate) files: Vec<(String, Vec<u8>)>,
     pub(crate) fate: Option<watch::Sender<TicketFate>>,
@@ -82,7 +88,7 @@ impl Power for World {
                     let mut inside = self.lock();
                     (inside.lag, inside.power) = (2, Some(state));
                 }
-                Fault::None | Fault::Blind | Fault::OfferFails => self.lock().power = Some(state),
+                _ => self.lock().power = Some(state),
             }
             Ok(())
         })
@@ -105,13 +111,21 @@ impl Boot for World {
         Box::pin(async move {
             self.act(format!("offer {}", offer.attempt));
             self.lock().cmdline = offer.cmdline;
-            if self.lock().fault == Fault::OfferFails { Err(failed("write the boot tree")) } else { Ok(()) }
+            if self.lock().fault == Fault::OfferFails {
+                return Err(failed("write the boot tree"));
+            }
+            self.lock().offered = true;
+            Ok(())
         })
     }
 
     fn withdraw(&self, _: FencingToken) -> PortFuture<'_, ()> {
         Box::pin(async {
             self.act("withdraw");
+            if self.lock().fault == Fault::WithdrawFails {
+                return Err(failed("remove the boot tree"));
+            }
+            self.lock().offered = false;
             Ok(())
         })
     }
@@ -130,6 +144,9 @@ impl TicketOffice for World {
     fn revoke<'a>(&'a self, device: &'a DeviceId) -> PortFuture<'a, ()> {
         Box::pin(async move {
             self.act(format!("revoke {device}"));
+            if self.lock().fault == Fault::VoidFails {
+                return Err(failed("void the ticket"));
+            }
             self.lock().fate = None;
             Ok(())
         })

@@ -266,6 +266,7 @@ impl Bench {
             min_off: MIN_OFF,
             stagger: Arc::new(Stagger::new(Duration::from_millis(3))),
             term,
+            way_in: None,
         };
         let device = device::spawn(parts, &tracker, token.clone());
         Self { fake, device, journal, tracker, token, _dir: dir }

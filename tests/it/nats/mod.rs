@@ -62,7 +62,7 @@ pub(crate) fn score() -> Score {
 }
 
 pub(crate) fn options(dir: &Path) -> ServerOptions {
-    ServerOptions { dir: dir.join("nats"), listen: LOCALHOST, port: None, program: None }
+    ServerOptions { dir: dir.join("nats"), listen: LOCALHOST, port: None, program: None, tls: None }
 }
 
 impl Lab {

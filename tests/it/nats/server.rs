@@ -41,6 +41,37 @@ async fn a_killed_server_comes_back_on_its_port_with_its_data() {
     assert!(!lives(pid));
 }
 
+/// A server that dies with questions in hand: whoever asked is answered by the next one, and waits for no time-out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_server_was_asked_is_asked_again() {
+    let lab = Lab::start().await;
+    let bus = lab.coordinator().await;
+    bus.kv_put(subject::STATUS, "lab-one.web", "kept").await.unwrap();
+    let stopped = rustix::process::Pid::from_raw(lab.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+    let replicated = bus.replicated(3);
+    let asked = async {
+        tokio::join!(
+            bus.kv_get(subject::STATUS, "lab-one.web"),
+            bus.kv_get(subject::STATUS, "lab-one.none"),
+            bus.kv_keys(subject::STATUS, ">"),
+            // From the leader.
+            replicated.kv_get(subject::STATUS, "lab-one.web"),
+        )
+    };
+    let kill = async {
+        // They are written out: a stopped server takes none of them.
+        bus.flush().await.unwrap();
+        kill(lab.pid());
+    };
+    let ((here, absent, keys, led), ()) = tokio::join!(biased; asked, kill);
+    assert_eq!(here.unwrap().unwrap().value, "kept");
+    assert_eq!(absent.unwrap(), None);
+    assert_eq!(keys.unwrap(), ["lab-one.web"]);
+    assert_eq!(led.unwrap().unwrap().value, "kept");
+    lab.stop().await;
+}
+
 /// Not a test of its own: the owner that the next test kills.
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_owner_that_is_killed() {

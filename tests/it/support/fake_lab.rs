@@ -14,7 +14,7 @@ use pilab::model::device::{Capability, Device, Model};
 use pilab::model::id::UserName;
 use pilab::model::power::PowerState;
 use pilab::support::term::Term;
-use pilab::wire::lending::RESERVE;
+use pilab::wire::lending::{DEVICES, RESERVE};
 use pilab::wire::request::Reply;
 use pilab::wire::subject;
 use serde::Serialize;
@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,7 +36,7 @@ pub struct Fake {
 }
 
 pub struct FakeLab {
-    lab: Lab,
+    pub lab: Lab,
     coordinator: Coordinator,
     pub devices: BTreeMap<&'static str, Fake>,
     tracker: TaskTracker,
@@ -54,6 +55,19 @@ pub async fn fake(
 ) -> (LabDevice, Fake) {
     let world = Arc::new(World::default());
     world.lock().power = Some(PowerState::Off);
+    fake_in(world, lab, id, model, capabilities, tracker, stop).await
+}
+
+/// The same in a world that was there before.
+pub async fn fake_in(
+    world: Arc<World>,
+    lab: &Lab,
+    id: &str,
+    model: Model,
+    capabilities: &[Capability],
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> (LabDevice, Fake) {
     let journal = Open::at(&lab.dir.path().join(id)).await;
     let rig = Rig::new(&journal.handle);
     let device = Device {
@@ -75,6 +89,7 @@ pub async fn fake(
         min_off: Duration::ZERO,
         stagger: Arc::default(),
         term: Term::endless(),
+        way_in: Some(lab.dir.path().join("ways-in").join(id)),
     };
     let handle = device::spawn(parts, tracker, stop.clone());
     let way = SocketAddr::new(LOCALHOST, 0);
@@ -102,11 +117,37 @@ impl FakeLab {
     }
 
     pub async fn ask<T: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> T {
+        self.try_ask(verb, body).await.unwrap_or_else(|error| panic!("{verb}: {error}"))
+    }
+
+    pub async fn try_ask<T: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> Result<T, String> {
         let subject = subject::request(&lab_name(), &UserName::new("ann").unwrap(), verb);
         let answer = self.bus.request(subject, serde_json::to_vec(body).unwrap(), SOON).await.unwrap();
         match serde_json::from_slice(&answer).unwrap() {
-            Reply::Ok { body } => body,
-            Reply::Refused { error, .. } => panic!("{verb}: {error}"),
+            Reply::Ok { body } => Ok(body),
+            Reply::Refused { error, .. } => Err(error),
+        }
+    }
+
+    /// How a device is.
+    pub async fn device(&self, id: &str) -> Value {
+        let told: Value = self.ask(DEVICES, &json!({})).await;
+        let mut rows = told["devices"].as_array().unwrap().iter();
+        rows.find(|row| row["id"] == id || row["device"]["id"] == id)
+            .unwrap_or_else(|| panic!("{told}"))
+            .clone()
+    }
+
+    /// Waits until a device is so.
+    pub async fn until(&self, id: &str, is_so: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let device = self.device(id).await;
+            if is_so(&device) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{device}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

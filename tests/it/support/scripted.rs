@@ -190,7 +190,8 @@ impl ScriptedLab {
         let issuer = Arc::new(Issuer::open(dir.path().join("issuer"), &lab).unwrap());
         let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let listen = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let options = ServerOptions { dir: dir.path().join("nats"), listen, port: None, program: None };
+        let options =
+            ServerOptions { dir: dir.path().join("nats"), listen, port: None, program: None, tls: None };
         let server =
             EmbeddedServer::start(options, issuer.clone(), &tracker, shutdown.clone()).await.unwrap();
         let options = BusOptions {
