@@ -1,7 +1,7 @@
 //! What comes from outside, damaged: every reader of it answers or refuses, and never panics.
 //!
-//! Good inputs are changed step by step, at random, from a seed that a failure names. The targets and what must hold are those
-//! of `fuzz/`, where a hunt is guided by coverage; here each is tried for a moment, the same way each time. A longer hunt:
+//! Good inputs are changed step by step, at random, from a seed that a failure names; each target is tried for a moment, the
+//! same way each time. A longer hunt:
 //!
 //! ```sh
 //! PILAB_FUZZ_SECONDS=600 cargo nextest run --features vm,agent,sim --test it -E 'test(fuzz)' --no-capture

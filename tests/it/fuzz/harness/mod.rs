@@ -1,5 +1,4 @@
-//! What is done with bytes from outside, whatever they are, and what must hold then. Shared by the tests, which
-//! try damage from a fixed seed, and by the targets of `fuzz/`, where coverage guides the hunt.
+//! What is done with bytes from outside, whatever they are, and what must hold then: `docs/fuzzing.md`.
 #![allow(clippy::unwrap_used, reason = "what must hold, holds")]
 
 pub(crate) mod dhcp;
@@ -17,7 +16,6 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-#[allow(dead_code, reason = "a fuzz target is one of them")]
 pub(crate) const TARGETS: [Target; 6] = [
     Target { name: "requests", corpus: requests::corpus, run: requests::run },
     Target { name: "dhcp", corpus: dhcp::corpus, run: dhcp::run },

@@ -1,6 +1,0 @@
-#![no_main]
-
-#[path = "../../tests/it/fuzz/harness/mod.rs"]
-mod harness;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| harness::plug::run(data));
