@@ -19,15 +19,8 @@ pub(crate) fn fetch(server: SocketAddr, name: &str, window: u16) -> io::Result<O
         request.extend(format!("windowsize\0{window}\0").into_bytes());
     }
     let mut buffer = [0; 2048];
-    let mut tries = 0;
-    let (length, from) = loop {
-        socket.send_to(&request, server)?;
-        match socket.recv_from(&mut buffer) {
-            Ok(answer) => break answer,
-            Err(error) if tries < TRIES && error.kind() == io::ErrorKind::WouldBlock => tries += 1,
-            Err(error) => return Err(error),
-        }
-    };
+    socket.send_to(&request, server)?;
+    let (length, from) = socket.recv_from(&mut buffer)?;
     let answer = buffer.get(..length).unwrap_or_default();
     if !answer.starts_with(&[0, 6]) {
         return Err(io::Error::other(format!("no OACK: {}", String::from_utf8_lossy(answer))));

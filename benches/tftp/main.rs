@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use tokio::time::Instant;
 
 /// Clients at once, and blocks between acknowledgements.
-const CASES: [(u64, u16); 5] = [(1, 1), (32, 1), (1, 16), (32, 16), (256, 1)];
+const CASES: [(u64, u16); 4] = [(1, 1), (32, 1), (1, 16), (32, 16)];
 
 #[tokio::main]
 async fn main() {
@@ -55,8 +55,7 @@ async fn main() {
                 best = Some((fastest.max(rate), cheapest.min(cost)));
             }
             let figures = match best {
-                None if window > 1 => "no windows |".to_owned(),
-                None => "does not serve so many |".to_owned(),
+                None => "no windows |".to_owned(),
                 Some((rate, cost)) if cost > 0.0 => format!("{rate:.0} | {cost:.2}"),
                 Some((rate, _)) => format!("{rate:.0} | not told"),
             };
@@ -78,7 +77,7 @@ async fn measure(peer: &Peer, clients: u64, window: u16) -> Option<(f64, f64)> {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..clients {
         let name = name.clone();
-        tasks.spawn_blocking(move || client::fetch(address, &name, window).ok().flatten());
+        tasks.spawn_blocking(move || client::fetch(address, &name, window).unwrap());
     }
     let fetched: Option<Vec<u64>> = tasks.join_all().await.into_iter().collect();
     let bytes: u64 = fetched?.into_iter().sum();

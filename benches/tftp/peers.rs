@@ -50,7 +50,7 @@ pub(crate) async fn start(dir: &Path) -> Vec<Peer> {
                     "--bind-interfaces",
                     "--listen-address=127.0.0.69",
                     "--enable-tftp",
-                    "--tftp-max=300",
+                    "--tftp-max=100",
                     &format!("--tftp-root={root}"),
                 ],
             ),
@@ -65,7 +65,7 @@ pub(crate) async fn start(dir: &Path) -> Vec<Peer> {
             "127.0.0.1:6903",
             Command::new("atftpd")
                 .args(["--daemon", "--no-fork", "--bind-address", "127.0.0.1", "--port", "6903"])
-                .args(["--maxthread", "300", "--user", "root.root", "--logfile", "/dev/null", "--verbose=0"])
+                .args(["--maxthread", "100", "--user", "root.root", "--logfile", "/dev/null", "--verbose=0"])
                 .arg(&root),
         ),
     ];
