@@ -1,7 +1,7 @@
 //! Those who keep consoles: the coordinator, and conserver, each as it is installed.
 
 use crate::load::{now, written_at};
-use crate::process::processor;
+use crate::process::{children, memory, processor};
 use pilab::bus::connect::{Bus, BusOptions};
 use pilab::config::login::Login;
 use pilab::support::command::Command;
@@ -100,6 +100,12 @@ impl Pilab {
         let dir = tempfile::tempdir().unwrap();
         let (child, readers) = (None, JoinSet::new());
         Self { dir, lines, stalled, child, readers, late: Late::default() }
+    }
+
+    /// Proportional memory of the coordinator and of its nats-server, in KiB.
+    pub(crate) fn memory(&self) -> [u64; 2] {
+        let pid = self.child.as_ref().and_then(|(child, _)| child.id()).unwrap();
+        [memory(pid), children(pid).into_iter().map(memory).sum()]
     }
 
     /// One more reader of a console, that notes how late its bytes are or never reads them.

@@ -1,4 +1,4 @@
-//! What is on the lines: whole text lines of 115 bytes, each with the time at which it was written.
+//! What is on the lines: text lines of 115 bytes, each with the time at which its end was written.
 
 use pilab::sim::PtyLine;
 use std::path::PathBuf;
@@ -9,6 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 /// 115200 baud with 8 bits, a start and a stop bit are 11520 bytes a second.
 const PIECE: usize = 115;
 const EVERY: Duration = Duration::from_millis(10);
+/// In how many parts a line of text comes, the last with its end.
+const PARTS: u32 = 10;
+const END: usize = 25;
 
 /// Nanoseconds of a clock that all processes of this machine share.
 pub(crate) fn now() -> u64 {
@@ -22,34 +25,54 @@ pub(crate) fn written_at(line: &[u8]) -> Option<u64> {
     text.split_once("at ")?.1.split(' ').next()?.parse().ok()
 }
 
+/// How a line's bytes come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grain {
+    /// Each line of text at once, as a USB adapter gives what it has gathered.
+    Whole,
+    /// A few bytes each millisecond, as from the FIFO of a host's own UART.
+    Fine,
+}
+
 pub(crate) struct Load {
+    grain: Grain,
     lines: Vec<PtyLine>,
     written: Vec<u64>,
 }
 
 impl Load {
     /// Plugs a line in under each of the names.
-    pub(crate) fn plug(names: Vec<PathBuf>) -> Self {
+    pub(crate) fn plug(names: Vec<PathBuf>, grain: Grain) -> Self {
         let written = vec![0; names.len()];
-        Self { lines: names.iter().map(|name| PtyLine::plug(name).unwrap()).collect(), written }
+        Self { grain, lines: names.iter().map(|name| PtyLine::plug(name).unwrap()).collect(), written }
     }
 
     /// Writes for so long. What is typed on a line, if anything, is thrown away.
     pub(crate) async fn run(&mut self, time: Duration) {
-        let (until, mut ticks) = (Instant::now() + time, interval(EVERY));
+        let parts = if self.grain == Grain::Fine { PARTS } else { 1 };
+        let (until, mut ticks) = (Instant::now() + time, interval(EVERY / parts));
         // A tick that came late is made up for: a UART does not wait.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         while Instant::now() < until {
-            ticks.tick().await;
-            for (line, written) in self.lines.iter_mut().zip(&mut self.written) {
-                let mut text = format!("at {} ", now()).into_bytes();
-                text.resize(PIECE - 2, b'.');
-                text.extend_from_slice(b"\r\n");
-                line.write_all(&text).await.unwrap();
-                *written += PIECE as u64;
-                let mut typed = [0; 64];
-                let reading = tokio::time::timeout(Duration::ZERO, line.read(&mut typed));
-                drop(reading.await);
+            for part in 1..=parts {
+                ticks.tick().await;
+                for (line, written) in self.lines.iter_mut().zip(&mut self.written) {
+                    let text = if part < parts {
+                        vec![b'.'; (PIECE - END) / (PARTS as usize - 1)]
+                    } else {
+                        let mut text = format!("at {} ", now()).into_bytes();
+                        text.resize(if parts == 1 { PIECE } else { END } - 2, b'.');
+                        text.extend_from_slice(b"\r\n");
+                        text
+                    };
+                    line.write_all(&text).await.unwrap();
+                    *written += text.len() as u64;
+                    if part == parts {
+                        let mut typed = [0; 64];
+                        let reading = tokio::time::timeout(Duration::ZERO, line.read(&mut typed));
+                        drop(reading.await);
+                    }
+                }
             }
         }
     }

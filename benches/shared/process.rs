@@ -7,11 +7,24 @@ pub(crate) fn processor(pid: u32) -> f64 {
     // After the name in parentheses: utime, stime, cutime and cstime are the fields 14 to 17, in hundredths of a second (proc(5)).
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(4);
     let own = fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0;
+    own + children(pid).into_iter().map(processor).sum::<f64>()
+}
+
+/// Its children.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     // A child belongs to the thread that made it.
-    let children = threads.map(|thread| read(&format!("task/{}/children", thread.file_name().display())));
-    let children: Vec<u32> = children
+    let lists =
+        threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
         .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect();
-    own + children.into_iter().map(processor).sum::<f64>()
+        .collect()
+}
+
+/// `Pss` of `/proc/PID/smaps_rollup`, in KiB: pages that are shared with other processes count in part.
+#[allow(dead_code, reason = "not each bench asks for it")]
+pub(crate) fn memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }

@@ -21,6 +21,7 @@ mod stages;
 pub use handle::{ConsoleHandle, MatchedLine, WaitError, WaitFrom, WriteError};
 pub use line::WRITE_TIMEOUT;
 pub use recorder::{StageReached, Stages, Status};
+pub use stages::{Detector, Found};
 
 use crate::journal::JournalHandle;
 use crate::support::term::Term;

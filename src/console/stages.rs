@@ -79,7 +79,7 @@ pub(super) fn without_prefix(line: &[u8]) -> &[u8] {
 
 /// A stage found in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub struct Found {
     /// The stage.
     pub stage: BootStage,
     /// The line that showed it: at most 200 characters, without escape sequences.
@@ -92,7 +92,7 @@ pub(super) struct Found {
 
 /// Finds stages: progress once per boot, trouble each time in the boot attempt, up to a bound.
 #[derive(Debug, Default)]
-pub(super) struct Detector {
+pub struct Detector {
     lines: Lines,
     /// Progress of this boot, trouble of the whole attempt.
     seen: Vec<BootStage>,
@@ -111,7 +111,7 @@ const RECENT_LIMIT: usize = 200;
 
 impl Detector {
     /// A new boot attempt begins: each stage may be found again, and what is left of a line is over.
-    pub(super) fn begin(&mut self, offset: u64) -> Vec<Found> {
+    pub fn begin(&mut self, offset: u64) -> Vec<Found> {
         let found = self.flush(offset);
         self.seen.clear();
         (self.earlier, self.loader, self.ended) = (0, None, false);
@@ -119,7 +119,7 @@ impl Detector {
     }
 
     /// A stage of this attempt was found, in this of its boots, before this process began.
-    pub(super) fn recall(&mut self, stage: BootStage, boot: u32) {
+    pub fn recall(&mut self, stage: BootStage, boot: u32) {
         if boot > self.earlier + 1 {
             self.begin_boot(boot - 1);
         }
@@ -127,7 +127,7 @@ impl Detector {
     }
 
     /// Takes a chunk whose first byte has this offset.
-    pub(super) fn push(&mut self, offset: u64, chunk: &[u8]) -> Vec<Found> {
+    pub fn push(&mut self, offset: u64, chunk: &[u8]) -> Vec<Found> {
         let mut found = Vec::new();
         for (index, &byte) in chunk.iter().enumerate() {
             let here = offset + index as u64;
@@ -149,7 +149,7 @@ impl Detector {
     }
 
     /// The stream is interrupted: what there is of a line is all that will come.
-    pub(super) fn flush(&mut self, offset: u64) -> Vec<Found> {
+    pub fn flush(&mut self, offset: u64) -> Vec<Found> {
         let mut found = Vec::new();
         self.end_line(offset, &mut found);
         self.lines = Lines::default();
@@ -157,7 +157,7 @@ impl Detector {
     }
 
     /// The last lines, oldest first, the unfinished one included.
-    pub(super) fn last_lines(&self, count: usize) -> Vec<String> {
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
         let unfinished = Some(text(self.lines.line())).filter(|line| !line.is_empty());
         let all: Vec<&String> = self.recent.iter().chain(unfinished.as_ref()).collect();
         all[all.len().saturating_sub(count)..].iter().map(|line| (*line).clone()).collect()

@@ -64,7 +64,18 @@ pub struct Cursor {
     next: u64,
     skip: Since,
     place: Option<Place>,
+    passed: Option<Passed>,
     ready: VecDeque<Item>,
+}
+
+/// How far a segment need not be read: what is before was had from memory, or is before the cursor's beginning.
+#[derive(Debug)]
+struct Passed {
+    /// The segment's first sequence number.
+    first: u64,
+    position: u64,
+    /// The sequence number of the record there.
+    sequence: u64,
 }
 
 /// Where in which file the next record is.
@@ -94,7 +105,11 @@ impl Cursor {
             Since::Console(offset) => last(&|segment| segment.console_offset <= offset),
             Since::Attempt(attempt) => last(&|segment| segment.attempt < attempt),
         };
-        Self { head, next, skip: from, place: None, ready: VecDeque::new() }
+        let mut cursor = Self { head, next, skip: from, place: None, passed: None, ready: VecDeque::new() };
+        if next == now.next_sequence {
+            cursor.pass(&now);
+        }
+        cursor
     }
 
     /// The next record, when there is one; [`JournalError::Gone`] after the last record of a closed
@@ -120,7 +135,31 @@ impl Cursor {
             if self.next >= head.next_sequence {
                 return Ok(None);
             }
-            self.fill(&head).await?;
+            if self.next >= head.tail.first {
+                let fresh = head.tail.records.iter().filter(|record| record.sequence >= self.next);
+                self.ready.extend(fresh.cloned().map(Item::Record));
+                self.next = head.next_sequence;
+                self.pass(&head);
+            } else {
+                self.fill(&head).await?;
+            }
+        }
+    }
+
+    /// All that is written so far is read.
+    fn pass(&mut self, head: &Head) {
+        let passed = |last: &Segment| Passed {
+            first: last.first,
+            position: head.length,
+            sequence: head.next_sequence,
+        };
+        self.passed = head.segments.last().map(passed);
+        let same =
+            |place: &&mut Place| self.passed.as_ref().is_some_and(|passed| passed.is_in(&place.segment));
+        if let (Some(place), Some(passed)) = (self.place.as_mut().filter(same), &self.passed) {
+            (place.position, place.sequence) = (passed.position, passed.sequence);
+        } else {
+            self.place = None;
         }
     }
 
@@ -159,7 +198,9 @@ impl Cursor {
             return Ok(());
         }
         // A segment that has been removed meanwhile was complete; its file stays open here.
-        let length = head.segments.iter().find(|segment| segment.first == first).map(|found| found.length);
+        let last = head.segments.last().is_some_and(|last| last.first == first);
+        let found = || head.segments.iter().find(|segment| segment.first == first);
+        let length = if last { Some(head.length) } else { found().map(|found| found.length) };
         let left = match length {
             Some(length) => length.saturating_sub(place.position),
             None => u64::MAX,
@@ -207,7 +248,11 @@ impl Cursor {
             let path = segment.path.clone();
             match blocking(move || File::open(path)).await {
                 Ok(file) => {
-                    let (position, sequence) = (SEGMENT_HEADER as u64, segment.first);
+                    let passed = self.passed.take().filter(|passed| passed.is_in(segment));
+                    let (position, sequence) = passed
+                        .map_or((SEGMENT_HEADER as u64, segment.first), |passed| {
+                            (passed.position, passed.sequence)
+                        });
                     let (segment, file) = (segment.clone(), Arc::new(file));
                     self.place = Some(Place { segment, file, position, sequence, read: READ });
                     return Ok(());
@@ -222,6 +267,12 @@ impl Cursor {
         let from = std::mem::replace(&mut self.next, missing_to);
         self.ready.push_back(Item::Missing { from, to: missing_to, cause: Missing::Expired });
         Ok(())
+    }
+}
+
+impl Passed {
+    fn is_in(&self, segment: &Segment) -> bool {
+        self.first == segment.first
     }
 }
 

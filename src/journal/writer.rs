@@ -1,7 +1,8 @@
 //! The task that owns a journal's files, and the handle to it.
 
 use super::cursor::{Cursor, Since};
-use super::record::{self, Body, Entry, MAX_PAYLOAD, SEGMENT_HEADER, Summary};
+use super::lane::{self, Haste};
+use super::record::{self, Body, Entry, MAX_PAYLOAD, Record, SEGMENT_HEADER, Summary};
 use super::segment::{self, Recovery, Segment};
 use super::{JournalError, Options};
 use crate::model::boot::BootAttempt;
@@ -22,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 const QUEUE: usize = 256;
 /// How many appends are handed to the blocking thread at once, and flushed with one fdatasync(2).
 const BATCH: usize = 64;
+/// The most console bytes of one batch that readers get from memory; more they read from the file.
+const TAIL: usize = 16 * 1024;
+/// A segment with less room than this may be full with the next batch.
+const NEARLY_FULL: u64 = 64 * 1024;
 
 /// A record that has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +40,20 @@ pub struct Receipt {
 /// What readers may know of the files.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
+    /// The length of the last one is [`Self::length`]; that of the others is in them.
     pub(super) segments: Arc<Vec<Segment>>,
+    pub(super) length: u64,
     pub(super) next_sequence: u64,
     pub(super) console_offset: u64,
+    pub(super) tail: Arc<Tail>,
+}
+
+/// What was written last, for readers that have read all before it: they need no file.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// All records from this sequence number on.
+    pub(super) first: u64,
+    pub(super) records: Vec<Record>,
 }
 
 /// Appends to a journal and makes cursors into it.
@@ -57,6 +73,12 @@ struct Append {
     done: oneshot::Sender<Result<Receipt, JournalError>>,
 }
 
+impl Append {
+    fn may_wait(&self) -> bool {
+        matches!(self.entry, Entry::Console { .. })
+    }
+}
+
 impl JournalHandle {
     /// Appends an event; done when it is in the file.
     pub async fn event(&self, attempt: BootAttempt, event: Event) -> Result<Receipt, JournalError> {
@@ -68,7 +90,7 @@ impl JournalHandle {
         self.append(attempt, Entry::Event(event), true).await
     }
 
-    /// Appends console bytes; done when they are in the file. `offset` is the absolute offset of the
+    /// Appends console bytes; done when they are in the file, within some 2 ms. `offset` is the absolute offset of the
     /// first of them, counted on from [`Summary::console_offset`] of [`Self::recovered`].
     pub async fn console(
         &self,
@@ -135,6 +157,7 @@ pub(super) fn start(
         boot_id: Arc::from(clock::boot_id()),
         file: None,
         segments: recovery.segments,
+        listed: None,
         next_sequence: recovery.next_sequence,
         summary: recovery.summary,
     };
@@ -143,7 +166,8 @@ pub(super) fn start(
         writer.append_one(clock::stamp(), writer.summary.attempt, entry)?;
     }
     let (sender, queue) = mpsc::channel(QUEUE);
-    let (head, watched) = watch::channel(writer.head());
+    let nothing = Tail { first: writer.next_sequence, records: Vec::new() };
+    let (head, watched) = watch::channel(writer.head(nothing));
     let handle = JournalHandle { queue: sender, head: watched, recovered };
     Ok((handle, JournalTask { queue, head, writer }))
 }
@@ -154,10 +178,11 @@ impl JournalTask {
     pub async fn run(self, token: CancellationToken) {
         let Self { mut queue, head, mut writer } = self;
         let mut batch = Vec::with_capacity(BATCH);
+        let mut cancelled = std::pin::pin!(token.cancelled());
         loop {
             tokio::select! {
                 biased;
-                () = token.cancelled(), if !queue.is_closed() => {
+                () = &mut cancelled, if !queue.is_closed() => {
                     queue.close();
                     continue;
                 }
@@ -167,16 +192,22 @@ impl JournalTask {
                     }
                 }
             }
-            let appends = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-            let written = tokio::task::spawn_blocking(move || {
-                let answers = writer.append(appends);
-                (writer, answers)
-            });
-            let Ok((returned, answers)) = written.await else {
+            let waits = writer.waits(&batch);
+            let haste = if batch.iter().all(Append::may_wait) { Haste::Soon } else { Haste::Now };
+            let work = move || {
+                let written = writer.append(&mut batch);
+                (writer, batch, written)
+            };
+            let done = if waits {
+                tokio::task::spawn_blocking(work).await.ok()
+            } else {
+                lane::run(haste, work).await
+            };
+            let Some((returned, emptied, (answers, tail))) = done else {
                 return;
             };
-            writer = returned;
-            head.send_replace(writer.head());
+            (writer, batch) = (returned, emptied);
+            head.send_replace(writer.head(tail));
             for (done, answer) in answers {
                 // Whoever does not wait for the answer has lost nothing: the record is written.
                 let _ = done.send(answer);
@@ -199,26 +230,55 @@ struct Writer {
     /// The last of `segments`, when this process writes it.
     file: Option<File>,
     segments: Vec<Segment>,
+    /// They as readers see them; none when there are others since.
+    listed: Option<Arc<Vec<Segment>>>,
     next_sequence: u64,
     summary: Summary,
 }
 
 impl Writer {
-    fn head(&self) -> Head {
+    fn head(&mut self, tail: Tail) -> Head {
+        let segments = self.listed.get_or_insert_with(|| Arc::new(self.segments.clone()));
         Head {
-            segments: Arc::new(self.segments.clone()),
+            segments: Arc::clone(segments),
+            length: self.segments.last().map_or(0, |last| last.length),
             next_sequence: self.next_sequence,
             console_offset: self.summary.console_offset,
+            tail: Arc::new(tail),
         }
     }
 
-    /// Writes a batch, and flushes it once when any of it asks for that.
-    fn append(&mut self, batch: Vec<Append>) -> Answers {
+    /// Whether a batch waits for the disk: it is flushed, or may begin a segment.
+    fn waits(&self, batch: &[Append]) -> bool {
+        let (None, Some(last), Some(append)) = (
+            batch.iter().find(|append| append.synced),
+            self.segments.last().filter(|_| self.file.is_some()),
+            batch.last(),
+        ) else {
+            return true;
+        };
+        let size = |append: &Append| match &append.entry {
+            Entry::Console { bytes, .. } => bytes.len() as u64,
+            Entry::Event(_) | Entry::Cut { .. } => 0,
+        };
+        let bytes: u64 = batch.iter().map(size).sum();
+        last.length + bytes + NEARLY_FULL > self.options.segment_bytes
+            || self.is_older(last, append.stamp, self.options.max_age / 8)
+    }
+
+    /// Writes a batch, and flushes it once when any of it asks for that. Answers what readers may have from memory, too.
+    fn append(&mut self, batch: &mut Vec<Append>) -> (Answers, Tail) {
         let mut answers = Answers::with_capacity(batch.len());
-        let mut synced = Vec::new();
-        for append in batch {
+        let mut tail = Tail { first: self.next_sequence, records: Vec::with_capacity(batch.len()) };
+        let (mut synced, mut bytes) = (Vec::new(), 0);
+        for append in batch.drain(..) {
             let Append { stamp, attempt, entry, synced: sync, done } = append;
-            let answer = self.append_one(stamp, attempt, entry);
+            bytes += if let Entry::Console { bytes, .. } = &entry { bytes.len() } else { 0 };
+            let answer = self.append_one(stamp, attempt, entry.clone());
+            if let Ok(Receipt { sequence, .. }) = answer {
+                let boot_id = Arc::clone(&self.boot_id);
+                tail.records.push(Record { sequence, stamp, boot_id, attempt, entry });
+            }
             if sync && answer.is_ok() {
                 synced.push(answers.len());
             }
@@ -232,7 +292,10 @@ impl Writer {
                 answers[index].1 = Err(error.clone());
             }
         }
-        answers
+        if bytes > TAIL {
+            tail = Tail { first: self.next_sequence, records: Vec::new() };
+        }
+        (answers, tail)
     }
 
     fn append_one(
@@ -315,6 +378,7 @@ impl Writer {
             began: stamp,
         });
         self.next_sequence += 1;
+        self.listed = None;
         self.expire(stamp);
         Ok(())
     }

@@ -57,7 +57,7 @@ pub fn of_dhcp(news: &DhcpNews, files: &PiFiles) -> (Whose, Option<NetbootFact>)
             let fact = NetbootFact::OtherServer { server: *server, gave: *gave, expected: *expected };
             (files.of_card(*mac).map_or(Whose::Unheard, Whose::Device), Some(fact))
         }
-        DhcpNews::Malformed(_) => (Whose::Nobody, None),
+        DhcpNews::Flooded { .. } | DhcpNews::Malformed(_) => (Whose::Nobody, None),
     }
 }
 

@@ -26,6 +26,7 @@ pub mod layers;
 pub mod mac;
 pub mod neighbours;
 pub mod office;
+pub mod pace;
 pub mod pi_boot;
 pub mod tftp;
 pub mod ticket;

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// What a server wants to be answered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Challenge {
+pub struct Challenge {
     realm: String,
     nonce: String,
     opaque: Option<String>,
@@ -14,7 +14,7 @@ pub(super) struct Challenge {
 
 impl Challenge {
     /// Reads a `WWW-Authenticate` header. None when it is not a digest of the kind that is spoken here.
-    pub(super) fn parse(header: &str) -> Option<Self> {
+    pub fn parse(header: &str) -> Option<Self> {
         let parameters = header.strip_prefix("Digest ").or_else(|| header.strip_prefix("digest "))?;
         let (mut realm, mut nonce, mut opaque, mut algorithm, mut qop) = (None, None, None, None, None);
         for (name, value) in parameters_of(parameters) {
@@ -33,7 +33,7 @@ impl Challenge {
 
     /// The `Authorization` header for the first use of this challenge. `uri` is the request's target, with its
     /// query; `cnonce` any text without quotes that was not used before.
-    pub(super) fn answer(&self, user: &str, password: &str, method: &str, uri: &str, cnonce: &str) -> String {
+    pub fn answer(&self, user: &str, password: &str, method: &str, uri: &str, cnonce: &str) -> String {
         let Self { realm, nonce, opaque } = self;
         let secret = hash(&[user, realm, password]);
         let request = hash(&[method, uri]);

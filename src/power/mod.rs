@@ -12,7 +12,9 @@ pub mod gpio;
 mod http;
 mod reading;
 
+pub use digest::Challenge;
 pub use error::PowerError;
+pub use reading::Reader;
 
 use crate::device::ports::{PortError, PortFuture, Power};
 use crate::model::id::DeviceId;

@@ -10,7 +10,7 @@ use serde_json::Value;
 const QUOTE: usize = 200;
 
 /// Reads answers.
-pub(super) struct Reader {
+pub struct Reader {
     /// Where in a JSON answer to look, the first that is there; none for the whole of any answer.
     pointers: Vec<String>,
     on: Regex,
@@ -18,12 +18,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(described: ReadBack) -> Result<Self, PowerError> {
+    /// As the lab file describes the answers. An error when a pattern cannot be read.
+    pub fn new(described: ReadBack) -> Result<Self, PowerError> {
         Self::at(described.pointer.into_iter().collect(), &described.on, &described.off)
     }
 
     /// Reads `true` and `ON`, `false` and `OFF` at the first of these places of a JSON answer that is there.
-    pub(super) fn json(pointers: &[&str]) -> Result<Self, PowerError> {
+    pub fn json(pointers: &[&str]) -> Result<Self, PowerError> {
         let pointers = pointers.iter().map(|pointer| (*pointer).to_owned()).collect();
         Self::at(pointers, "^(?i:on|true)$", "^(?i:off|false)$")
     }
@@ -36,7 +37,7 @@ impl Reader {
     }
 
     /// `Unknown` when it tells neither, or both.
-    pub(super) fn read(&self, answer: &str) -> PowerReading {
+    pub fn read(&self, answer: &str) -> PowerReading {
         let found = if self.pointers.is_empty() { Some(answer.trim().to_owned()) } else { self.find(answer) };
         let Some(found) = found else { return PowerReading::Unknown };
         match (self.on.is_match(&found), self.off.is_match(&found)) {

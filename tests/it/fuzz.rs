@@ -1,38 +1,29 @@
-//! What comes from outside, damaged: every decoder of the wire answers or refuses, and never panics.
+//! What comes from outside, damaged: every reader of it answers or refuses, and never panics.
 //!
-//! Good payloads are changed step by step, at random, from a seed that a failure names. `tests/run` makes some thousands
-//! of them; a longer hunt:
+//! Good inputs are changed step by step, at random, from a seed that a failure names; each target is tried for a moment, the
+//! same way each time. A longer hunt:
 //!
 //! ```sh
 //! PILAB_FUZZ_SECONDS=600 cargo nextest run --features vm,agent,sim --test it -E 'test(fuzz)' --no-capture
 //! ```
 
+mod harness;
+
+use harness::TARGETS;
 use pilab::agent::score;
-use pilab::model::identity::Identity;
-use pilab::model::ledger::Record;
-use pilab::model::workload::{Index, Presence, Status};
-use pilab::wire::console::{ConsoleChunk, ConsoleRead, ConsoleWrite};
-use pilab::wire::deploying::Deploy;
-use pilab::wire::fleet::{ExecRequest, LogsRequest, Pong};
-use pilab::wire::lending::{Extend, LeaseAsked, Power, Reserve};
-use pilab::wire::request::{BundleRead, EventsRequest, RunRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How many damaged payloads are tried when no time is given.
-const ROUNDS: usize = 20_000;
 /// The seed, so that each run of the tests tries the same. With a time given, the next ones follow.
 const SEED: u64 = 1;
-/// The longest payload that is made, in bytes: larger ones are refused by their length.
+/// The longest input that is made, in bytes.
 const MAX_LEN: usize = 64 * 1024;
 
 /// What has made parsers fall over, as pieces to put in.
-const PIECES: [&[u8]; 12] = [
+const PIECES: [&[u8]; 20] = [
     b"{",
     b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
     b"\"",
@@ -45,41 +36,15 @@ const PIECES: [&[u8]; 12] = [
     b"18446744073709551616",
     b"null",
     b",",
+    b"../",
+    b"//",
+    b"\0\0",
+    b"\xff\xff",
+    b"\x1b[",
+    b"\r\n",
+    b"= ",
+    b"[[",
 ];
-
-fn corpus() -> Vec<Vec<u8>> {
-    let token = json!({ "epoch": 1, "sequence": 3 });
-    let service = json!({
-        "name": "web", "image": "localhost/web:1", "args": ["-v"], "env": { "A": "b" },
-        "volumes": ["/srv:/srv:ro", "data:/data"], "ports": ["127.0.0.1:8080:80/tcp", "[::1]:53:53/udp"],
-        "restart": "always", "limits": { "memory": 67_108_864, "cpu_millis": 500, "pids": 20 },
-        "health": { "command": ["true"], "interval": 5, "timeout": 2, "retries": 3, "start_period": 0 },
-        "stop_timeout": 10, "pull": "if-missing"
-    });
-    let init = json!({ "name": "migrate", "image": "localhost/m:1", "timeout": 30 });
-    let data = json!({ "init_containers": [init], "services": [service], "probation": 10 });
-    let desired = json!({
-        "version": 1, "generation": 2, "token": token, "score": { "type": "PodmanV0", "data": data }
-    });
-    let values = [
-        desired,
-        json!({ "version": 1, "deployments": { "web": 2, "db": 7 } }),
-        json!({ "version": 1, "device": "lab-vm-1", "attempt": 2, "nats_url": "nats://192.0.2.1:4222" }),
-        json!({ "deployment": "web", "container": "hello", "from": 0, "wait_ms": 100 }),
-        json!({ "deployment": "web", "container": "hello", "command": ["id"], "timeout": 5 }),
-        json!({ "version": 1, "run": "ping-1-1", "from": 3 }),
-        json!({
-            "version": 1, "id": "l-1", "purpose": "p", "duration": { "secs": 60, "nanos": 0 }, "priority": "normal",
-            "hold_by_process": null, "start_ms": null, "no_wait": false,
-            "needs": [{ "role": "dut", "device": "lab-vm-1", "model": "vm-aarch64", "labels": { "a": "b" } }]
-        }),
-        json!({ "device": "lab-vm-1", "act": "cycle", "force": "why" }),
-        json!({ "device": "lab-vm-1", "from": { "offset": 7 } }),
-        json!({ "device": "lab-vm-1", "bytes": "AP8K" }),
-        json!({ "lease": "l-1", "longer": { "secs": 60, "nanos": 0 } }),
-    ];
-    values.iter().map(|value: &Value| value.to_string().into_bytes()).collect()
-}
 
 /// One step of damage.
 fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut StdRng) {
@@ -113,63 +78,66 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut StdRng) {
     bytes.truncate(MAX_LEN);
 }
 
-fn reads<T: DeserializeOwned>(bytes: &[u8]) {
-    let _ = serde_json::from_slice::<T>(bytes);
-}
-
-/// All decoders: whatever they are given, they answer.
-fn decode(bytes: &[u8]) {
-    if let Ok(desired) = score::decode(bytes) {
-        // What was let through can be worked with.
-        let name = pilab::model::id::DeploymentName::new("web").unwrap();
-        score::services(&name, &desired);
-        let again = serde_json::to_vec(&desired).unwrap();
-        assert_eq!(score::decode(&again).unwrap(), desired, "what is written reads back");
-    }
-    reads::<Index>(bytes);
-    reads::<Status>(bytes);
-    reads::<Presence>(bytes);
-    reads::<Identity>(bytes);
-    reads::<Pong>(bytes);
-    reads::<LogsRequest>(bytes);
-    reads::<ExecRequest>(bytes);
-    reads::<RunRequest>(bytes);
-    reads::<EventsRequest>(bytes);
-    reads::<BundleRead>(bytes);
-    reads::<Reserve>(bytes);
-    reads::<Extend>(bytes);
-    reads::<LeaseAsked>(bytes);
-    reads::<Power>(bytes);
-    reads::<ConsoleRead>(bytes);
-    reads::<ConsoleWrite>(bytes);
-    reads::<ConsoleChunk>(bytes);
-    reads::<Deploy>(bytes);
-    reads::<Record>(bytes);
-}
-
-#[test]
-fn no_payload_makes_a_decoder_panic() {
+/// Tries so many damaged inputs of one target, or hunts for as long as the environment says.
+#[expect(clippy::print_stderr, reason = "a hunt tells how far it got")]
+fn try_damaged(name: &str, rounds: usize) {
     let hunt = std::env::var("PILAB_FUZZ_SECONDS").ok();
     let hunt = hunt.map(|text| Duration::from_secs(text.parse().expect("PILAB_FUZZ_SECONDS is a number")));
-    let (corpus, began) = (corpus(), Instant::now());
-    score::decode(&corpus[0]).expect("the corpus is what it says");
+    let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+    let (corpus, began) = ((target.corpus)(), Instant::now());
+    for input in &corpus {
+        (target.run)(input);
+    }
     let mut seed = SEED;
     loop {
         let mut random = StdRng::seed_from_u64(seed);
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let mut bytes = corpus[random.random_range(0..corpus.len())].clone();
             for _ in 0..random.random_range(1..8) {
                 damage(&mut bytes, &corpus, &mut random);
             }
-            let decoded = catch_unwind(AssertUnwindSafe(|| decode(&bytes)));
-            assert!(decoded.is_ok(), "seed {seed}: {:?}", String::from_utf8_lossy(&bytes));
+            let borne = catch_unwind(AssertUnwindSafe(|| (target.run)(&bytes)));
+            assert!(borne.is_ok(), "{name}, seed {seed}: {:?}", bytes.escape_ascii().to_string());
         }
         if hunt.is_none_or(|hunt| began.elapsed() >= hunt) {
             break;
         }
         seed += 1;
     }
-    eprintln!("{} payloads in {:.1} s", (seed - SEED + 1) * ROUNDS as u64, began.elapsed().as_secs_f64());
+    let tried = (seed - SEED + 1) * rounds as u64;
+    eprintln!("{name}: {tried} inputs in {:.1} s", began.elapsed().as_secs_f64());
+}
+
+#[test]
+fn no_body_of_a_request_makes_a_decoder_panic() {
+    try_damaged("requests", 10_000);
+    let (corpus, named) = (harness::requests::corpus(), "the corpus is what it says");
+    score::decode(&corpus[0]).expect(named);
+}
+
+#[test]
+fn whatever_comes_by_dhcp_is_borne() {
+    try_damaged("dhcp", 2_000);
+}
+
+#[test]
+fn whatever_comes_by_tftp_is_borne() {
+    try_damaged("tftp", 1_000);
+}
+
+#[test]
+fn whatever_a_console_says_is_borne() {
+    try_damaged("stages", 100);
+}
+
+#[test]
+fn whatever_a_plug_answers_is_borne() {
+    try_damaged("plug", 100);
+}
+
+#[test]
+fn whatever_a_lab_s_files_say_is_read_or_refused() {
+    try_damaged("files", 300);
 }
 
 #[test]

@@ -75,6 +75,11 @@ pub enum DhcpNews {
         /// The one that was sent.
         sent: u32,
     },
+    /// Packets come as a device's, more than any device sends, and get no answer beyond a bound. Told once in half a minute.
+    Flooded {
+        /// Whose MAC address they bear.
+        device: DeviceId,
+    },
     /// Another DHCP server answers on this wire. Told once in half a minute.
     OtherServer {
         /// Its address, as it says.
@@ -111,6 +116,12 @@ impl fmt::Display for DhcpNews {
             Self::Stranger { mac, .. } => write!(f, "{mac} is not in the lab file"),
             Self::Contradiction { device, known, sent } => {
                 write!(f, "{device}: the serial number is {sent:08x}, the lab file says {known:08x}")
+            }
+            Self::Flooded { device } => {
+                write!(
+                    f,
+                    "{device}: asks so often that not all of it is answered, or somebody does in its name"
+                )
             }
             Self::OtherServer { server, mac, expected: true, .. } => {
                 write!(f, "the DHCP server {server} serves {mac}")

@@ -5,6 +5,9 @@
 //! that they boot), so what is known of a device is kept by its MAC address. A serial number that does not fit is
 //! a contradiction. Whoever is not known gets silence.
 //!
+//! **How often.** A device's packets have a budget, whoever sends them: what is beyond is not answered and not told, so a flood
+//! in a device's name fills neither its journal nor the wire, and costs the others nothing.
+//!
 //! **Full or beside.** In full mode we lend addresses. Beside an existing server we lend none, and tell boot ROMs
 //! only where their files are; they merge both answers.
 //!
@@ -13,6 +16,7 @@
 
 use super::super::board::Board;
 use super::super::mac::Mac;
+use super::super::pace::{Paces, Taken};
 use super::event::{DhcpEvent, DhcpNews};
 use super::seldom::Seldom;
 use super::wire::{self, Lease, Packet, Reply};
@@ -22,6 +26,9 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Packets of one device at once, and then each second. A boot ROM sends two, and again after seconds.
+const PACKETS: u32 = 20;
 
 /// Whether addresses are lent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +101,8 @@ pub struct Responder {
     server: Ipv4Addr,
     mode: Mode,
     known: HashMap<Mac, Known>,
+    paces: Paces<Mac>,
+    floods: Seldom<Mac>,
     strangers: Seldom<Mac>,
     servers: Seldom<Ipv4Addr>,
     malformed: Seldom<()>,
@@ -109,6 +118,8 @@ impl Responder {
             server,
             mode,
             known: known.collect(),
+            paces: Paces::default(),
+            floods: Seldom::default(),
             strangers: Seldom::default(),
             servers: Seldom::default(),
             malformed: Seldom::default(),
@@ -173,7 +184,8 @@ impl Responder {
         match packet.kind {
             MessageType::Discover => self.discover(&packet, now),
             MessageType::Request => self.request(&packet, now),
-            MessageType::Decline => {
+            MessageType::Decline if self.admits(packet.mac, now) => {
+                let Some(known) = self.known.get(&packet.mac) else { return };
                 let (device, address) = (known.client.device.clone(), packet.requested);
                 self.note(now, DhcpNews::Declined { device, address });
             }
@@ -181,7 +193,23 @@ impl Responder {
         }
     }
 
+    /// Whether one more packet in this device's name is in its budget.
+    fn admits(&mut self, mac: Mac, now: Instant) -> bool {
+        let taken = self.paces.take(mac, PACKETS, now);
+        if taken == Taken::FirstNo
+            && self.floods.is_due(mac, now)
+            && let Some(known) = self.known.get(&mac)
+        {
+            let device = known.client.device.clone();
+            self.note(now, DhcpNews::Flooded { device });
+        }
+        taken == Taken::Yes
+    }
+
     fn discover(&mut self, packet: &Packet, now: Instant) {
+        if !self.admits(packet.mac, now) {
+            return;
+        }
         let boots = packet.is_pxe();
         let Some(known) = self.known.get_mut(&packet.mac) else { return };
         known.boots = boots;
@@ -205,6 +233,9 @@ impl Responder {
             return;
         }
         if let Mode::Beside { .. } = self.mode {
+            return;
+        }
+        if !self.admits(packet.mac, now) {
             return;
         }
         let has = Some(packet.client_address).filter(|address| !address.is_unspecified());

@@ -16,7 +16,6 @@
 
 pub mod content;
 pub mod event;
-pub mod pace;
 pub mod packet;
 pub mod path;
 pub mod server;

@@ -13,9 +13,9 @@
 //!   sender never answers); are there none, the request is refused.
 //! - An address asks so often; what is beyond gets no answer, and is told once a second.
 
+use super::super::pace::{Paces, Taken};
 use super::content::{BootFiles, Reader};
 use super::event::{Abort, FileEvent, FileProgress, Refused};
-use super::pace::{Paces, Taken};
 use super::packet::{self, Packet, Request};
 use super::path::BootPath;
 use super::transfer::{Act, Blocks, Ending, Patience, Terms, Transfer};
@@ -86,7 +86,7 @@ pub struct Table {
     sockets: usize,
     next_socket: usize,
     transfers: HashMap<SocketAddr, Entry>,
-    paces: Paces,
+    paces: Paces<IpAddr>,
     events: VecDeque<FileEvent>,
 }
 

@@ -276,6 +276,29 @@ fn a_relay_is_answered_at_the_server_s_port() {
 }
 
 #[test]
+fn a_flood_in_one_device_s_name_is_answered_within_bounds_and_harms_no_other() {
+    let mut responder = full();
+    let now = Instant::now();
+    let (mut sent, mut told) = (0, Vec::new());
+    for at in (0..10_000).map(|n| now + Duration::from_micros(100) * n) {
+        responder.on_packet(&discover_of_a_pi_4(0x9ffe_fdef), at);
+        sent += responder.due(at).len();
+        told.extend(responder.events().map(|event| event.what));
+    }
+    // A full budget, and what came back in the second that it took.
+    assert!((20..=41).contains(&sent), "{sent} answers");
+    let floods = told.iter().filter(|news| matches!(news, DhcpNews::Flooded { .. })).count();
+    assert_eq!((floods, told.len()), (1, 2 * sent + 1), "what is not answered is not told");
+    let later = now + Duration::from_secs(1);
+    responder.on_packet(&discover_of_a_3b(), later);
+    let due = responder.due(later + Duration::from_secs(2));
+    assert_eq!(due.len(), 1, "the other device");
+    let rested = later + Duration::from_secs(1);
+    responder.on_packet(&discover_of_a_pi_4(0x9ffe_fdef), rested);
+    assert_eq!(responder.due(rested).len(), 1, "the same, after a rest");
+}
+
+#[test]
 fn lengths_that_lie_harm_nothing() {
     let mut responder = full();
     let with = |options: &[u8]| packet(1, PI_4, &[options]);

@@ -1,13 +1,13 @@
-//! How often each address asks: a budget that fills again with time.
+//! How often each asks, by its address or its network card: a budget that fills again with time.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::Hash;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Addresses that are remembered. When there are more at a time, those beyond get nothing.
-const MAX_ADDRESSES: usize = 1024;
-/// How often an address is told of, and how long a full budget takes to fill.
+/// How many are remembered. When there are more at a time, those beyond get nothing.
+const MAX: usize = 1024;
+/// How often each is told of, and how long a full budget takes to fill.
 const SPAN: Duration = Duration::from_secs(1);
 
 /// Whether one more request is in the budget.
@@ -21,7 +21,7 @@ pub enum Taken {
     No,
 }
 
-/// One address: how many requests are left of its budget, as of a time.
+/// One of them: how many requests are left of its budget, as of a time.
 #[derive(Debug)]
 struct Pace {
     left: f64,
@@ -29,24 +29,30 @@ struct Pace {
     told: Option<Instant>,
 }
 
-/// The budgets of all addresses.
-#[derive(Debug, Default)]
-pub struct Paces {
-    paces: HashMap<IpAddr, Pace>,
+/// The budgets of all.
+#[derive(Debug)]
+pub struct Paces<T> {
+    paces: HashMap<T, Pace>,
     told: Option<Instant>,
 }
 
-impl Paces {
-    /// Takes one off the budget of `address`, which is `full` at first and gets as much back each second.
-    pub fn take(&mut self, address: IpAddr, full: u32, now: Instant) -> Taken {
+impl<T> Default for Paces<T> {
+    fn default() -> Self {
+        Self { paces: HashMap::new(), told: None }
+    }
+}
+
+impl<T: Eq + Hash> Paces<T> {
+    /// Takes one off the budget of `who`, which is `full` at first and gets as much back each second.
+    pub fn take(&mut self, who: T, full: u32, now: Instant) -> Taken {
         let full = f64::from(full);
-        if self.paces.len() >= MAX_ADDRESSES && !self.paces.contains_key(&address) {
+        if self.paces.len() >= MAX && !self.paces.contains_key(&who) {
             self.paces.retain(|_, pace| now - pace.at < SPAN);
-            if self.paces.len() >= MAX_ADDRESSES {
+            if self.paces.len() >= MAX {
                 return tell(&mut self.told, now);
             }
         }
-        let pace = self.paces.entry(address).or_insert(Pace { left: full, at: now, told: None });
+        let pace = self.paces.entry(who).or_insert(Pace { left: full, at: now, told: None });
         pace.left = (pace.left + (now - pace.at).as_secs_f64() / SPAN.as_secs_f64() * full).min(full);
         pace.at = now;
         if pace.left < 1.0 {
@@ -68,6 +74,7 @@ fn tell(told: &mut Option<Instant>, now: Instant) -> Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     #[test]
     fn an_address_beyond_its_budget_is_told_of_once_a_second_and_harms_no_other() {
