@@ -15,6 +15,7 @@ mod library;
 #[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
 #[path = "../it/support/program.rs"]
 mod program;
+mod proxy;
 #[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
 #[path = "../it/support/store.rs"]
 mod store;

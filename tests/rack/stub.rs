@@ -35,6 +35,11 @@ impl Rig {
     /// With these boards, and these lines at the end of the first table of its lab file. `second` tells it from others of
     /// this process.
     pub(crate) fn new(second: u8, more: &str, boards: &[Stub]) -> Self {
+        Self::beside(second, more, boards, false)
+    }
+
+    /// The same; `proxy`: another DHCP server lends the addresses.
+    pub(crate) fn beside(second: u8, more: &str, boards: &[Stub], proxy: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tag = [second, crate::net()];
         let (name, net) = (format!("stub{second}x{}", tag[1]), format!("10.{second}.{}", tag[1]));
@@ -50,14 +55,22 @@ impl Rig {
         let store = Store::with_agent(&images, &sha256(&std::fs::read(agent).unwrap()));
         let mut lab = format!("name = \"{name}\"\nimage = \"{}\"\nstagger = \"1ms\"\n{more}\n", store.image);
         lab += &format!("[netboot]\naddress = \"{net}.1\"\n");
+        if proxy {
+            lab += "mode = \"proxy\"\n";
+        }
         for (number, board) in (11_u8..).zip(boards) {
             let Stub { name, model, simulate, software } = board;
             lab += &format!(
-                "[[devices]]\nid = \"{name}\"\nmodel = \"{model}\"\nboot = \"netboot\"\nmin_off = \"100ms\"\n\
-                 mac = \"dc:a6:32:{:02x}:{:02x}:{number:02x}\"\nserial = \"{:02x}{:02x}00{number:02x}\"\naddress = \"{net}.{number}\"\n\
-                 [devices.simulate]\ntarget = \"stub\"\nstub = {program:?}\n{simulate}\n",
-                tag[0], tag[1], tag[0], tag[1],
+                "[[devices]]\nid = \"{name}\"\nmodel = \"{model}\"\nboot = \"netboot\"\nmin_off = \"100ms\"\nmac = \"{}\"\n\
+                 serial = \"{:02x}{:02x}00{number:02x}\"\n",
+                mac(tag, number),
+                tag[0],
+                tag[1],
             );
+            if !proxy {
+                lab += &format!("address = \"{net}.{number}\"\n");
+            }
+            lab += &format!("[devices.simulate]\ntarget = \"stub\"\nstub = {program:?}\n{simulate}\n");
             if !software.is_empty() {
                 let first = format!("{:02x}{:02x}000b", tag[0], tag[1]);
                 let software = software.replace("@FIRST@", &first);
@@ -78,6 +91,11 @@ impl Rig {
 
     pub(crate) fn address(&self, last: u8) -> String {
         format!("{}.{last}", self.net)
+    }
+
+    /// Where the board of this place, counted from 0, has its address, and its MAC address.
+    pub(crate) fn card(&self, place: u8) -> (String, String) {
+        (self.address(11 + place), mac(self.tag, 11 + place))
     }
 
     /// A scenario on one board, by its path.
@@ -139,6 +157,10 @@ impl Rig {
         let all = std::fs::read_dir("/proc").unwrap().map(|entry| line(entry.unwrap().path()));
         all.filter(|line| line.contains(&place)).collect()
     }
+}
+
+fn mac(tag: [u8; 2], number: u8) -> String {
+    format!("dc:a6:32:{:02x}:{:02x}:{number:02x}", tag[0], tag[1])
 }
 
 /// How the last attempt of a run came out, and what decided that.
