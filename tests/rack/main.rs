@@ -12,6 +12,7 @@
 mod coordinator;
 mod faults;
 mod library;
+mod night;
 #[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
 #[path = "../it/support/program.rs"]
 mod program;
