@@ -7,6 +7,7 @@ use crate::model::boot::BootStage;
 use crate::model::device::Model;
 use crate::model::simulation::{ScriptedFault, SimFault, SimTarget, Simulation};
 use serde::Deserialize;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -52,6 +53,7 @@ impl RawSimulated {
 pub(super) struct RawSimulate {
     #[serde(default)]
     target: RawTarget,
+    stub: Option<PathBuf>,
     #[serde(default)]
     faults: Vec<RawFault>,
     holds: Option<RawDuration>,
@@ -64,6 +66,7 @@ enum RawTarget {
     #[default]
     Virt,
     Rom,
+    Stub,
 }
 
 #[derive(Deserialize)]
@@ -132,9 +135,19 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
         Model::Pi3B | Model::Pi4B | Model::Cm4 | Model::Pi5 => {}
         other => return Err(("", format!("a {other} cannot be simulated: pi3b, pi4b, cm4 and pi5 can"))),
     }
-    let target = match raw.target {
-        RawTarget::Virt => SimTarget::Virt,
-        RawTarget::Rom => SimTarget::Rom,
+    let target = match (raw.target, raw.stub) {
+        (RawTarget::Virt, None) => SimTarget::Virt,
+        (RawTarget::Rom, None) => SimTarget::Rom,
+        (RawTarget::Stub, Some(program)) if program.is_absolute() => SimTarget::Stub(program),
+        (RawTarget::Stub, Some(program)) => {
+            return Err((".stub", format!("{} is no absolute path", program.display())));
+        }
+        (RawTarget::Stub, None) => {
+            return Err((".target", "a stub is a program of this host: `stub` is missing".to_owned()));
+        }
+        (RawTarget::Virt | RawTarget::Rom, Some(_)) => {
+            return Err((".stub", "it is for target = \"stub\" alone".to_owned()));
+        }
     };
     if raw.faults.len() > MAX_FAULTS {
         return Err((".faults", format!("there are more than {MAX_FAULTS}")));
@@ -195,7 +208,10 @@ mod tests {
             assert!(wired.device.capabilities.contains(&capability), "{capability}");
         }
         let simulation = wired.simulation.as_ref().unwrap();
-        assert_eq!((simulation.target, simulation.holds), (SimTarget::Rom, Duration::from_millis(300)));
+        assert_eq!(
+            (simulation.target.clone(), simulation.holds),
+            (SimTarget::Rom, Duration::from_millis(300))
+        );
         let faults = |boot| simulation.faults(boot).cloned().collect::<Vec<_>>();
         let always = [SimFault::StpDelay(Duration::from_secs(30)), SimFault::Welded];
         assert_eq!(faults(2), always);
@@ -210,6 +226,9 @@ mod tests {
         let simulate = |text: &str| format!("{BOARD}[devices.simulate]\n{text}\n");
         let table = [
             (simulate("target = \"raspi3b\""), "/lab.toml:11:10: unknown variant `raspi3b`".to_owned()),
+            (simulate("target = \"stub\""), format!("{at}.target: a stub is a program of this host")),
+            (simulate("target = \"stub\"\nstub = \"a\""), format!("{at}.stub: a is no absolute path")),
+            (simulate("stub = \"/a\""), format!("{at}.stub: it is for target = \"stub\" alone")),
             (simulate("memory_mib = 1"), format!("{at}.memory_mib: 1 is not between 256 and 8192")),
             (simulate("holds = \"2m\""), format!("{at}.holds: 120s is more than 60s")),
             (fault("kind = \"gremlins\""), "/lab.toml:12:".to_owned()),

@@ -12,11 +12,14 @@ use crate::model::time::Stamp;
 use crate::support::term::Lapsed;
 use bytes::Bytes;
 use regex::bytes::Regex;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// The most bytes of one write.
 const WRITE_LIMIT: usize = 64 * 1024;
+/// How long a journal's records of one boot attempt may take to be read.
+const READS: Duration = Duration::from_secs(2);
 
 /// A device's console.
 #[derive(Debug, Clone)]
@@ -190,6 +193,24 @@ impl ConsoleHandle {
             Ok(found) => found,
             Err(_) => Err(self.late(format!("pattern {:?}", pattern.as_str()))),
         }
+    }
+
+    /// Whether not one byte has come in this boot attempt so far.
+    pub async fn is_mute(&self, attempt: BootAttempt) -> bool {
+        // The journal is read up to its end, at which the cursor would wait for more.
+        let mut cursor = self.journal.cursor(Since::Attempt(attempt));
+        let heard = async {
+            loop {
+                match cursor.next().await {
+                    Ok(Item::Record(record)) if record.attempt > attempt => return false,
+                    Ok(Item::Record(record)) if matches!(record.entry, Entry::Console { .. }) => return true,
+                    Ok(Item::Record(_)) => {}
+                    // What was there is gone: nobody knows.
+                    Ok(Item::Missing { .. }) | Err(_) => return true,
+                }
+            }
+        };
+        matches!(timeout_at(Instant::now() + READS, heard).await, Err(_) | Ok(false))
     }
 
     /// Writes, as the holder of the lease with this token. The bytes are counted in the journal before

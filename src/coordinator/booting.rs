@@ -105,21 +105,25 @@ impl Session {
         deadline: Instant,
     ) -> Result<String, Fault> {
         let mut cycles = 0;
+        let mut stood = String::new();
+        // Where it stood still is what a time-out has to tell, also of the attempts before.
+        let late = |fault: Fault, stood: &str| Fault { cause: format!("{}{stood}", fault.cause), ..fault };
         let pong = loop {
             let stall = tokio::select! {
-                pong = self.first_pong(seat, *attempt, deadline) => break pong?,
+                pong = self.first_pong(seat, *attempt, deadline) => break pong.map_err(|e| late(e, &stood))?,
                 stall = standing_still(seat, *attempt, Some(KERNEL)) => stall,
                 fault = over(seat, *attempt) => return Err(fault),
             };
-            if self.note_stall(seat, *attempt, &stall, cycles).await {
+            let again = self.note_stall(seat, *attempt, &stall, cycles).await;
+            stood = format!("; boot attempt {attempt} stood still: {} ({})", stall.at, stall.hint);
+            if again {
                 cycles += 1;
                 *attempt = self.boot_image(seat, image, seat.start()).await?;
                 continue;
             }
             // What a cut does not cure may yet pass.
-            let late = |fault: Fault| Fault { cause: format!("{}; {}", fault.cause, stall.at), ..fault };
             break tokio::select! {
-                pong = self.first_pong(seat, *attempt, deadline) => pong.map_err(late)?,
+                pong = self.first_pong(seat, *attempt, deadline) => pong.map_err(|e| late(e, &stood))?,
                 fault = over(seat, *attempt) => return Err(fault),
             };
         };

@@ -124,8 +124,14 @@ impl Session {
                 found.map(|found| found.line)
             }
         };
-        line.map(|line| format!("the console shows {line:?}"))
-            .map_err(|e| seat.fault(FaultKind::Unseen, Chain(&e).to_string()))
+        match line {
+            Ok(line) => Ok(format!("the console shows {line:?}")),
+            Err(error) if console.is_mute(attempt).await => {
+                let cause = format!("{}; it has shown nothing at all in this boot attempt", Chain(&error));
+                Err(seat.fault(FaultKind::Mute, cause))
+            }
+            Err(error) => Err(seat.fault(FaultKind::Unseen, Chain(&error).to_string())),
+        }
     }
 
     async fn ping_step(&self, seat: &Seat, deadline: Instant) -> Result<String, Fault> {

@@ -75,6 +75,8 @@ pub enum FaultKind {
     Awaited,
     /// What the console was to show had not been seen when the step's time was up.
     Unseen,
+    /// The same, and the console has shown nothing at all in this boot attempt, not even its boot loader.
+    Mute,
     /// The device was not reached over SSH.
     Unreachable,
     /// The device's kernel panicked.

@@ -1,13 +1,16 @@
 //! How a simulated board is: what runs after its boot loader, and what is wrong with it.
 
 use super::boot::BootStage;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a simulated board does with what it has loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SimTarget {
     /// It runs it, on QEMU's machine `virt`: the kernel and the initramfs, with the kernel's arguments.
     Virt,
+    /// This program of the host, on the board's wire and console, stands in for what was loaded.
+    Stub(PathBuf),
     /// It stops there.
     Rom,
 }

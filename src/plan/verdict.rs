@@ -5,14 +5,17 @@
 //! done and something else may have done as well is a `timeout` with a suspect: nobody is blamed by luck.
 
 mod case;
+mod suspect;
 
 pub use case::Case;
 
 use crate::model::boot::BootStage;
 use crate::model::event::Event;
+use crate::model::netboot::NetbootFact;
 use crate::model::run::FaultKind as Kind;
 use crate::model::run::{Outcome, RunEvent, RunFact, StepResult, Verdict};
 use crate::model::scenario::UnderTest;
+use suspect::boot_suspect;
 
 /// One rule.
 pub struct Rule {
@@ -49,6 +52,7 @@ impl Ruling {
 pub const RULES: &[Rule] = &[
     Rule { name: "somebody stopped it", says: stopped },
     Rule { name: "a need cannot be met", says: unmet },
+    Rule { name: "it began anew by itself", says: began_anew },
     Rule { name: "the kernel under test panicked", says: panic_of_the_product },
     Rule { name: "a panic in a brown-out", says: panic_in_a_brown_out },
     Rule { name: "our own kernel panicked", says: panic_of_ours },
@@ -62,6 +66,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "the kernel under test hung", says: hang_of_the_product },
     Rule { name: "a watchdog fired", says: watchdog },
     Rule { name: "the console was not watched", says: blind },
+    Rule { name: "the console is mute", says: mute },
     Rule { name: "the console did not show it", says: unseen },
     Rule { name: "it did not come to be", says: awaited },
     Rule { name: "SSH, or the image", says: unreachable_product },
@@ -159,6 +164,27 @@ fn panic<'a>(case: &Case<'a>) -> Option<(&'a RunEvent, String)> {
 fn under_voltage<'a>(case: &Case<'a>) -> Option<(&'a RunEvent, String)> {
     let (event, line) = case.stage(BootStage::UnderVoltage)?;
     Some((event, format!("the device's supply was too low: {line:?}")))
+}
+
+/// Where the device began anew by itself. Its boot ticket is good only once: when that is refused then, the panic of an
+/// initramfs without an identity says nothing of what made the device begin anew.
+fn anew<'a>(case: &Case<'a>) -> Option<(&'a RunEvent, String, bool)> {
+    let (event, agent) = case.began_anew()?;
+    let refused = || {
+        let refused = case.noted(|event| matches!(event, Event::TicketRefused { .. }).then_some(()));
+        refused.is_some_and(|(refused, ())| refused.at.boot_ns > event.at.boot_ns)
+    };
+    let follows = case.is(&[Kind::BootTimeout]) || (case.is(&[Kind::Panic]) && refused());
+    follows.then(|| (event, "the device began anew by itself".to_owned(), agent))
+}
+
+/// The device did that, unless something that is under test had run by then.
+fn began_anew(case: &Case<'_>) -> Option<Ruling> {
+    let (event, words, agent) = anew(case)?;
+    if agent || case.boots_the_product() {
+        return Ruling::unclear(event, words, "the device's power supply, or what is under test");
+    }
+    Ruling::because(Verdict::Device, event, words)
 }
 
 fn panic_of_the_product(case: &Case<'_>) -> Option<Ruling> {
@@ -262,8 +288,18 @@ fn watchdog(case: &Case<'_>) -> Option<Ruling> {
 
 /// Nothing can be said of a console that was not heard.
 fn blind(case: &Case<'_>) -> Option<Ruling> {
-    let (event, cause) = case.console_hole().filter(|_| case.is(&[Kind::Unseen]))?;
+    let (event, cause) = case.console_hole().filter(|_| case.is(&[Kind::Unseen, Kind::Mute]))?;
     Ruling::because(Verdict::Lab, event, format!("the console has a hole: {cause}"))
+}
+
+/// A kernel that is under test may be what does not speak.
+fn mute(case: &Case<'_>) -> Option<Ruling> {
+    if !case.is(&[Kind::Mute]) {
+        return None;
+    }
+    let suspect = "the console's line, or what is under test";
+    let unclear = || Ruling::unclear(case.told(), case.fault().cause.clone(), suspect);
+    if case.boots_the_product() { unclear() } else { Ruling::new(Verdict::Lab) }
 }
 
 fn unseen(case: &Case<'_>) -> Option<Ruling> {
@@ -323,12 +359,18 @@ fn ticket(case: &Case<'_>) -> Option<Ruling> {
 }
 
 fn boot_timeout(case: &Case<'_>) -> Option<Ruling> {
-    let late = case.is(&[Kind::BootTimeout]);
-    if late {
-        Ruling::unclear(case.told(), case.fault().cause.clone(), boot_suspect(case.reached()))
-    } else {
-        None
+    if !case.is(&[Kind::BootTimeout]) {
+        return None;
     }
+    let reached = case.reached();
+    let stalled = case.noted(|event| match event {
+        Event::Netboot { fact: fact @ NetbootFact::FileStalled { .. } } => Some(fact.to_string()),
+        _ => None,
+    });
+    // Once a kernel runs, what its loader waited for is past.
+    let stalled = stalled.filter(|_| reached <= Some(BootStage::Firmware));
+    let (event, words) = stalled.unwrap_or_else(|| (case.told(), case.fault().cause.clone()));
+    Ruling::unclear(event, words, boot_suspect(reached))
 }
 
 fn step_timeout(case: &Case<'_>) -> Option<Ruling> {
@@ -341,24 +383,4 @@ fn step_timeout(case: &Case<'_>) -> Option<Ruling> {
     );
     let late = case.is(&[Kind::StepTimeout]);
     if late { Ruling::unclear(case.told(), case.fault().cause.clone(), &suspect) } else { None }
-}
-
-/// Who is to be looked at first when a boot stands still after `stage`.
-fn boot_suspect(stage: Option<BootStage>) -> &'static str {
-    match stage {
-        None => "power, or the console's wiring",
-        Some(BootStage::Bootloader | BootStage::Firmware) => "the kernel or initramfs was not loaded",
-        Some(BootStage::Kernel) => "the initramfs, or a driver",
-        Some(BootStage::Initramfs) => "the network: no DHCP answer",
-        Some(BootStage::Network) => "the boot ticket was not accepted, or the coordinator cannot be reached",
-        Some(BootStage::Ticket) => "a layer of the image",
-        Some(BootStage::SwitchRoot | BootStage::Systemd) => "the image's services",
-        Some(BootStage::Sshd | BootStage::Agent | BootStage::Login) => {
-            "the agent, or its way to the NATS server"
-        }
-        Some(BootStage::Restart) => "the device, which restarted by itself",
-        Some(BootStage::Panic | BootStage::UnderVoltage | BootStage::Watchdog | BootStage::OutOfMemory) => {
-            "the device, which is in trouble"
-        }
-    }
 }

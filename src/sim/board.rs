@@ -4,6 +4,7 @@ use super::SimError;
 use super::net::{Card, Names};
 use super::qemu::{self, Machine, Running};
 use super::rom::{Act, Halt, Identity, Loaded, Reset, Rom, RomFaults};
+use super::stub::Stub;
 use super::supply::{Charge, Life};
 use super::trigger::Ear;
 use super::uart::Uart;
@@ -181,11 +182,28 @@ impl Body {
             );
         }
         let panics = faults.contains(&SimFault::KernelPanic);
-        match self.simulation.target {
+        let more = if panics { PANIC } else { "" };
+        match &self.simulation.target {
             SimTarget::Virt => {
                 // The kernel has the card from here on.
                 self.unplug().await;
-                self.machine(&loaded, if panics { PANIC } else { "" }, faults, &mut ear).await
+                let machine = Machine {
+                    board: &self.identity,
+                    names: &self.names,
+                    number: self.number,
+                    memory_mib: self.simulation.memory_mib,
+                    dir: &self.dir,
+                    loaded: &loaded,
+                    more,
+                };
+                let running = machine.start()?;
+                self.watch(running, faults, &mut ear).await
+            }
+            SimTarget::Stub(program) => {
+                let namespace = self.names.board(self.number);
+                let stub = Stub { program, namespace: &namespace, dir: &self.dir, loaded: &loaded, more };
+                let (running, _group) = stub.start()?;
+                self.watch(running, faults, &mut ear).await
             }
             SimTarget::Rom => {
                 if panics {
@@ -261,23 +279,8 @@ impl Body {
     }
 
     /// Lets the kernel run.
-    async fn machine(
-        &mut self,
-        loaded: &Loaded,
-        more: &str,
-        faults: &[SimFault],
-        ear: &mut Ear,
-    ) -> Result<End, SimError> {
-        let machine = Machine {
-            board: &self.identity,
-            names: &self.names,
-            number: self.number,
-            memory_mib: self.simulation.memory_mib,
-            dir: &self.dir,
-            loaded,
-            more,
-        };
-        let Running { mut child, mut input, mut output } = machine.start()?;
+    async fn watch(&mut self, running: Running, faults: &[SimFault], ear: &mut Ear) -> Result<End, SimError> {
+        let Running { mut child, mut input, mut output, program } = running;
         let pid = child.id().unwrap_or_default();
         self.state.send_modify(|state| state.doing = Doing::Runs(pid));
         let (mut piece, mut is_halted) = (vec![0; PIECE], false);
@@ -302,7 +305,7 @@ impl Body {
         }
         let status = child.wait().await.map_err(SimError::Socket)?;
         if !status.success() {
-            return Err(SimError::Machine { status, words: qemu::last_words(&mut child).await });
+            return Err(SimError::Machine { program, status, words: qemu::last_words(&mut child).await });
         }
         Ok(if is_halted { End::Over("its system has gone down".to_owned()) } else { End::Restarted })
     }

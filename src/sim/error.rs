@@ -57,9 +57,11 @@ pub enum SimError {
     /// What was loaded holds no kernel.
     #[error("what the board has loaded holds no kernel")]
     NoKernel,
-    /// QEMU ended with a failure.
-    #[error("QEMU ended with {status}: {words}")]
+    /// What ran in place of a board's processor ended with a failure.
+    #[error("{} ended with {status}: {words}", program.display())]
     Machine {
+        /// QEMU, or a stub.
+        program: PathBuf,
         /// How it ended.
         status: ExitStatus,
         /// What it said.

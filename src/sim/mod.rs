@@ -6,7 +6,7 @@
 //! ```text
 //!   port Power ──► supply: relay, contact, supply, charge ──► board ──► rom: DHCP, TFTP, as a Pi does it
 //!   pseudo terminal ◄── uart ◄── what loader and kernel say ◄──┤
-//!                                                              └──► qemu: the kernel that came, on a card in net
+//!                                                              └──► qemu, or a stub: the kernel that came, on a card in net
 //! ```
 
 mod board;
@@ -17,6 +17,7 @@ mod plug;
 mod qemu;
 mod rack;
 pub mod rom;
+mod stub;
 pub mod supply;
 mod sweep;
 mod trigger;

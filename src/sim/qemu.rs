@@ -37,6 +37,8 @@ pub(super) struct Running {
     pub(super) child: Child,
     pub(super) input: ChildStdin,
     pub(super) output: ChildStdout,
+    /// What runs.
+    pub(super) program: PathBuf,
 }
 
 /// The kernel's arguments, with the console where this machine has one.
@@ -98,23 +100,25 @@ impl Machine<'_> {
             command.build().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = started.map_err(|error| SimError::Tool(command.start_error(error)))?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(input), Some(output)) => Ok(Running { child, input, output }),
+            (Some(input), Some(output)) => Ok(Running { child, input, output, program: PROGRAM.into() }),
             _ => Err(SimError::NoKernel),
         }
     }
 
-    /// Writes a file that was loaded, for its owner alone.
     fn put(&self, name: &str, role: Role) -> Result<Option<PathBuf>, SimError> {
-        let Some(file) = self.loaded.file(role) else { return Ok(None) };
-        let path = self.dir.join(name);
-        let written = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir).and_then(|()| {
-            let mut to =
-                fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
-            std::io::Write::write_all(&mut to, &file.bytes)
-        });
-        written.map_err(|source| SimError::File { path: path.clone(), source })?;
-        Ok(Some(path))
+        self.loaded.file(role).map(|file| put(self.dir, name, &file.bytes)).transpose()
     }
+}
+
+/// Writes a file that was loaded, for its owner alone.
+pub(super) fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, SimError> {
+    let path = dir.join(name);
+    let written = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).and_then(|()| {
+        let mut to = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+        std::io::Write::write_all(&mut to, bytes)
+    });
+    written.map_err(|source| SimError::File { path: path.clone(), source })?;
+    Ok(path)
 }
 
 /// What a machine said of itself before it ended.

@@ -235,9 +235,10 @@ pub fn tty_of(root: &Path, tag: &str, name: &str) -> PathBuf {
 /// Whether this host has what the boards need.
 fn check(wires: Wires, boards: &[BoardSpec]) -> Result<(), SimError> {
     let runs = boards.iter().any(|board| board.simulation.target == SimTarget::Virt);
+    let stubs = boards.iter().any(|board| matches!(board.simulation.target, SimTarget::Stub(_)));
     match wires {
         Wires::Own(_) if !rustix::process::geteuid().is_root() => return Err(SimError::NotRoot),
-        Wires::Loopback(_) if runs => return Err(SimError::NoWires),
+        Wires::Loopback(_) if runs || stubs => return Err(SimError::NoWires),
         Wires::Own(_) | Wires::Loopback(_) => {}
     }
     let path = std::env::var_os("PATH").unwrap_or_default();

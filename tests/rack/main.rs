@@ -10,10 +10,17 @@
 )]
 
 mod coordinator;
+mod faults;
 mod library;
+mod night;
 #[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
 #[path = "../it/support/program.rs"]
 mod program;
+mod proxy;
+#[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
+#[path = "../it/support/store.rs"]
+mod store;
+mod stub;
 
 /// One at a time: each boots kernels, and measures nothing that another would disturb.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

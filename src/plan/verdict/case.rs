@@ -81,6 +81,27 @@ impl<'a> Case<'a> {
         self.stages().filter(|(_, stage, _)| !stage.is_trouble()).last().map(|(_, stage, _)| stage)
     }
 
+    /// Where the faulty device began anew in its last boot attempt, from a kernel that neither panicked nor went down, and whether
+    /// its agent had been seen before that.
+    pub(super) fn began_anew(&self) -> Option<(&'a RunEvent, bool)> {
+        let (mut kernel, mut agent) = (false, false);
+        for event in self.of_attempt() {
+            match &event.fact {
+                RunFact::Device { event: Event::AgentAnswered { .. }, .. } => agent = true,
+                RunFact::Stage { stage, boot, .. }
+                | RunFact::Device { event: Event::Stage { stage, boot, .. }, .. } => match stage {
+                    BootStage::Panic | BootStage::Restart => return None,
+                    _ if *boot > 1 && kernel => return Some((event, agent)),
+                    BootStage::Agent => agent = true,
+                    BootStage::Kernel => kernel = true,
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        None
+    }
+
     fn stages(&self) -> impl Iterator<Item = (&'a RunEvent, BootStage, &'a str)> {
         self.of_attempt().filter_map(|event| match &event.fact {
             RunFact::Stage { stage, line, .. } => Some((event, *stage, line.as_str())),

@@ -19,6 +19,11 @@ pub const LAYER: &[u8] = b"a layer of the root";
 impl Store {
     /// Makes it in `root`.
     pub fn new(root: &Path) -> Self {
+        Self::with_agent(root, &sha256(b"agent"))
+    }
+
+    /// The same with an agent of this SHA-256.
+    pub fn with_agent(root: &Path, agent_sha256: &str) -> Self {
         for dir in ["images", "parts", "seen"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
@@ -36,7 +41,7 @@ impl Store {
             "kernel": part(KERNEL),
             "initramfs": part(INITRAMFS),
             "layers": [part(LAYER)],
-            "agent_sha256": sha256(b"agent"),
+            "agent_sha256": agent_sha256,
             "lock": part(b"{}"),
         });
         let manifest = serde_json::to_vec_pretty(&manifest).unwrap();
