@@ -48,6 +48,7 @@ mod support;
 mod testing;
 mod tftp;
 mod tickets;
+mod trust;
 mod tunnels;
 mod unit;
 mod verdicts;
