@@ -44,6 +44,8 @@ pub(crate) fn policy() -> Policy {
         booking_ahead: Duration::from_secs(86_400),
         quota,
         quotas: BTreeMap::new(),
+        trust: Default::default(),
+        care: Default::default(),
     }
 }
 

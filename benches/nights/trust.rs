@@ -1,9 +1,9 @@
 //! Planted bad devices among good ones: how soon the rule takes them out, and how often it takes out a good one.
 
 use super::random::Random;
-use pilab::model::health::Health;
+use pilab::model::health::{Health, Trust};
 use pilab::model::run::Verdict;
-use pilab::plan::trust::Trust;
+use pilab::plan::trust::{Rules, step};
 use std::fmt::Write as _;
 
 /// How many devices of each kind are drawn.
@@ -50,12 +50,14 @@ pub(crate) fn table(seed: u64) -> String {
 fn drawn(random: &mut Random, percent: u64) -> Found {
     let mut found = Found { after: Vec::new(), out: 0, swings: 0 };
     for _ in 0..DEVICES {
-        let (mut trust, mut first, mut times) = (Trust::default(), None, 0);
+        let (mut trust, mut first, mut times, rules) = (Trust::default(), None, 0, Rules::default());
+        let mut health = Health::Suspect;
         for run in 1..=RUNS {
-            let before = trust.health();
+            let before = health;
             let fault = random.percent(percent);
-            trust.take(if fault { Verdict::Device } else { Verdict::Passed });
-            if trust.health() == Health::Quarantined {
+            let verdict = if fault { Verdict::Device } else { Verdict::Passed };
+            health = step(&mut trust, before, &run.to_string(), verdict, 0, &rules);
+            if health == Health::Quarantined {
                 found.out += 1;
                 if before != Health::Quarantined {
                     times += 1;

@@ -4,14 +4,15 @@ use super::args::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs};
 use super::enroll::enroll;
 use super::error::CliError;
 use super::exit::Exit;
-use super::lending::device_table;
+use super::lending::{device_table, worn};
 use super::local::Local;
 use super::login::connect;
 use super::table::printable;
+use super::train::train;
 use super::ui::Ui;
-use crate::model::health::Health;
+use crate::model::health::{Finding, Health, Sign};
 use crate::support::clock;
-use crate::wire::lending::{self, DeviceAsked, DeviceShown, HealthSaid};
+use crate::wire::lending::{self, DeviceAsked, DeviceShown, Flakiness, HealthSaid};
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,6 +23,7 @@ pub async fn device(local: &dyn Local, command: DeviceCommand, ui: Ui) -> Result
         DeviceCommand::Maintenance(args) => say(local, args, Health::Maintenance, ui).await,
         DeviceCommand::Quarantine(args) => say(local, args, Health::Quarantined, ui).await,
         DeviceCommand::Release(args) => say(local, args, Health::Good, ui).await,
+        DeviceCommand::Train(args) => train(local, args, ui).await,
         DeviceCommand::Enroll(args) => enroll(local, args, ui).await,
     }
 }
@@ -41,6 +43,20 @@ async fn show(local: &dyn Local, args: DeviceShowArgs, ui: Ui) -> Result<Exit, C
         // Writing to a text does not fail.
         let _ = writeln!(text, "{at}  {}: {reason}", checkup.health);
     }
+    if !shown.findings.is_empty() {
+        text.push_str("\nlast runs, checks and trainings\n");
+    }
+    for finding in &shown.findings {
+        let _ = writeln!(text, "{}", found(finding));
+    }
+    if let Some(flaky) = &shown.row.flakiness {
+        let Flakiness { seen, bad, low, high } = flaky;
+        let (low, high) = (low * 100.0, high * 100.0);
+        let _ = writeln!(
+            text,
+            "\nat fault {bad} of {seen} times; in the long run {low:.0} to {high:.0} %, with 95 % confidence"
+        );
+    }
     if !shown.past.is_empty() {
         text.push_str("\nlast holders\n");
     }
@@ -48,7 +64,26 @@ async fn show(local: &dyn Local, args: DeviceShowArgs, ui: Ui) -> Result<Exit, C
         let _ = writeln!(text, "{} ({})", past.holder, past.lease);
     }
     ui.data(&text)?;
+    if let Some(line) = worn(&shown.row) {
+        ui.note(&line);
+    }
     Ok(Exit::Ok)
+}
+
+/// One finding, one line. What counts no more is in brackets.
+fn found(finding: &Finding) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(finding.at.at.wall_ms);
+    let at = humantime::format_rfc3339_seconds(at);
+    let sign = match finding.sign {
+        Sign::Clean => "clean",
+        Sign::Fault => "at fault",
+        Sign::Nothing => "says nothing",
+    };
+    let cause =
+        if finding.cause.is_empty() { String::new() } else { format!(": {}", printable(&finding.cause)) };
+    let Finding { of, verdict, .. } = finding;
+    let line = format!("{}: {verdict}, {sign}{cause}", printable(of));
+    if finding.past { format!("{at}  ({line})") } else { format!("{at}  {line}") }
 }
 
 async fn say(local: &dyn Local, args: DeviceHealthArgs, health: Health, ui: Ui) -> Result<Exit, CliError> {

@@ -9,6 +9,7 @@ use super::login::connect;
 use super::table::{Align, columns, printable};
 use super::ui::Ui;
 use crate::model::id::LabName;
+use crate::model::power;
 use crate::support::clock;
 use crate::wire::lending::{
     self, DeviceRow, Devices, Extend, LeaseRef, LeaseRow, LeaseState, Pending, Queue, Transfer, Usage,
@@ -38,6 +39,9 @@ pub async fn devices(local: &dyn Local, args: ListArgs, ui: Ui) -> Result<Exit, 
         devices.iter().try_for_each(|row| ui.json(row))?;
     } else {
         ui.data(&device_table(&devices, clock::wall_ms()))?;
+        for line in devices.iter().filter_map(worn) {
+            ui.note(&line);
+        }
         for row in &devices {
             let Some(pending) = row.pending else { continue };
             let what = match pending {
@@ -151,9 +155,21 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
+/// What is to be said of the wear of a device's relay.
+pub(super) fn worn(row: &DeviceRow) -> Option<String> {
+    let rated = row.rated_cycles?;
+    let part = power::worn(row.switched, rated)?;
+    let cycles = row.switched / 2;
+    Some(format!(
+        "{}: its relay has {part} % of its life behind it: {cycles} of {rated} cycles",
+        row.device.id
+    ))
+}
+
 pub(super) fn device_table(devices: &[DeviceRow], now_ms: u64) -> String {
-    let mut rows =
-        vec![row(["device", "model", "power", "boot", "stage", "health", "who", "left", "what for"])];
+    let mut rows = vec![row([
+        "device", "model", "power", "boot", "stage", "health", "faults", "who", "left", "what for",
+    ])];
     rows.extend(devices.iter().map(|device| {
         let (who, left, purpose) = match &device.usage {
             Usage::Free => (String::new(), String::new(), String::new()),
@@ -171,12 +187,13 @@ pub(super) fn device_table(devices: &[DeviceRow], now_ms: u64) -> String {
             device.attempt.to_string(),
             stage,
             device.health.to_string(),
+            device.flakiness.map(|flaky| format!("{}/{}", flaky.bad, flaky.seen)).unwrap_or_default(),
             who,
             left,
             purpose,
         ]
     }));
-    columns(&rows, &[Align::Left; 9], 0)
+    columns(&rows, &[Align::Left; 10], 0)
 }
 
 fn lease_table(leases: &[LeaseRow]) -> String {

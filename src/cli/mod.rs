@@ -45,6 +45,7 @@ pub mod ssh;
 pub mod summary;
 pub mod table;
 pub mod timings;
+mod train;
 mod tunnel;
 pub mod ui;
 pub mod view;

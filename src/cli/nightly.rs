@@ -198,10 +198,11 @@ async fn through(
     let past = nights.all();
     let runs = planned(plan)?;
     let Devices { devices } = client.ask(lending::DEVICES, &()).await?;
+    let worn = devices.iter().filter_map(super::lending::worn).collect();
     let lendable = |row: DeviceRow| row.health.is_lendable().then_some(row.device);
     let devices = devices.into_iter().filter_map(lendable).collect();
     let night = night_of(plan, &runs, &past, devices);
-    let record = begun(lab, plan, &runs, &past, clock::wall_ms());
+    let record = Record { worn, ..begun(lab, plan, &runs, &past, clock::wall_ms()) };
     for alarm in words::alarms(&record, true) {
         ui.note(&format!("ALARM: {alarm}"));
     }
@@ -217,7 +218,7 @@ async fn through(
         .map_err(|e| CliError::local("put the comparison into words", e))?;
     nights.put(&record, "comparison.json", &text)?;
     nights.prune(plan.keep);
-    nights.prune_bundles(&lab.bundles);
+    nights.prune_bundles(&lab.bundles, plan.whole);
     if args.json.json {
         ui.json(&record)?;
     } else {
@@ -247,6 +248,7 @@ fn begun(lab: &Lab, plan: &Nightly, runs: &[(Scenario, Cell)], past: &[Record], 
             calendar::night_of(last, plan.start) != calendar::night_of(now_ms, plan.start)
         }) && calendar::is_late(now_ms, plan.start, plan.window),
         missed: missed.into_iter().map(|night| words::day(calendar::starts_ms(night, plan.start))).collect(),
+        worn: Vec::new(),
         runs: runs.iter().map(|(_, cell)| Run::planned(cell.clone())).collect(),
     }
 }

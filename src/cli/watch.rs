@@ -8,7 +8,8 @@ use super::client::Client;
 use super::error::CliError;
 use super::follow::Follower;
 use super::view::RunView;
-use crate::model::id::RunId;
+use crate::bus::connect::Subscription;
+use crate::model::id::{RunId, ScenarioName};
 use crate::model::run::{Outcome, RunEvent, RunFact, Verdict};
 use crate::model::scenario::Scenario;
 use crate::support::clock;
@@ -43,9 +44,29 @@ pub async fn watch(
     observer: &mut dyn Observer,
     stop: &CancellationToken,
 ) -> Result<Vec<RunView>, CliError> {
-    let mut live = client.subscribe().await?;
-    let mut watch =
-        Watch { client, observer, runs: start(client, scenarios, options).await?, asks: JoinSet::new() };
+    let live = client.subscribe().await?;
+    let runs = start(client, scenarios, options).await?;
+    follow(Watch { client, observer, runs, asks: JoinSet::new() }, live, stop).await
+}
+
+/// Follows one run that has begun, as [`watch`] does.
+pub async fn watch_one(
+    client: &Client,
+    run: RunId,
+    scenario: ScenarioName,
+    observer: &mut dyn Observer,
+    stop: &CancellationToken,
+) -> Result<Option<RunView>, CliError> {
+    let live = client.subscribe().await?;
+    let runs = vec![Tracked::new(RunView::new(run, scenario))];
+    Ok(follow(Watch { client, observer, runs, asks: JoinSet::new() }, live, stop).await?.pop())
+}
+
+async fn follow(
+    mut watch: Watch<'_>,
+    mut live: Subscription,
+    stop: &CancellationToken,
+) -> Result<Vec<RunView>, CliError> {
     let mut tick = interval(ASK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut give_up: Option<Instant> = None;

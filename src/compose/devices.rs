@@ -19,12 +19,13 @@ use crate::journal::{self, JournalError};
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
+use crate::plan;
 use crate::ssh::SshReach;
 use crate::support::atomic_file;
 use crate::support::lock::lock;
 use crate::support::term::Term;
 use crate::vm::{self, Host, VmSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -127,6 +128,14 @@ pub(super) struct Ports {
     pub(super) stagger: Arc<Stagger>,
 }
 
+/// What the host has, by /proc/meminfo (proc(5)): `MemTotal: 1234 kB`.
+fn host_memory_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024)
+}
+
 impl Devices<'_> {
     /// Makes them all; none is switched on.
     pub(super) async fn make(&self, image: &BootImage) -> Result<Made, CliError> {
@@ -152,8 +161,9 @@ impl Devices<'_> {
         let Layer { tracker, token } = &self.layers.devices;
         let office: Arc<dyn TicketOffice> = Office::start(listener, options, tracker, token.clone());
         let mut made = Made::new();
+        let warm = self.warm();
         for wanted in &self.lab.devices {
-            let machine = self.machine(host, wanted).await?;
+            let machine = self.machine(host, wanted, warm.contains(&wanted.device.id)).await?;
             let ports = Ports {
                 mac: machine.mac().to_owned(),
                 power: machine.clone(),
@@ -170,7 +180,32 @@ impl Devices<'_> {
         Ok(made)
     }
 
-    async fn machine(&self, host: &Host, wanted: &VmDevice) -> Result<Arc<vm::VmDevice>, CliError> {
+    /// The machines that start from saved memory: those that are wanted so, as far as their memory goes.
+    fn warm(&self) -> BTreeSet<DeviceId> {
+        let wanted: Vec<&VmDevice> = self.lab.devices.iter().filter(|machine| machine.warm).collect();
+        let memory: Vec<u32> = wanted.iter().map(|machine| machine.memory_mib).collect();
+        // A host that does not tell its memory is trusted to have enough.
+        let most = self.lab.warm_memory_mib.or_else(|| Some(host_memory_mib()? / 2)).unwrap_or(u64::MAX);
+        let decided = wanted.into_iter().zip(plan::warm::within(most, &memory));
+        let allowed = decided.filter_map(|(machine, allowed)| {
+            let id = machine.device.id.clone();
+            match allowed {
+                Ok(()) => Some(id),
+                Err(cause) => {
+                    tracing::warn!(device = %id, cause, "it boots, and does not start from saved memory");
+                    None
+                }
+            }
+        });
+        allowed.collect()
+    }
+
+    async fn machine(
+        &self,
+        host: &Host,
+        wanted: &VmDevice,
+        warm: bool,
+    ) -> Result<Arc<vm::VmDevice>, CliError> {
         let saves = instance::saves_root().map_err(|e| failed("find the place for saved memory", None, e))?;
         let spec = VmSpec {
             id: wanted.device.id.clone(),
@@ -180,7 +215,7 @@ impl Devices<'_> {
             data_disk_mib: wanted.data_disk_mib,
             owner_lock: self.instance.lock_path(),
             lasting: self.instance.is_lasting(),
-            saves: wanted.warm.then_some(saves),
+            saves: warm.then_some(saves),
         };
         host.device(spec).await.map_err(vm_error("use a virtual machine"))
     }

@@ -16,6 +16,7 @@ use crate::bus::connect::Bus;
 use crate::bus::servers::Servers;
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
+use crate::config::health::Health;
 use crate::config::lab::Lab;
 use crate::config::leases::Leases;
 use crate::config::standby;
@@ -29,6 +30,7 @@ use crate::model::id::{LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::model::tls::TlsFiles;
 use crate::plan::lease::{Policy, Quota};
+use crate::plan::trust::{Care, Rules};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
 use crate::support::clock::{boot_id, is_synchronised, stamp};
@@ -130,7 +132,7 @@ pub(super) fn longest_act(lab: &Lab) -> Duration {
 }
 
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
-pub(super) fn policy(leases: &Leases, lasting: bool) -> Policy {
+pub(super) fn policy(leases: &Leases, health: &Health, lasting: bool) -> Policy {
     let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
     let policy = Policy {
         max_lease: leases.max,
@@ -140,12 +142,26 @@ pub(super) fn policy(leases: &Leases, lasting: bool) -> Policy {
         booking_ahead: leases.booking_ahead,
         quota,
         quotas: BTreeMap::new(),
+        trust: Rules {
+            tolerated: health.tolerated,
+            clean_runs: health.clean_runs,
+            clean_boots: health.clean_boots,
+            most_boots: health.most_boots,
+            boot_timeout: health.boot_timeout,
+            ..Rules::default()
+        },
+        care: Care {
+            recheck: health.recheck,
+            recheck_max: health.recheck_max,
+            idle_off: health.idle_off,
+            always_on: health.always_on.clone(),
+        },
     };
     if lasting {
         return policy;
     }
     let quota = Quota { devices: usize::MAX, requests: usize::MAX };
-    Policy { max_lease: EMBEDDED_TTL, quota, ..policy }
+    Policy { max_lease: EMBEDDED_TTL, quota, care: Care::default(), ..policy }
 }
 
 /// A fault of the virtual machines, in the command line's terms.
@@ -212,6 +228,8 @@ async fn begin(
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
+    let rated: BTreeMap<_, _> =
+        lab.wired.iter().map(|wired| (&wired.device.id, wired.rated_cycles)).collect();
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.
         let board = netboot.as_ref().filter(|_| images.contains_key(handle.id()));
@@ -222,7 +240,8 @@ async fn begin(
             let (from, gate) = (wired.clone(), gate.clone());
             made.insert(handle.id().clone(), Made { from, gate, way });
         }
-        owned.push(LabDevice { handle: handle.clone(), gate, booting: Arc::default() });
+        let rated_cycles = rated.get(handle.id()).copied().flatten();
+        owned.push(LabDevice { handle: handle.clone(), gate, booting: Arc::default(), rated_cycles });
     }
     if let Some(netboot) = netboot {
         netboot.tell(handles, &layers.devices);
@@ -254,7 +273,7 @@ async fn begin(
         term,
         longest_act: longest_act(lab),
         revive,
-        policy: policy(&lab.leases, instance.is_lasting()),
+        policy: policy(&lab.leases, &lab.health, instance.is_lasting()),
         silence,
         dir: instance.dir().to_owned(),
         devices: owned,

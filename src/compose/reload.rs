@@ -101,8 +101,9 @@ impl LabFile {
                 (opened.map_err(|e| super::failed(format!("listen on {address} for {id}"), None, e))?, way)
             }
         };
+        let rated_cycles = from.rated_cycles;
         lock(&self.made).insert(id.clone(), Made { from, gate: gate.clone(), way });
-        Ok(LabDevice { handle, gate, booting: Arc::default() })
+        Ok(LabDevice { handle, gate, booting: Arc::default(), rated_cycles })
     }
 }
 
@@ -125,7 +126,7 @@ impl Workshop for LabFile {
                 };
                 lab.wired.iter().filter(is_other).map(|wired| wired.device.id.clone()).collect()
             };
-            let policy = policy(&lab.leases, true);
+            let policy = policy(&lab.leases, &lab.health, true);
             *lock(&self.file) = lab;
             Ok(Wanted { devices, changed, policy })
         })

@@ -2,6 +2,7 @@
 
 use super::bundles::RawBundles;
 use super::error::ConfigError;
+use super::health::{Health, RawHealth};
 use super::leases::{Leases, RawLeases};
 use super::nats::{self, Nats, RawNats};
 use super::netboot::{self, Netboot, RawNetboot};
@@ -61,10 +62,15 @@ pub struct Lab {
     pub image: String,
     /// The libvirt network its virtual machines are on.
     pub network: String,
+    /// How much memory those of them that start from saved memory have together at the most, in MiB; half of the host's when
+    /// missing.
+    pub warm_memory_mib: Option<u64>,
     /// Kernel arguments of all its devices, after those of the image.
     pub kernel_args: Vec<String>,
     /// The rules by which a coordinator lends them.
     pub leases: Leases,
+    /// How far it trusts its devices.
+    pub health: Health,
     /// Its virtual machines.
     pub devices: Vec<VmDevice>,
     /// Its devices that are containers on the coordinator's host.
@@ -139,10 +145,13 @@ struct RawLab {
     image: String,
     #[serde(default = "default_network")]
     network: String,
+    warm_memory_mib: Option<u64>,
     #[serde(default)]
     kernel_args: Vec<Spanned<String>>,
     #[serde(default)]
     leases: RawLeases,
+    #[serde(default)]
+    health: RawHealth,
     #[serde(default)]
     pools: Vec<Spanned<RawPool>>,
     #[serde(default)]
@@ -281,6 +290,9 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         let cause = "a lab has devices: at least one of [[pools]] and [[devices]]";
         return Err(source.value(&(0..0), "pools", cause));
     }
+    let ids = devices.iter().map(|machine| &machine.device).chain(&containers);
+    let ids = ids.chain(wired.iter().map(|wired| &wired.device)).map(|device| device.id.clone());
+    let health = raw.health.check(&source, &raw.name, &ids.collect())?;
     let nightly = nightly::check(&source, raw.nightly)?;
     let simulated = raw.simulate.check(&source)?;
     let nats = raw.nats.map(|raw| nats::check(&source, raw)).transpose()?;
@@ -290,8 +302,10 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         name: raw.name,
         image,
         network: raw.network,
+        warm_memory_mib: raw.warm_memory_mib,
         kernel_args,
         leases,
+        health,
         devices,
         containers,
         wired,

@@ -3,6 +3,7 @@
 pub mod bundles;
 pub mod deployment;
 pub mod error;
+pub mod health;
 pub mod lab;
 pub mod leases;
 pub mod login;

@@ -18,6 +18,8 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(8 * 3600);
 const DEFAULT_ATTEMPT: Duration = Duration::from_secs(30 * 60);
 /// How many nights are kept.
 const DEFAULT_KEEP: usize = 30;
+/// Of how many of them all bundles are kept: a fault of Friday's night is looked at on Monday.
+const DEFAULT_WHOLE: usize = 3;
 /// The most nights that are kept, for each is read to tell a trend.
 const MAX_KEEP: usize = 400;
 /// A night ends before the next one.
@@ -50,6 +52,8 @@ pub struct Nightly {
     pub lab_retries: u32,
     /// How many nights are kept.
     pub keep: usize,
+    /// Of how many of the newest nights all bundles are kept, whatever the rules for bundles say.
+    pub whole: usize,
     /// Program and arguments that are told when it is over.
     pub command: Vec<String>,
     /// A URL (http) that is sent the result.
@@ -73,6 +77,7 @@ pub(super) struct RawNightly {
     #[serde(default)]
     retries: RawRetries,
     keep: Option<usize>,
+    whole: Option<usize>,
     #[serde(default)]
     notify: RawNotify,
 }
@@ -151,6 +156,10 @@ pub(super) fn check(source: &Source, raw: Vec<Spanned<RawNightly>>) -> Result<Ve
                 format!("{keep} is not between 2 and {MAX_KEEP}: each night is compared"),
             ));
         }
+        let whole = raw.whole.unwrap_or(DEFAULT_WHOLE.min(keep));
+        if whole > keep {
+            return Err(error("whole", format!("{whole} is more than `keep`, which is {keep}")));
+        }
         let RawNotify { command, webhook } = raw.notify;
         if let Some(url) = &webhook
             && !url::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host())
@@ -169,6 +178,7 @@ pub(super) fn check(source: &Source, raw: Vec<Spanned<RawNightly>>) -> Result<Ve
             device_retries: device,
             lab_retries: lab,
             keep,
+            whole,
             command,
             webhook,
         });
@@ -208,6 +218,7 @@ mod tests {
     fn a_plan_says_little_and_means_the_rest() {
         let plan = &load("scenarios = [\"ping\"]\nstart = \"22:30\"\n").unwrap()[0];
         assert_eq!((plan.start, plan.name.as_str()), (Duration::from_secs(81_000), "nightly"));
+        assert_eq!(plan.whole, 3);
         assert_eq!((plan.keep, plan.device_retries, plan.lab_retries), (30, 1, 1));
     }
 

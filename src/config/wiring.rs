@@ -17,7 +17,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 use switch::RawPower;
@@ -27,6 +27,11 @@ use toml::Spanned;
 const DEFAULT_BAUD: u32 = 115_200;
 /// The longest least time off.
 const MAX_MIN_OFF: Duration = Duration::from_secs(600);
+
+/// How many cycles under load the relay of a board of relays is good for: the data sheet of Songle's SRD-05VDC, "electrical life".
+const RELAY_CYCLES: u64 = 100_000;
+/// What a relay may be rated for.
+const RATED_CYCLES: RangeInclusive<u64> = 1_000..=1_000_000_000;
 
 /// A real device of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct WiredDevice {
     pub power: PowerSwitch,
     /// The least time without power between off and on, where it is not the usual one.
     pub min_off: Option<Duration>,
+    /// How many cycles of on and off its relay is rated for; none for what is not known to wear.
+    pub rated_cycles: Option<u64>,
     /// How it boots from the lab; none where it boots what it finds by itself.
     pub netboot: Option<NetbootDevice>,
     /// How it is simulated; none for one that is really there. What is simulated has neither console nor switch of its own: the
@@ -61,6 +68,7 @@ pub(super) struct RawDevice {
     console: Option<Spanned<RawConsole>>,
     power: Option<Spanned<RawPower>>,
     min_off: Option<Spanned<RawDuration>>,
+    rated_cycles: Option<Spanned<u64>>,
     mac: Option<Spanned<String>>,
     serial: Option<Spanned<String>>,
     address: Option<Spanned<Ipv4Addr>>,
@@ -175,6 +183,15 @@ pub(super) fn check(
             }
             raw => raw.map(|raw| raw.into_inner().0),
         };
+        let rated_cycles = match raw.rated_cycles {
+            Some(raw) if !RATED_CYCLES.contains(raw.get_ref()) => {
+                let (from, to) = (RATED_CYCLES.start(), RATED_CYCLES.end());
+                let cause = format!("{} is not between {from} and {to}", raw.get_ref());
+                return Err(error(&raw.span(), "rated_cycles", cause));
+            }
+            Some(raw) => Some(raw.into_inner()),
+            None => matches!(power, PowerSwitch::Gpio(_)).then_some(RELAY_CYCLES),
+        };
         let mac = match raw.mac {
             Some(raw) => {
                 let mac = mac(raw.get_ref()).map_err(|cause| error(&raw.span(), "mac", cause))?;
@@ -216,7 +233,7 @@ pub(super) fn check(
         };
         let backend = if simulation.is_some() { Backend::Sim } else { Backend::Pi };
         let device = Device { id, backend, model: raw.model, labels: raw.labels, capabilities };
-        devices.push(WiredDevice { device, mac, console, power, min_off, netboot, simulation });
+        devices.push(WiredDevice { device, mac, console, power, min_off, rated_cycles, netboot, simulation });
     }
     Ok(devices)
 }

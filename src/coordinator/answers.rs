@@ -7,6 +7,7 @@ use crate::wire::console::CONSOLE_READ;
 use crate::wire::deploying::STATUS;
 use crate::wire::lending::{DEVICE, DEVICES, HEALTH, LEASE, LOGIN, LOGOUT, QUEUE, RELOAD};
 use crate::wire::request::{BUNDLE, BUNDLE_READ, EVENTS, HELLO, REQUEST_VERSION, Reply};
+use crate::wire::training::TRAIN;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,7 +16,7 @@ pub(super) fn needed(verb: &str) -> Role {
     match verb {
         HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | EVENTS_OF | STATUS | EVENTS | BUNDLE
         | BUNDLE_READ => Role::Viewer,
-        LOGIN | LOGOUT | HEALTH | RELOAD => Role::Admin,
+        LOGIN | LOGOUT | HEALTH | TRAIN | RELOAD => Role::Admin,
         _ => Role::User,
     }
 }

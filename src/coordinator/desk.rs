@@ -1,8 +1,10 @@
 //! Requests on devices and leases: who asks is checked, the ledger decides, the holder's session acts.
 
 use super::console;
+use super::findings::flakiness;
 use super::ledger::LedgerError;
 use super::lending::Lending;
+use super::parts::LabDevice;
 use super::refusal::Refusal;
 use super::session::{Seat, Session};
 use crate::console::WriteError;
@@ -18,8 +20,8 @@ use crate::support::chain::Chain;
 use crate::wire::console::{ConsoleBreak, ConsolePage, ConsoleRead, ConsoleWrite};
 use crate::wire::fleet::Pong;
 use crate::wire::lending::{
-    DeviceAsked, DeviceRow, DeviceShown, Devices, Extend, HealthSaid, LeaseAsked, LeaseRow, LeaseState,
-    Power, PowerAct, PowerDone, Queue, Reserve, Transfer, Usage, WaitingRow,
+    DeviceAsked, DeviceRow, DeviceShown, Devices, Extend, LeaseAsked, LeaseRow, LeaseState, Power, PowerAct,
+    PowerDone, Queue, Reserve, Transfer, Usage, WaitingRow,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,7 @@ impl Lending {
     }
 
     fn row(&self, record: &DeviceRecord, usage: Usage) -> Option<DeviceRow> {
-        let handle = self.device(&record.device.id)?.handle;
+        let LabDevice { handle, rated_cycles, .. } = self.device(&record.device.id)?;
         let state = handle.state().borrow().clone();
         let stage = handle.console().stages().borrow().last().map(|reached| reached.stage);
         let Checkup { health, reason, .. } = record.checkup.clone();
@@ -50,10 +52,12 @@ impl Lending {
             device: record.device.clone(),
             power: state.power,
             switched: state.wear.switched,
+            rated_cycles,
             attempt: state.attempt,
             stage,
             health,
             reason,
+            flakiness: flakiness(&record.trust),
             usage,
             pending: self.pending(&record.device.id),
         })
@@ -68,17 +72,7 @@ impl Lending {
         let (record, usage) = told.await?.ok_or_else(|| no_such(&asked.device))?;
         let row = self.row(&record, usage).ok_or_else(|| no_such(&asked.device))?;
         let checkups = record.earlier.into_iter().chain([record.checkup]).collect();
-        Ok(DeviceShown { row, checkups, past: record.past })
-    }
-
-    /// Whoever holds the device keeps it.
-    pub(super) async fn say_health(&self, by: &Caller, said: HealthSaid) -> Result<(), Refusal> {
-        let HealthSaid { device, health, reason } = said;
-        if reason.as_str().trim().is_empty() {
-            return Err(Refusal::new("a change of a device's health has a reason"));
-        }
-        let reason = format!("{} ({})", reason.as_str(), by.user);
-        Ok(self.ledger.device_health(device, health, reason).await?)
+        Ok(DeviceShown { row, checkups, findings: record.trust.findings, past: record.past })
     }
 
     pub(super) async fn queue(&self) -> Result<Queue, Refusal> {

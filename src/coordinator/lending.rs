@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 
 /// How often a run's lease is held on to. A coordinator that dies ends its runs, and after three beats in a
 /// row that are missing their leases end too.
-const RUN_BEAT: Duration = Duration::from_secs(20);
+pub(super) const RUN_BEAT: Duration = Duration::from_secs(20);
 /// Pause before a run asks again for its devices.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long what is under way on a device may take to end when it is given on: whoever asks waits for it.
@@ -171,7 +171,29 @@ impl Lending {
         needs: &[Need],
         cancel: &CancellationToken,
     ) -> Result<Grant, Denied> {
-        let by = Caller { user: holder.clone(), admin: false };
+        self.ask_for(holder, lease, needs, false, cancel).await
+    }
+
+    /// [`Self::acquire`], for an admin, whatever the health of the devices that are named.
+    pub(super) async fn acquire_any(
+        self: &Arc<Self>,
+        holder: &UserName,
+        lease: LeaseId,
+        needs: &[Need],
+        cancel: &CancellationToken,
+    ) -> Result<Grant, Denied> {
+        self.ask_for(holder, lease, needs, true, cancel).await
+    }
+
+    async fn ask_for(
+        self: &Arc<Self>,
+        holder: &UserName,
+        lease: LeaseId,
+        needs: &[Need],
+        any_health: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Grant, Denied> {
+        let by = Caller { user: holder.clone(), admin: any_health };
         let max = self.ledger.read(|book, _| book.policy().max_lease).await.map_err(refused)?;
         let request = LeaseRequest {
             id: lease.clone(),
@@ -183,7 +205,7 @@ impl Lending {
             priority: crate::model::lease::Priority::Normal,
             hold_by_process: Some(RUN_BEAT),
             start: None,
-            any_health: false,
+            any_health,
         };
         let beats = self.beat(&by, &lease);
         let granted = tokio::select! {
@@ -191,23 +213,26 @@ impl Lending {
             () = cancel.cancelled() => Err(Denied::Cancelled),
         };
         match granted {
-            Ok(granted) => {
-                let devices = granted.devices.iter().filter_map(|id| self.device(id)).collect();
-                let (token, lost, mut tasks) = (granted.token, CancellationToken::new(), beats);
-                let (over, lost_now) = (over(self.ledger.clone(), lease.clone(), token), lost.clone());
-                tasks.spawn(async move {
-                    if over.await {
-                        lost_now.cancel();
-                    }
-                });
-                Ok(Grant { token, devices, lease, by, lost, _tasks: tasks })
-            }
+            Ok(granted) => Ok(self.grant(by, granted, beats)),
             Err(denied) => {
                 drop(beats);
                 self.end(&by, &lease).await;
                 Err(denied)
             }
         }
+    }
+
+    /// The devices of a lease, watched until they are released.
+    pub(super) fn grant(&self, by: Caller, granted: Lease, mut tasks: JoinSet<()>) -> Grant {
+        let devices = granted.devices.iter().filter_map(|id| self.device(id)).collect();
+        let (token, lost, lease) = (granted.token, CancellationToken::new(), granted.request.id);
+        let (over, lost_now) = (over(self.ledger.clone(), lease.clone(), token), lost.clone());
+        tasks.spawn(async move {
+            if over.await {
+                lost_now.cancel();
+            }
+        });
+        Grant { token, devices, lease, by, lost, _tasks: tasks }
     }
 
     /// While NATS is away it is asked for again: under one id it is one request.
@@ -241,7 +266,7 @@ impl Lending {
         }
     }
 
-    fn beat(&self, by: &Caller, lease: &LeaseId) -> JoinSet<()> {
+    pub(super) fn beat(&self, by: &Caller, lease: &LeaseId) -> JoinSet<()> {
         let (ledger, by, lease) = (self.ledger.clone(), by.clone(), lease.clone());
         let mut beats = JoinSet::new();
         beats.spawn(async move {

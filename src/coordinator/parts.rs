@@ -88,6 +88,8 @@ pub struct LabDevice {
     /// Held from the issue of credentials for a boot to the revocation of those before: of two boots at one time the
     /// first would revoke the second's.
     pub booting: Arc<tokio::sync::Mutex<()>>,
+    /// How many cycles of on and off its relay is rated for; none for what is not known to wear.
+    pub rated_cycles: Option<u64>,
 }
 
 /// Finds an image that is built already: by its recipe, or by its id or the beginning of that.

@@ -1,5 +1,6 @@
 //! Who may do what: roles, kept in the lab's bucket, and logins, which the issuer makes. Who has no role may look.
 
+use super::check::CHECKER;
 use super::parts::Parts;
 use super::refusal::Refusal;
 use crate::bus::connect::Bus;
@@ -76,6 +77,9 @@ impl People {
     /// Makes a login; the user's role is this from now on.
     pub(super) async fn login(&self, asked: LoginAsked) -> Result<LoginMade, Refusal> {
         let LoginAsked { user, role, ttl } = asked;
+        if user.as_str() == CHECKER {
+            return Err(Refusal::new(format!("{user} is the lab's own name for its checks of devices")));
+        }
         if ttl.is_zero() || ttl > MAX_LOGIN {
             let days = MAX_LOGIN.as_secs() / 86400;
             return Err(Refusal::new(format!("a login is good for at most {days} days")));

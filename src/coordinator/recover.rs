@@ -70,7 +70,9 @@ impl Shared {
         if let Ok(lease) = LeaseId::new(run.as_str()) {
             self.lending.give_back(&record.owner, &lease).await;
         }
-        let outcome = verdict::judge(record.scenario.under_test, &log.events().await);
+        let events = log.events().await;
+        let outcome = verdict::judge(record.scenario.under_test, &events);
+        self.lending.weigh(run, &record.scenario, &events, &outcome, record.training).await;
         note_end(&self.lending, &spans, run, outcome.verdict).await;
         let next = match died {
             Some(_) => self.again(&record, outcome.verdict, &log).await,
@@ -135,8 +137,9 @@ impl Shared {
         ];
         let retry::Next::Try { .. } = retry::next(&AGAIN, &attempts, Duration::ZERO) else { return None };
         let run = RunId::new(format!("{}-r{}", record.run, record.attempt + 1)).ok()?;
-        let RunRecord { owner, scenario, options, attempt, .. } = record.clone();
+        let RunRecord { owner, scenario, options, attempt, training, .. } = record.clone();
         let record = RunRecord::new(run.clone(), owner, scenario, options, attempt + 1);
+        let record = record.trains(training);
         match self.kept_runs.accept(&record).await {
             Ok(true) => {
                 let log = self.restore(&record, Vec::new());

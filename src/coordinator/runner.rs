@@ -115,6 +115,11 @@ impl Runner {
     /// The devices, and the needs that they meet.
     async fn acquire(&self) -> Result<(Grant, Vec<Need>), Denied> {
         let lease = LeaseId::new(self.log.run().as_str()).map_err(|e| Denied::Refused(e.to_string()))?;
+        if self.record.training.is_some() {
+            let needs = &self.scenario.needs;
+            let grant = self.lending.acquire_any(&self.user, lease, needs, self.log.cancel()).await?;
+            return Ok((grant, needs.clone()));
+        }
         fallback::acquire(&self.lending, &self.user, lease, &self.scenario.needs, self.log.cancel()).await
     }
 
@@ -282,6 +287,9 @@ impl Runner {
     /// Says that the run has ended, and then writes its bundle: whoever asks for that meanwhile is told to wait.
     async fn end(&self, outcome: Outcome, spans: Vec<Span>) {
         let writing = self.bundles.begin(self.log.run());
+        let events = self.log.events().await;
+        let training = self.record.training;
+        self.lending.weigh(self.log.run(), &self.scenario, &events, &outcome, training).await;
         let took =
             self.log.events().await.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
         self.log.push(RunFact::Ended { outcome, took, next: None }).await;

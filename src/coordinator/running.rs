@@ -33,6 +33,13 @@ impl Shared {
         let id = format!("{}-{seconds}-{random:04x}-{}", request.scenario.name, count + 1);
         let run = RunId::new(id).map_err(|e| Refusal::new(e.to_string()))?;
         let record = RunRecord::new(run.clone(), user.clone(), request.scenario, request.options, 1);
+        self.accept(record).await?;
+        Ok(RunAccepted { run })
+    }
+
+    /// Records a run, and begins it.
+    pub(super) async fn accept(self: &Arc<Self>, record: RunRecord) -> Result<(), Refusal> {
+        let (run, user) = (&record.run, &record.owner);
         match self.kept_runs.accept(&record).await {
             Ok(true) => {}
             Ok(false) => return Err(Refusal::hinted(format!("there has been a run {run}"), "ask once more")),
@@ -41,11 +48,11 @@ impl Shared {
         tracing::info!(%user, %run, "a run begins");
         let log = self.restore(&record, Vec::new());
         self.spawn_run(record, log);
-        Ok(RunAccepted { run })
+        Ok(())
     }
 
     /// How many runs are remembered, once one that has ended is forgotten where they are too many.
-    fn room_for_a_run(&self) -> Result<usize, Refusal> {
+    pub(super) fn room_for_a_run(&self) -> Result<usize, Refusal> {
         let mut runs = lock(&self.runs);
         if runs.len() >= MAX_RUNS
             && let Some(ended) = runs.iter().find(|(_, run)| run.log.has_ended()).map(|(id, _)| id.clone())

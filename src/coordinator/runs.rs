@@ -48,6 +48,9 @@ pub(super) struct RunRecord {
     pub(super) started: bool,
     /// Which attempt it is, from 1.
     pub(super) attempt: u32,
+    /// It is a training of so many boots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) training: Option<u32>,
 }
 
 impl RunRecord {
@@ -58,7 +61,12 @@ impl RunRecord {
         options: RunOptions,
         attempt: u32,
     ) -> Self {
-        Self { version: VERSION, run, owner, scenario, options, started: false, attempt }
+        Self { version: VERSION, run, owner, scenario, options, started: false, attempt, training: None }
+    }
+
+    /// The same, as a training of so many boots.
+    pub(super) fn trains(self, training: Option<u32>) -> Self {
+        Self { training, ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::answers::{decode, json, needed, ok, same_version};
 use super::bundle::Bundles;
+use super::care;
 use super::handover;
 use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
 use super::lending::Lending;
@@ -31,6 +32,7 @@ use crate::wire::request::{
     BUNDLE, BUNDLE_READ, BundleRead, CANCEL, EVENTS, EventsRequest, HELLO, RUN, Reply, RunRef,
 };
 use crate::wire::subject;
+use crate::wire::training::TRAIN;
 use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNNEL_SEND};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -120,6 +122,7 @@ impl Coordinator {
         let lending =
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;
         tracker.spawn(handover::run(Arc::clone(&lending), token.clone()));
+        tracker.spawn(care::run(Arc::clone(&lending), token.clone()));
         let bundles = Bundles::new(&parts);
         let kept_runs = Arc::new(Runs::start(&parts, &tracker, token.clone()));
         let shared = Arc::new(Shared {
@@ -243,6 +246,7 @@ impl Shared {
             DEVICES => lending.list().await.map(ok),
             DEVICE => lending.show(decode(payload)?).await.map(ok),
             RELOAD => lending.reload().await.map(ok),
+            TRAIN => self.train(user, decode(payload)?).await.map(ok),
             HEALTH => lending.say_health(&by, decode(payload)?).await.map(ok),
             QUEUE => lending.queue().await.map(ok),
             RESERVE => {

@@ -173,6 +173,20 @@ pub enum Event {
         /// The verdict's name.
         verdict: String,
     },
+    /// The lab has made it boot to see how it is.
+    Checked {
+        /// The check.
+        check: String,
+        /// What it came to: a verdict's name.
+        verdict: String,
+        /// Why; empty when it passed.
+        cause: String,
+    },
+    /// Nobody has had it for so long, and it is on: the lab is about to switch it off.
+    Idle {
+        /// For how many seconds.
+        seconds: u64,
+    },
     /// The console showed another device, which has just booted: serial cables are crossed.
     CablesCrossed {
         /// The other device.

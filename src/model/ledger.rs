@@ -1,7 +1,7 @@
 //! What the ledger of a lab holds: one key of its bucket for each record, and what it tells.
 
 use super::device::Device;
-use super::health::Checkup;
+use super::health::{Checkup, Trust};
 use super::id::{DeviceId, IdError, LeaseId, UserName};
 use super::lease::{FencingToken, Lease, LeaseRequest};
 use super::time::{Deadline, Moment};
@@ -132,6 +132,9 @@ pub struct DeviceRecord {
     /// How far it could be trusted before, the last one last, at most [`MAX_CHECKUPS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<Checkup>,
+    /// What that follows from.
+    #[serde(default, skip_serializing_if = "Trust::is_blank")]
+    pub trust: Trust,
     /// It is being made ready for the next holder.
     #[serde(default)]
     pub handover: Option<Handover>,

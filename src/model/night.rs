@@ -49,6 +49,9 @@ pub struct Record {
     /// The nights before it that should have been and were not: days, `2026-11-27`.
     #[serde(default)]
     pub missed: Vec<String>,
+    /// Relays that have most of their life behind them, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub worn: Vec<String>,
     /// All runs that were planned.
     pub runs: Vec<Run>,
 }

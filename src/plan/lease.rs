@@ -56,11 +56,12 @@ pub use book::{Book, Usage};
 pub use view::{Blocker, QueueRow};
 
 use crate::model::device::Device;
-use crate::model::health::Health;
+use crate::model::health::{Finding, Health};
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{FencingToken, LeaseLost, LeaseRequest, Priority};
 use crate::model::ledger::{Key, Record};
 use crate::model::time::Moment;
+use crate::plan::trust::{Care, Rules};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -90,6 +91,10 @@ pub struct Policy {
     pub quota: Quota,
     /// What these users may have instead.
     pub quotas: BTreeMap<UserName, Quota>,
+    /// How far devices are trusted.
+    pub trust: Rules,
+    /// What is done with devices that nobody has.
+    pub care: Care,
 }
 
 impl Policy {
@@ -196,6 +201,13 @@ pub enum Input {
         health: Health,
         /// Why, one line.
         reason: String,
+    },
+    /// What a run, a check or a training says of a device.
+    DeviceFinding {
+        /// The device.
+        device: DeviceId,
+        /// What.
+        finding: Finding,
     },
     /// A device is to be made ready anew, though nobody has had it: it is wired otherwise from then on. One that is lent, or
     /// being made ready, is anyway before its next holder has it.
@@ -363,6 +375,7 @@ pub fn decide(book: &Book, input: Input, now: &Now) -> Result<Vec<Change>, Refus
         Input::Tick => book.tick(now),
         Input::DeviceReady { device } => book.device_ready(&device, now),
         Input::DeviceHealth { device, health, reason } => book.device_health(&device, health, reason, now),
+        Input::DeviceFinding { device, finding } => book.device_finding(&device, finding, now),
         Input::Renew { device } => book.ready_anew(&device, now),
         Input::Inventory { devices, newcomers } => Ok(book.inventory(devices, newcomers, now)),
     }

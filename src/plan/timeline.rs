@@ -153,6 +153,13 @@ fn happened(event: &Event, attempt: u64) -> Option<(Kind, String)> {
         Event::CablesCrossed { shows } => {
             (Kind::Device, format!("its console shows {shows}: serial cables are crossed"))
         }
+        Event::Checked { check, verdict, cause } => {
+            let cause = if cause.is_empty() { String::new() } else { format!(": {cause}") };
+            (Kind::Device, format!("{check}: {verdict}{cause}"))
+        }
+        Event::Idle { seconds } => {
+            (Kind::Device, format!("nobody has had it for {seconds} s, and it is on: it is switched off"))
+        }
         Event::ConsoleOpened {} => (Kind::Device, "console opened".to_owned()),
         Event::ConsoleGap { cause, .. } => (Kind::Gap, format!("console: {cause}")),
         Event::ConsoleWritten { bytes, .. } => {

@@ -16,6 +16,7 @@ use crate::model::run::FaultKind as Kind;
 use crate::model::run::{Outcome, RunEvent, RunFact, StepResult, Verdict};
 use crate::model::scenario::UnderTest;
 use suspect::boot_suspect;
+pub use suspect::suspects_the_device;
 
 /// One rule.
 pub struct Rule {

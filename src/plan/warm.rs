@@ -111,11 +111,29 @@ fn before_wake(stage: BootStage) -> bool {
     }
 }
 
+/// Which of the machines that are to start from saved memory may, for each its memory in MiB: all of them together have at most
+/// so much, so that the warm part of a pool does not push the host into swapping. The first ones go first; why not, for the others.
+pub fn within(most_mib: u64, machines: &[u32]) -> Vec<Result<(), String>> {
+    let mut sum = 0_u64;
+    let fits = |memory: &u32| {
+        let with = sum.saturating_add(u64::from(*memory));
+        if with > most_mib {
+            return Err(format!(
+                "with its {memory} MiB, warm machines would have {with} MiB, and {most_mib} MiB is the most"
+            ));
+        }
+        sum = with;
+        Ok(())
+    };
+    machines.iter().map(fits).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::id::ScenarioName;
     use crate::model::scenario::Step;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     fn scenario(under_test: UnderTest, steps: Vec<Action>, cleanup: Vec<Action>) -> Scenario {
@@ -172,6 +190,29 @@ mod tests {
         }
         let warm = scenario(UnderTest::Agent, vec![ping()], Vec::new());
         assert_eq!(start(&warm, "dut", true), Start::Cold(Cold::Asked));
+    }
+
+    #[test]
+    fn the_first_that_fit_are_warm_and_the_others_are_told_why() {
+        let fits = |most, machines: &[u32]| -> Vec<bool> {
+            within(most, machines).iter().map(Result::is_ok).collect()
+        };
+        assert_eq!(fits(3000, &[1024, 1024, 1024, 512]), [true, true, false, true]);
+        assert_eq!(fits(0, &[1]), [false]);
+        let why = within(1500, &[1024, 1024]).pop().unwrap();
+        let words = "with its 1024 MiB, warm machines would have 2048 MiB, and 1500 MiB is the most";
+        assert_eq!(why, Err(words.to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_memory_than_the_most_is_warm(
+            most in 0_u64..10_000, machines in prop::collection::vec(1_u32..5_000, 0..20),
+        ) {
+            let allowed = within(most, &machines);
+            let warm = machines.iter().zip(&allowed).filter(|(_, allowed)| allowed.is_ok());
+            prop_assert!(warm.map(|(memory, _)| u64::from(*memory)).sum::<u64>() <= most);
+        }
     }
 
     #[test]

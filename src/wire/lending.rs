@@ -2,7 +2,7 @@
 
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::device::Device;
-use crate::model::health::{Checkup, Health};
+use crate::model::health::{Checkup, Finding, Health};
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Priority, Purpose};
 use crate::model::ledger::Past;
@@ -60,6 +60,9 @@ pub struct DeviceShown {
     pub row: DeviceRow,
     /// Its health, the last one last.
     pub checkups: Vec<Checkup>,
+    /// What runs, checks and trainings came to, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// Who had it last, the last one last.
     pub past: Vec<Past>,
 }
@@ -75,6 +78,19 @@ pub struct HealthSaid {
     pub reason: Purpose,
 }
 
+/// How often a device was at fault, over the last times that count.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Flakiness {
+    /// Of so many.
+    pub seen: usize,
+    /// So many were faults.
+    pub bad: usize,
+    /// The lower bound of the rate's 95 % interval, 0 to 1.
+    pub low: f64,
+    /// The upper bound.
+    pub high: f64,
+}
+
 /// A device as it stands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceRow {
@@ -86,6 +102,9 @@ pub struct DeviceRow {
     /// How often that has switched through the lab, on and off each once.
     #[serde(default)]
     pub switched: u64,
+    /// How many cycles of on and off its relay is rated for; none for what is not known to wear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rated_cycles: Option<u64>,
     /// Its current boot attempt.
     pub attempt: BootAttempt,
     /// The last boot stage of that attempt; none before the first.
@@ -94,6 +113,9 @@ pub struct DeviceRow {
     pub health: Health,
     /// Why.
     pub reason: String,
+    /// How flaky it is; none when nothing is known that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flakiness: Option<Flakiness>,
     /// Who has it.
     pub usage: Usage,
     /// What becomes of it once it is back: the lab file says otherwise than it is.

@@ -12,5 +12,6 @@ pub mod fleet;
 pub mod lending;
 pub mod request;
 pub mod subject;
+pub mod training;
 #[cfg(feature = "coordinator")]
 pub mod tunnel;

@@ -50,6 +50,7 @@ mod support;
 mod testing;
 mod tftp;
 mod tickets;
+mod trust;
 mod tunnels;
 mod unit;
 mod verdicts;

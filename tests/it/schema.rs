@@ -131,6 +131,7 @@ fn the_schema_of_lab_files_has_the_keys_that_are_read() {
     let table = [
         (named(&lab), "zz = 1\n".to_owned()),
         (named(&all["leases"]), "name = \"l\"\n[leases]\nzz = 1\n".to_owned()),
+        (named(&all["health"]), "name = \"l\"\n[health]\nzz = 1\n".to_owned()),
         (named(items("pools")), "name = \"l\"\n[[pools]]\nzz = 1\n".to_owned()),
         (named(items("devices")), format!("{board}zz = 1\n")),
         (consoles, format!("{board}console = {{ zz = 1 }}\n")),

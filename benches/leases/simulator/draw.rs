@@ -37,6 +37,8 @@ pub(crate) fn policy(random: &mut Random) -> Policy {
         booking_ahead: Duration::from_secs(40_000),
         quota,
         quotas: BTreeMap::from([(user(0), Quota { devices: 12, requests: 6 })]),
+        trust: Default::default(),
+        care: Default::default(),
     }
 }
 

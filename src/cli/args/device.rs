@@ -19,6 +19,15 @@ pub enum DeviceCommand {
     Quarantine(DeviceHealthArgs),
     /// Lend it again
     Release(DeviceHealthArgs),
+    /// Boot it so often in a row that it is known to be good
+    ///
+    /// Waits for the device like everybody, boots it into the lab's image as often as is asked for, and tells what each boot took. When all are clean the
+    /// device is good, from quarantine and maintenance too; else it is told what broke, and counted. Fewer boots than the rule asks for count, and make it
+    /// good by themselves of no device. For admins, as whatever says how far a device can be trusted. Ctrl-C stops it, and leaves nothing.
+    #[command(
+        after_help = "EXAMPLES:\n    pilab device train rack-pi-1\n    pilab device train rack-pi-1 --boots 40 --json"
+    )]
+    Train(DeviceTrainArgs),
     /// Find which network card, serial number and serial line belong to which board
     ///
     /// Switches all boards of the lab file off, then one after the other on alone, and notes which card asks for an address and which serial line speaks. What
@@ -59,6 +68,22 @@ pub struct EnrollArgs {
 pub struct DeviceShowArgs {
     /// The device
     pub device: DeviceId,
+    /// Which lab.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// Arguments of `device train`.
+#[derive(Debug, Args)]
+pub struct DeviceTrainArgs {
+    /// The device
+    pub device: DeviceId,
+    /// How many boots, at most 200; as many as the rule asks for when missing
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub boots: Option<u32>,
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,

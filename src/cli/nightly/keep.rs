@@ -17,6 +17,8 @@ use std::time::{Duration, UNIX_EPOCH};
 const RECORD: &str = "night.json";
 /// Held by the process that runs a night.
 const LOCK: &str = "lock";
+/// A file of this name in a night's directory keeps the night, with its bundles, whatever the rules say.
+const KEEP: &str = "keep";
 /// The largest record that is read: 500 runs with excerpts are 2 MB.
 const LIMIT: u64 = 64 << 20;
 
@@ -80,20 +82,24 @@ impl Nights {
         Ok(path)
     }
 
-    /// Removes all but the newest `keep` nights.
+    /// Removes all but the newest `keep` nights, and those that are marked to be kept.
     pub(super) fn prune(&self, keep: usize) {
         let mut dirs = self.dirs();
         dirs.sort();
-        for old in dirs.iter().rev().skip(keep) {
+        for old in dirs.iter().rev().skip(keep).filter(|dir| !is_kept(dir)) {
             if let Err(error) = std::fs::remove_dir_all(old) {
                 tracing::warn!(path = %old.display(), %error, "an old night cannot be removed");
             }
         }
     }
 
-    /// Removes bundles of all the nights that are kept, by the lab's rules for bundles. Their records and pages stay.
-    pub(super) fn prune_bundles(&self, retention: &Retention) {
-        let dirs: Vec<_> = self.dirs().iter().map(|dir| dir.join("bundles")).collect();
+    /// Removes bundles of the nights that are kept, by the lab's rules for bundles, but for those of the newest `whole` nights
+    /// and of nights that are marked. Their records and pages stay.
+    pub(super) fn prune_bundles(&self, retention: &Retention, whole: usize) {
+        let mut dirs = self.dirs();
+        dirs.sort();
+        let old = dirs.iter().rev().skip(whole).filter(|dir| !is_kept(dir));
+        let dirs: Vec<_> = old.map(|dir| dir.join("bundles")).collect();
         if let Err(error) = bundle::prune(&dirs, retention, clock::wall_ms(), false) {
             tracing::warn!(error = %Chain(&error), "old bundles cannot be removed");
         }
@@ -103,6 +109,10 @@ impl Nights {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
+}
+
+fn is_kept(night: &Path) -> bool {
+    night.join(KEEP).exists()
 }
 
 fn make(dir: &Path) -> Result<(), CliError> {
@@ -151,6 +161,10 @@ mod tests {
         std::fs::write(nights.dir(&Record { began_ms: 2_000, ..record() }).join(RECORD), "{").unwrap();
         let began = |nights: &Nights| nights.all().iter().map(|night| night.began_ms).collect::<Vec<_>>();
         assert_eq!(began(&nights), [1_000, 3_000]);
+        std::fs::write(nights.dir(&Record { began_ms: 1_000, ..record() }).join(KEEP), "").unwrap();
+        nights.prune(2);
+        assert_eq!(began(&nights), [1_000, 3_000], "it is marked");
+        std::fs::remove_file(nights.dir(&Record { began_ms: 1_000, ..record() }).join(KEEP)).unwrap();
         nights.prune(2);
         assert_eq!(began(&nights), [3_000]);
     }

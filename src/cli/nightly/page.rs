@@ -59,6 +59,9 @@ pub(super) fn page(nights: &[Record], compared: &Comparison) -> String {
     grid(&mut out, night);
     runs(&mut out, nights, night);
     devices(&mut out, nights, night);
+    for line in &night.worn {
+        put(&mut out, &format!("<p class=\"alarm\">{}</p>", escape(line)));
+    }
     boots(&mut out, night);
     put(&mut out, "</body></html>\n");
     out
@@ -247,7 +250,7 @@ fn devices(out: &mut String, nights: &[Record], night: &Record) {
             escape(device),
             score.bad,
             score.seen,
-            trust::over(nights, device).health()
+            trust::over(nights, device)
         );
     }
     put(out, "</table></div>");
@@ -284,6 +287,7 @@ pub(super) mod tests {
             ended_ms: Some(1_795_872_000_000),
             late: false,
             missed: Vec::new(),
+            worn: Vec::new(),
             runs: Vec::new(),
         }
     }
@@ -308,12 +312,13 @@ pub(super) mod tests {
         bad.reason = "</p><script>alert(1)</script> \" onload='x'".to_owned();
         bad.excerpt = "<img src=x onerror=alert(1)>\u{1b}[2J&amp;\n".to_owned();
         bad.cell.place = "<b>".to_owned();
-        let night =
-            Record { plan: "<plan>".to_owned(), missed: vec!["<i>".to_owned()], runs: vec![bad], ..record() };
+        let (missed, worn) = (vec!["<i>".to_owned()], vec!["lab-1: its <relay>".to_owned()]);
+        let night = Record { plan: "<plan>".to_owned(), missed, worn, runs: vec![bad], ..record() };
         let page = page(std::slice::from_ref(&night), &compare(std::slice::from_ref(&night)));
         for bad in ["<script", "<img", "<b>", "<plan>", "<i>", "onload='", "\u{1b}"] {
             assert!(!page.contains(bad), "{bad} is in the page");
         }
+        assert!(page.contains("<p class=\"alarm\">lab-1: its &lt;relay&gt;</p>"));
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && page.contains("&amp;amp;"));
         for fetched in ["http:", "https:", "href", "url(", "<link", "<iframe", "@import"] {
             assert!(!page.contains(fetched), "{fetched} is in the page");

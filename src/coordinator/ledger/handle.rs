@@ -2,7 +2,7 @@
 
 use super::error::LedgerError;
 use crate::model::device::Device;
-use crate::model::health::Health;
+use crate::model::health::{Finding, Health};
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Lease, LeaseRequest};
 use crate::model::ledger::DeviceRecord;
@@ -162,6 +162,11 @@ impl LedgerHandle {
         reason: String,
     ) -> Result<(), LedgerError> {
         self.put(Input::DeviceHealth { device, health, reason }).await
+    }
+
+    /// What a run, a check or a training says of a device.
+    pub async fn device_finding(&self, device: DeviceId, finding: Finding) -> Result<(), LedgerError> {
+        self.put(Input::DeviceFinding { device, finding }).await
     }
 
     /// The inventory as it is to be, and the health of a device that is new.

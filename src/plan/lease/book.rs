@@ -190,6 +190,11 @@ impl Book {
         self.devices.get(id).map(|place| &place.record)
     }
 
+    /// Whether somebody waits for the device who could be served with it.
+    pub fn is_wanted(&self, device: &DeviceId) -> bool {
+        self.wanted(device).is_some()
+    }
+
     /// What the user holds and waits for.
     pub fn usage(&self, user: &UserName) -> Usage {
         self.usage.get(user).copied().unwrap_or_default()

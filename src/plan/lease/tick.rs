@@ -4,12 +4,13 @@ use super::book::{Book, nanos};
 use super::hold::{newest, renewal};
 use super::{Change, Now, Refusal};
 use crate::model::device::Device;
-use crate::model::health::{Checkup, Health};
+use crate::model::health::{Checkup, Finding, Health, Trust};
 use crate::model::id::{DeviceId, LeaseId};
 use crate::model::lease::MAX_FORMER;
 use crate::model::ledger::{DeviceRecord, Handover, Key, MAX_CHECKUPS, Past, Queued, Record};
 use crate::model::scenario::Need;
 use crate::model::time::{HostBoot, Moment};
+use crate::plan::trust;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
@@ -181,9 +182,39 @@ impl Book {
         if (record.checkup.health, &record.checkup.reason) == (health, &reason) {
             return Ok(Vec::new());
         }
+        let mut trust = record.trust.clone();
+        trust::told(&mut trust, health);
+        Ok(vec![put(Self::with_health(record, health, reason, trust, now))])
+    }
+
+    /// What a run, a check or a training came to, and what follows from it: one write, so that nothing is between them.
+    pub(super) fn device_finding(
+        &self,
+        id: &DeviceId,
+        finding: Finding,
+        now: &Now,
+    ) -> Result<Vec<Change>, Refusal> {
+        let record = self.record(id)?;
+        let mut trust = record.trust.clone();
+        let said = trust::take(&mut trust, record.checkup.health, finding, &self.policy.trust);
+        let next = match said {
+            Some((health, reason)) => Self::with_health(record, health, reason, trust, now),
+            None if trust == record.trust => return Ok(Vec::new()),
+            None => DeviceRecord { trust, ..record.clone() },
+        };
+        Ok(vec![put(next)])
+    }
+
+    fn with_health(
+        record: &DeviceRecord,
+        health: Health,
+        reason: String,
+        trust: Trust,
+        now: &Now,
+    ) -> DeviceRecord {
         let checkup = Checkup { health, reason, since: now.moment.at };
         let earlier = newest(&record.earlier, record.checkup.clone(), MAX_CHECKUPS);
-        Ok(vec![put(DeviceRecord { checkup, earlier, ..record.clone() })])
+        DeviceRecord { checkup, earlier, trust, ..record.clone() }
     }
 
     fn record(&self, id: &DeviceId) -> Result<&DeviceRecord, Refusal> {
@@ -217,6 +248,7 @@ impl Book {
                     device,
                     checkup,
                     earlier: Vec::new(),
+                    trust: Trust::default(),
                     handover,
                     removed: false,
                     past: Vec::new(),

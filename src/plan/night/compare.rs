@@ -172,7 +172,17 @@ mod tests {
     fn night(runs: Vec<Run>) -> Record {
         let lab = LabName::new("lab").unwrap();
         let (version, plan) = (NIGHT_VERSION, "all".to_owned());
-        Record { version, lab, plan, began_ms: 0, ended_ms: Some(1), late: false, missed: vec![], runs }
+        Record {
+            version,
+            lab,
+            plan,
+            began_ms: 0,
+            ended_ms: Some(1),
+            late: false,
+            missed: vec![],
+            worn: vec![],
+            runs,
+        }
     }
 
     #[test]

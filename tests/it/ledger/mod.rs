@@ -39,6 +39,8 @@ pub(crate) fn policy() -> Policy {
         booking_ahead: 48 * HOUR,
         quota: Quota { devices: 10_000, requests: 10_000 },
         quotas: BTreeMap::new(),
+        trust: Default::default(),
+        care: Default::default(),
     }
 }
 

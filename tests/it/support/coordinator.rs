@@ -28,6 +28,8 @@ fn policy() -> Policy {
         booking_ahead: hour,
         quota,
         quotas: BTreeMap::new(),
+        trust: Default::default(),
+        care: Default::default(),
     }
 }
 

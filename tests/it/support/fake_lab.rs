@@ -7,7 +7,7 @@ use crate::journal::Open;
 use crate::nats::{HOUR, LOCALHOST, Lab, SOON, device_id, lab_name};
 use pilab::bus::connect::Bus;
 use pilab::bus::gate::Gate;
-use pilab::coordinator::parts::LabDevice;
+use pilab::coordinator::parts::{LabDevice, Parts};
 use pilab::coordinator::service::Coordinator;
 use pilab::device::{self, DeviceParts};
 use pilab::model::device::{Capability, Device, Model};
@@ -94,12 +94,21 @@ pub async fn fake_in(
     let handle = device::spawn(parts, tracker, stop.clone());
     let way = SocketAddr::new(LOCALHOST, 0);
     let gate = Gate::open(way, lab.server.address(), tracker, stop.clone()).await.unwrap();
-    (LabDevice { handle, gate, booting: Arc::default() }, Fake { world, rig, journal })
+    (LabDevice { handle, gate, booting: Arc::default(), rated_cycles: None }, Fake { world, rig, journal })
 }
 
 impl FakeLab {
     /// Each device has a power switch and these capabilities besides.
     pub async fn start(devices: &[(&'static str, Model)], capabilities: &[Capability]) -> Self {
+        Self::start_with(devices, capabilities, |_| ()).await
+    }
+
+    /// The same, with other parts of the coordinator.
+    pub async fn start_with(
+        devices: &[(&'static str, Model)],
+        capabilities: &[Capability],
+        change: impl FnOnce(&mut Parts),
+    ) -> Self {
         let lab = Lab::start().await;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut owned, mut fakes) = (Vec::new(), BTreeMap::new());
@@ -110,10 +119,16 @@ impl FakeLab {
         }
         let mut parts = parts(&lab, lab.coordinator().await, owned);
         parts.policy.quota.devices = devices.len();
+        change(&mut parts);
         let coordinator = Coordinator::start(parts).await.unwrap();
         let ann = UserName::new("ann").unwrap();
         let bus = lab.connect("ann", &lab.issuer.user(&ann, HOUR).unwrap()).await;
         Self { lab, coordinator, devices: fakes, tracker, stop, bus }
+    }
+
+    /// Where its NATS server is.
+    pub fn url(&self) -> String {
+        self.lab.server.url()
     }
 
     pub async fn ask<T: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> T {

@@ -29,6 +29,8 @@ fn policy() -> Policy {
         booking_ahead: 48 * HOUR,
         quota: Quota { devices: 8, requests: 4 },
         quotas: BTreeMap::new(),
+        trust: Default::default(),
+        care: Default::default(),
     }
 }
 
