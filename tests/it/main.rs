@@ -20,6 +20,7 @@ mod fallback;
 mod faults;
 mod fencing;
 mod fuzz;
+mod http_files;
 mod image;
 mod journal;
 mod leases;

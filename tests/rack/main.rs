@@ -14,17 +14,20 @@ mod library;
 #[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
 #[path = "../it/support/program.rs"]
 mod program;
+mod uefi;
 
 /// One at a time: each boots kernels, and measures nothing that another would disturb.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// Says why a test is left out, or fails where that must not be.
+fn skip(why: &str) {
+    let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
+    eprintln!("skipped: {why}");
+}
+
 /// None, with the reason printed, where kernels are not to be booted.
 async fn turn() -> Option<tokio::sync::MutexGuard<'static, ()>> {
-    let skip = |why: &str| {
-        let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
-        eprintln!("skipped: {why}");
-    };
     if std::env::var_os("PILAB_RACK_E2E").is_none() {
         skip("PILAB_RACK_E2E is not set");
         return None;
