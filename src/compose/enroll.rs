@@ -70,7 +70,7 @@ pub(super) async fn enroll(
     let cards = match &lab.netboot {
         Some(settings) => {
             // It knows nobody, so it answers nobody.
-            let news = serve_dhcp(settings, Vec::new(), &server)?;
+            let news = serve_dhcp(settings, Vec::new(), None, &server)?;
             listeners.spawn(hear_cards(news, Arc::clone(&ear)));
             true
         }

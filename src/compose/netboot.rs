@@ -23,7 +23,7 @@ use crate::netboot::neighbours::KernelNeighbours;
 use crate::netboot::pi_boot::{PiBoot, PiFiles};
 use crate::netboot::tftp::{FileEvent, TftpOptions, TftpServer};
 use crate::netboot::tree::{Firmware, Resident};
-use crate::netboot::{LayerSent, LayerSource, Office, OfficeOptions};
+use crate::netboot::{HttpFiles, LayerSent, LayerSource, Office, OfficeOptions};
 use crate::support::chain::Chain;
 use crate::support::segment::Segment;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ use tokio::sync::mpsc;
 /// Where Debian's package `raspi-firmware` puts its files.
 const DEBIAN_FIRMWARE: &str = "/usr/lib/raspi-firmware";
 /// Where firmware is looked for in the store of images.
-const STORE_FIRMWARE: &str = "firmware/raspberry-pi";
+pub(super) const STORE_FIRMWARE: &str = "firmware/raspberry-pi";
 /// What to do when a board's firmware is not there.
 pub(super) const FIRMWARE_HINT: &str = "lab/firmware fetches it from Debian; a directory that has it is named by netboot.firmware in the lab file";
 /// For how long an address is lent. It is always the same one, so nothing hangs on it.
@@ -91,14 +91,16 @@ impl Netboot {
             failed(format!("serve boot tickets on {address}"), hint, error)
         })?;
         let at = listener.local_addr().map_err(|e| failed("serve boot tickets", None, e))?;
+        let (sender, seen) = mpsc::channel(NEWS);
+        let over_http = HttpFiles { files: Arc::clone(&files) as _, news: sender.clone() };
         let options = OfficeOptions {
             layer_news: Some(layer_news),
+            boot_files: Some(over_http),
             ..OfficeOptions::new(format!("http://{at}"), layers.clone())
         };
         let office: Arc<dyn TicketOffice> =
             Office::start(listener, options, &layer.tracker, layer.token.clone());
-        let dhcp = serve_dhcp(settings, clients, layer)?;
-        let (sender, seen) = mpsc::channel(NEWS);
+        let dhcp = serve_dhcp(settings, clients, Some(at), layer)?;
         let tftp = TftpServer::bind(TftpOptions::new(SocketAddr::from((address, settings.tftp_port))));
         let tftp = tftp.and_then(|server| {
             let at = server.address();
@@ -159,10 +161,11 @@ fn member(wired: &WiredDevice) -> Result<Option<Member>, CliError> {
     Ok(Some(Member { client, resident: Resident { device, mac, serial: netboot.serial, address } }))
 }
 
-/// Answers these on the segment, and nobody else.
+/// Answers these on the segment, and nobody else. Where boot files are there over HTTP too, that is told.
 pub(super) fn serve_dhcp(
     settings: &Settings,
     clients: Vec<Client>,
+    http: Option<SocketAddr>,
     layer: &Layer,
 ) -> Result<mpsc::Receiver<DhcpEvent>, CliError> {
     let address = settings.address;
@@ -180,6 +183,10 @@ pub(super) fn serve_dhcp(
         NetbootMode::Proxy => Mode::Beside { server: None },
     };
     let responder = Responder::new(address, mode, clients);
+    let responder = match http {
+        Some(at) => responder.with_http(format!("http://{at}{}", HttpFiles::PATH)),
+        None => responder,
+    };
     let options =
         DhcpOptions { interface, server_port: settings.dhcp_port, client_port: settings.dhcp_client_port };
     let server = DhcpServer::bind(options, responder)

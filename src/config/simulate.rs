@@ -5,7 +5,7 @@ use super::raw::{RawDuration, Source};
 use super::wiring::Wrong;
 use crate::model::boot::BootStage;
 use crate::model::device::Model;
-use crate::model::simulation::{ScriptedFault, SimFault, SimTarget, Simulation};
+use crate::model::simulation::{ScriptedFault, SimFault, SimTarget, Simulation, UefiBoot};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,6 +58,14 @@ pub(super) struct RawSimulate {
     faults: Vec<RawFault>,
     holds: Option<RawDuration>,
     memory_mib: Option<u32>,
+    uefi: Option<RawUefi>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawUefi {
+    Pxe,
+    Http,
 }
 
 #[derive(Default, Deserialize)]
@@ -132,9 +140,16 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
                 "a pi3b asks for its files by its serial number: `serial` is missing".to_owned(),
             ));
         }
-        Model::Pi3B | Model::Pi4B | Model::Cm4 | Model::Pi5 => {}
-        other => return Err(("", format!("a {other} cannot be simulated: pi3b, pi4b, cm4 and pi5 can"))),
+        Model::Pi3B | Model::Pi4B | Model::Cm4 | Model::Pi5 if raw.uefi.is_some() => {
+            return Err((".uefi", format!("a {model} has none")));
+        }
+        Model::Pi3B | Model::Pi4B | Model::Cm4 | Model::Pi5 | Model::UefiArm64 => {}
+        other => {
+            let can = "pi3b, pi4b, cm4, pi5 and uefi-arm64 can";
+            return Err(("", format!("a {other} cannot be simulated: {can}")));
+        }
     }
+    let has_uefi = model == Model::UefiArm64;
     let target = match (raw.target, raw.stub) {
         (RawTarget::Virt, None) => SimTarget::Virt,
         (RawTarget::Rom, None) => SimTarget::Rom,
@@ -149,12 +164,23 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
             return Err((".stub", "it is for target = \"stub\" alone".to_owned()));
         }
     };
+    if has_uefi && target != SimTarget::Virt {
+        return Err((".target", "UEFI runs on QEMU: there is no boot ROM to stop after".to_owned()));
+    }
+    let uefi = match raw.uefi {
+        Some(RawUefi::Http) => UefiBoot::Http,
+        Some(RawUefi::Pxe) | None => UefiBoot::Pxe,
+    };
     if raw.faults.len() > MAX_FAULTS {
         return Err((".faults", format!("there are more than {MAX_FAULTS}")));
     }
     let mut faults = Vec::new();
     for fault in raw.faults {
         let fault = fault.check().map_err(|cause| (".faults", cause))?;
+        if has_uefi && fault.fault.is_of_a_boot_rom() {
+            let cause = "only brown-out, uart-pulled, dead-uart, welded and chatters are of a machine whose UEFI is not ours";
+            return Err((".faults", cause.to_owned()));
+        }
         let stage = match fault.fault {
             SimFault::BrownOut(at) | SimFault::UartPulled(at, _) => Some(at),
             _ => None,
@@ -172,7 +198,7 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
     if !(256..=8192).contains(&memory_mib) {
         return Err((".memory_mib", format!("{memory_mib} is not between 256 and 8192")));
     }
-    Ok(Simulation { target, faults, holds, memory_mib })
+    Ok(Simulation { target, faults, holds, memory_mib, uefi })
 }
 
 #[cfg(test)]
@@ -243,6 +269,19 @@ mod tests {
             (
                 fault("kind = \"brown-out\", at = \"kernel\""),
                 format!("{at}.faults: a board that stops after"),
+            ),
+            (simulate("uefi = \"pxe\""), format!("{at}.uefi: a pi4b has none")),
+            (
+                fault("kind = \"welded\"").replace("pi4b", "uefi-arm64"),
+                format!("{at}.target: UEFI runs on QEMU"),
+            ),
+            (
+                simulate("faults = [{ kind = \"no-link\" }]").replace("pi4b", "uefi-arm64"),
+                format!("{at}.faults: only brown-out"),
+            ),
+            (
+                BOARD.replace("pi4b", "uefi-arm64"),
+                "/lab.toml:4: devices[0].model: a uefi-arm64 is known in a virtual rack alone".to_owned(),
             ),
             (simulate("").replace("pi4b", "pi500"), format!("{at}: a pi500 cannot be simulated")),
             (simulate("").replace("pi4b", "pi3b"), format!("{at}: a pi3b asks for its files by its serial")),

@@ -114,7 +114,12 @@ pub(super) fn check(
         if taken.contains(&id) {
             return Err(error(&at, "id", format!("{id} is a device of a pool")));
         }
-        if raw.model.backend() != Backend::Pi {
+        if raw.model.backend() == Backend::Sim && raw.simulate.is_none() {
+            let cause =
+                format!("a {} is known in a virtual rack alone: it has no [devices.simulate]", raw.model);
+            return Err(error(&at, "model", cause));
+        }
+        if !matches!(raw.model.backend(), Backend::Pi | Backend::Sim) {
             return Err(error(&at, "model", format!("{} is the model of a pool", raw.model)));
         }
         // What the device has for itself, or who has it.

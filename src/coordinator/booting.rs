@@ -7,7 +7,7 @@ use crate::device::ports::{BootOffer, PortError};
 use crate::device::{BootRequest, DeviceError, DeviceState};
 use crate::journal::{Entry, Item, Since};
 use crate::model::boot::BootAttempt;
-use crate::model::device::Backend;
+use crate::model::device::{Backend, Model};
 use crate::model::event::Event;
 use crate::model::power::PowerState;
 use crate::model::run::{Fault, FaultKind};
@@ -19,9 +19,6 @@ use crate::support::clock;
 use std::future::pending;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
-
-/// The kernel's path in the boot trees that the lab makes.
-const KERNEL: &str = "vmlinuz";
 
 /// What a person boots.
 #[derive(Clone)]
@@ -42,8 +39,8 @@ pub(super) struct Own {
 
 impl Own {
     /// The file after which the kernel should show itself; what a tree of one's own calls it nobody knows.
-    fn kernel(&self) -> Option<&'static str> {
-        self.offer.tree.is_none().then_some(KERNEL)
+    fn kernel(&self, model: Model) -> Option<&'static str> {
+        self.offer.tree.is_none().then_some(model.kernel_file())
     }
 }
 
@@ -106,12 +103,13 @@ impl Session {
     ) -> Result<String, Fault> {
         let mut cycles = 0;
         let mut stood = String::new();
+        let kernel = seat.device.device().model.kernel_file();
         // Where it stood still is what a time-out has to tell, also of the attempts before.
         let late = |fault: Fault, stood: &str| Fault { cause: format!("{}{stood}", fault.cause), ..fault };
         let pong = loop {
             let stall = tokio::select! {
                 pong = self.first_pong(seat, *attempt, deadline) => break pong.map_err(|e| late(e, &stood))?,
-                stall = standing_still(seat, *attempt, Some(KERNEL)) => stall,
+                stall = standing_still(seat, *attempt, Some(kernel)) => stall,
                 fault = over(seat, *attempt) => return Err(fault),
             };
             let again = self.note_stall(seat, *attempt, &stall, cycles).await;
@@ -139,7 +137,7 @@ impl Session {
     async fn see_started(&self, seat: &Seat, own: &Own, attempt: &mut BootAttempt) -> Result<(), Fault> {
         for cycles in 0.. {
             let stall = tokio::select! {
-                stall = standing_still(seat, *attempt, own.kernel()) => stall,
+                stall = standing_still(seat, *attempt, own.kernel(seat.device.device().model)) => stall,
                 fault = over(seat, *attempt) => return Err(fault),
             };
             if !self.note_stall(seat, *attempt, &stall, cycles).await {
@@ -185,7 +183,7 @@ async fn standing_still(seat: &Seat, attempt: BootAttempt, kernel: Option<&str>)
     if !matches!(seat.device.device().backend, Backend::Pi | Backend::Sim) {
         return pending().await;
     }
-    let mut watch = Watch::new(kernel);
+    let mut watch = Watch::new(kernel).of(seat.device.device().model);
     let mut cursor = seat.device.journal().cursor(Since::Attempt(attempt));
     let mut power_on: Option<Stamp> = None;
     loop {

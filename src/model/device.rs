@@ -127,6 +127,9 @@ pub enum Model {
     /// Raspberry Pi Zero 2 W.
     #[serde(rename = "zero2w")]
     Zero2W,
+    /// A machine that boots over the network by UEFI, 64-bit ARM; in a virtual rack alone.
+    #[serde(rename = "uefi-arm64")]
+    UefiArm64,
     /// Virtual machine, 64-bit ARM.
     #[serde(rename = "vm-aarch64")]
     VmAarch64,
@@ -153,6 +156,8 @@ impl Model {
         match self {
             Self::VmAarch64 | Self::VmX86_64 => Backend::Vm,
             Self::Container => Backend::Container,
+            // No real one has been tried.
+            Self::UefiArm64 => Backend::Sim,
             _ => Backend::Pi,
         }
     }
@@ -162,6 +167,14 @@ impl Model {
         match arch {
             Arch::Aarch64 => Self::VmAarch64,
             Arch::X86_64 => Self::VmX86_64,
+        }
+    }
+
+    /// What the kernel is called in the boot trees that the lab makes.
+    pub fn kernel_file(self) -> &'static str {
+        match self {
+            Self::UefiArm64 => "vmlinuz.efi",
+            _ => "vmlinuz",
         }
     }
 
@@ -192,6 +205,7 @@ impl fmt::Display for Model {
             Self::Cm4 => "cm4",
             Self::Cm5 => "cm5",
             Self::Zero2W => "zero2w",
+            Self::UefiArm64 => "uefi-arm64",
             Self::VmAarch64 => "vm-aarch64",
             Self::VmX86_64 => "vm-x86_64",
             Self::Container => "container",

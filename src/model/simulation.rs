@@ -15,6 +15,16 @@ pub enum SimTarget {
     Rom,
 }
 
+/// By what a simulated machine's UEFI boots from the network. A real one tries one after the other, for a minute or more each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UefiBoot {
+    /// PXE: TFTP.
+    #[default]
+    Pxe,
+    /// HTTP.
+    Http,
+}
+
 /// A simulated board.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Simulation {
@@ -26,6 +36,8 @@ pub struct Simulation {
     pub holds: Duration,
     /// Memory of its kernel, in MiB.
     pub memory_mib: u32,
+    /// By what its UEFI boots, where it has one.
+    pub uefi: UefiBoot,
 }
 
 /// Something that is wrong.
@@ -62,6 +74,23 @@ pub enum SimFault {
     Welded,
     /// Its relay's contact bounces.
     Chatters,
+}
+
+impl SimFault {
+    /// Whether it is a simulated boot ROM that has it, or that hands it to its kernel.
+    pub fn is_of_a_boot_rom(&self) -> bool {
+        match self {
+            Self::NoLink
+            | Self::StpDelay(_)
+            | Self::LostPackets(_)
+            | Self::RomStall(_)
+            | Self::CorruptFile(_)
+            | Self::KernelPanic => true,
+            Self::BrownOut(_) | Self::UartPulled(..) | Self::DeadUart | Self::Welded | Self::Chatters => {
+                false
+            }
+        }
+    }
 }
 
 impl Simulation {

@@ -4,7 +4,7 @@ use crate::model::device::Model;
 use std::fmt;
 use std::time::Duration;
 
-/// A Raspberry Pi that boots by DHCP and TFTP.
+/// What boots by DHCP, and TFTP or HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Board {
     /// 3 Model B: the boot ROM is in the chip, with its faults.
@@ -23,6 +23,8 @@ pub enum Board {
     Pi500,
     /// Compute Module 5.
     Cm5,
+    /// A machine with UEFI, 64-bit ARM.
+    UefiArm64,
 }
 
 /// How a board boots: which files its boot ROM and firmware ask for.
@@ -34,6 +36,8 @@ pub enum Generation {
     Four,
     /// EEPROM, which loads the kernel itself.
     Five,
+    /// UEFI, which loads one program that holds the kernel.
+    Uefi,
 }
 
 /// What a board needs of a DHCP server. That the 3B's ROM takes an offer without a REQUEST needs nothing: addresses are
@@ -55,6 +59,7 @@ impl Board {
             Self::Pi3B | Self::Pi3BPlus => Generation::Three,
             Self::Pi4B | Self::Pi400 | Self::Cm4 => Generation::Four,
             Self::Pi5 | Self::Pi500 | Self::Cm5 => Generation::Five,
+            Self::UefiArm64 => Generation::Uefi,
         }
     }
 
@@ -78,6 +83,7 @@ impl fmt::Display for Board {
             Self::Pi5 => "pi5",
             Self::Pi500 => "pi500",
             Self::Cm5 => "cm5",
+            Self::UefiArm64 => "uefi-arm64",
         })
     }
 }
@@ -104,6 +110,7 @@ impl TryFrom<Model> for Board {
             Model::Pi500 => Some(Self::Pi500),
             Model::Cm4 => Some(Self::Cm4),
             Model::Cm5 => Some(Self::Cm5),
+            Model::UefiArm64 => Some(Self::UefiArm64),
             Model::Pi3APlus | Model::Zero2W | Model::VmAarch64 | Model::VmX86_64 | Model::Container => None,
         };
         let why = model.cannot_netboot().unwrap_or("is not known here");
@@ -119,8 +126,8 @@ mod tests {
     fn what_the_model_says_holds_for_the_board() {
         use Model::*;
         let models = [
-            Pi3B, Pi3BPlus, Pi3APlus, Pi4B, Pi400, Pi5, Pi500, Cm4, Cm5, Zero2W, VmAarch64, VmX86_64,
-            Container,
+            Pi3B, Pi3BPlus, Pi3APlus, Pi4B, Pi400, Pi5, Pi500, Cm4, Cm5, Zero2W, UefiArm64, VmAarch64,
+            VmX86_64, Container,
         ];
         for model in models {
             match Board::try_from(model) {

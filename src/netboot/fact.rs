@@ -76,6 +76,8 @@ pub fn of_file(event: &FileEvent, files: &PiFiles) -> Option<(Whose, NetbootFact
         }
         FileProgress::Aborted { bytes, took, cause } => match cause {
             Abort::Client { code: 0, .. } => NetbootFact::FileProbed { path },
+            // EDK2 asks how long it is, and then refuses the options that told it ("User aborted the transfer").
+            Abort::Client { code: 8, .. } if *bytes == 0 => NetbootFact::FileProbed { path },
             Abort::Stalled => NetbootFact::FileStalled { path, bytes: *bytes, took: seconds(*took) },
             cause => NetbootFact::FileAborted { path, bytes: *bytes, cause: printable(&cause.to_string()) },
         },
@@ -153,6 +155,12 @@ mod tests {
             tell(1, "00000001/a", probe),
             Some((one.clone(), NetbootFact::FileProbed { path: "a".to_owned() }))
         );
+        let of_uefi = || Abort::Client { code: 8, message: "User aborted the transfer".to_owned() };
+        let fact = tell(1, "00000001/a", aborted(of_uefi())).unwrap().1;
+        assert!(matches!(fact, NetbootFact::FileProbed { .. }), "{fact:?}");
+        let later = FileProgress::Aborted { bytes: 1, took, cause: of_uefi() };
+        let fact = tell(1, "00000001/a", later).unwrap().1;
+        assert!(matches!(fact, NetbootFact::FileAborted { .. }), "{fact:?}");
         assert!(matches!(
             tell(1, "00000001/a", aborted(Abort::Stalled)),
             Some((_, NetbootFact::FileStalled { .. }))

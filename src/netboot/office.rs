@@ -1,6 +1,7 @@
 //! The ticket office: an HTTP server over the [`Book`] and the [`LayerSource`].
 
 use super::connection::{BoundedListener, Peer};
+use super::http_files::HttpFiles;
 use super::layers::LayerSource;
 use super::neighbours::{KernelNeighbours, Neighbours};
 use super::ticket::{Book, Secret};
@@ -45,6 +46,8 @@ pub struct OfficeOptions {
     pub neighbours: Box<dyn Neighbours>,
     /// Who is told how far layers are; while that is full, nobody is.
     pub layer_news: Option<mpsc::Sender<LayerSent>>,
+    /// Boot files that are served here too.
+    pub boot_files: Option<HttpFiles>,
 }
 
 /// How far a layer is on its way to a device.
@@ -68,6 +71,7 @@ impl OfficeOptions {
             layers,
             neighbours: Box::new(KernelNeighbours),
             layer_news: None,
+            boot_files: None,
         }
     }
 }
@@ -86,11 +90,13 @@ impl Office {
         tracker: &TaskTracker,
         token: CancellationToken,
     ) -> Arc<Self> {
+        let boot_files = options.boot_files.clone();
         let office = Arc::new(Self { options, book: Mutex::default() });
         let router = Router::new()
             .route("/v1/ticket", post(exchange))
             .route("/v1/layer/{sha256}", get(layer))
-            .with_state(Arc::clone(&office));
+            .with_state(Arc::clone(&office))
+            .merge(boot_files.map_or_else(Router::new, HttpFiles::router));
         let listener = BoundedListener::new(listener, token.clone());
         let service = router.into_make_service_with_connect_info::<Peer>();
         let server = axum::serve(listener, service).with_graceful_shutdown(token.cancelled_owned());

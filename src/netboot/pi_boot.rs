@@ -1,4 +1,4 @@
-//! The port `Boot` for Raspberry Pis: one tree for each device, and the files of all for the TFTP server.
+//! The port `Boot` for boards that the lab boots over the network: one tree for each device, and the files of all for the TFTP server.
 
 use super::board::Board;
 use super::layers::LayerSource;
@@ -47,11 +47,7 @@ impl BootFiles for PiFiles {
             let forest = self.forest.read().unwrap_or_else(PoisonError::into_inner);
             forest.find(address, mac, path)?.clone()
         };
-        match source {
-            Source::Bytes(bytes) => Ok(Content::Bytes(bytes)),
-            Source::File(file) => Content::open(&file)
-                .map_err(|error| Refusal::Unreadable(format!("{}: {error}", file.display()))),
-        }
+        source.open()
     }
 }
 
@@ -178,7 +174,7 @@ mod tests {
             let path = BootPath::parse(path.as_bytes()).unwrap();
             files.open("10.0.0.5:1000".parse().unwrap(), &path).map(|content| match content {
                 Content::Bytes(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-                Content::File { length, .. } => length.to_string(),
+                content => content.length().to_string(),
             })
         };
         let nothing = Err(Refusal::Forbidden("lab-five is to boot nothing now".to_owned()));

@@ -12,6 +12,7 @@
 //! times; what it cannot is only told. Once a kernel runs nothing here is cut any more.
 
 use crate::model::boot::BootStage;
+use crate::model::device::Model;
 use crate::model::event::Event;
 use crate::model::netboot::NetbootFact;
 use std::collections::BTreeSet;
@@ -20,6 +21,8 @@ use std::time::Duration;
 /// No DISCOVER for so long: the link is up after 2 to 5 s, a Pi 3 looks for an SD card for 5 s and then asks for 25 s, a
 /// switch's port that learns the spanning tree is closed for 30 s.
 const DARK: Duration = Duration::from_secs(35);
+/// The same where it is UEFI that asks: machines with it take a minute or two until they look for a network.
+const DARK_UEFI: Duration = Duration::from_secs(180);
 /// Between an offer and the first file: an EEPROM asks again after 4 s (`DHCP_REQ_TIMEOUT`), a 3B's ROM takes 2 s.
 const OFFERED: Duration = Duration::from_secs(20);
 /// Between two files: an EEPROM gives one up after 30 s (`TFTP_FILE_TIMEOUT`), and waits for 5 s before it tries again.
@@ -64,6 +67,8 @@ pub struct Stall {
 /// One boot attempt as it goes on.
 #[derive(Debug, Clone)]
 pub struct Watch {
+    /// How long it may be dark.
+    dark: Duration,
     /// The file after which it should show a sign of life; none where nobody knows it.
     kernel: Option<String>,
     place: Place,
@@ -86,6 +91,7 @@ impl Watch {
     /// From power-on. `kernel` is the path, below the prefix, of the kernel that it is to fetch, where that is known.
     pub fn new(kernel: Option<&str>) -> Self {
         Self {
+            dark: DARK,
             kernel: kernel.map(str::to_owned),
             place: Place::Dark,
             since: Duration::ZERO,
@@ -98,6 +104,13 @@ impl Watch {
             other_server: None,
             speaks: false,
         }
+    }
+
+    /// A device of this model.
+    #[must_use]
+    pub fn of(self, model: Model) -> Self {
+        let dark = if model == Model::UefiArm64 { DARK_UEFI } else { DARK };
+        Self { dark, ..self }
     }
 
     /// How far it has come.
@@ -183,7 +196,7 @@ impl Watch {
     /// How long it may stay where it is.
     fn limit(&self) -> Option<Duration> {
         match self.place {
-            Place::Dark => Some(DARK),
+            Place::Dark => Some(self.dark),
             Place::Asking | Place::Offered => Some(OFFERED),
             Place::Files if self.stalled.is_some() => Some(STALLED),
             Place::Files if !self.flying.is_empty() => Some(ONE_FILE),
@@ -276,6 +289,13 @@ mod tests {
 
     fn fact(fact: NetbootFact) -> Event {
         Event::Netboot { fact }
+    }
+
+    #[test]
+    fn uefi_may_be_dark_for_minutes() {
+        let dark = |model| Watch::new(None).of(model).due();
+        assert_eq!(dark(Model::Pi5), Some(DARK));
+        assert_eq!(dark(Model::UefiArm64), Some(DARK_UEFI));
     }
 
     fn path(path: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::SimError;
 use super::net::{Card, Names};
-use super::qemu::{self, Machine, Running};
+use super::qemu::{self, Machine, Running, Runs};
 use super::rom::{Act, Halt, Identity, Loaded, Reset, Rom, RomFaults};
 use super::stub::Stub;
 use super::supply::{Charge, Life};
@@ -62,9 +62,20 @@ pub struct BoardState {
     pub doing: Doing,
 }
 
+/// What a board does before its kernel.
+#[derive(Debug, Clone)]
+pub(super) enum Loader {
+    /// What a Pi does, played here.
+    Rom(Identity),
+    /// This firmware, run by QEMU.
+    Uefi(PathBuf),
+}
+
 /// A board without its supply.
 pub(super) struct Body {
-    pub(super) identity: Identity,
+    pub(super) loader: Loader,
+    /// The address of its card, with colons.
+    pub(super) mac: String,
     pub(super) simulation: Simulation,
     pub(super) number: usize,
     pub(super) names: Arc<Names>,
@@ -149,7 +160,7 @@ impl Body {
                 Ok(End::Over(words)) => return self.hang(words).await,
                 Err(error) => {
                     let words = Chain(&error).to_string();
-                    tracing::error!(board = self.identity.mac_text(), "a simulated board: {words}");
+                    tracing::error!(board = self.mac, "a simulated board: {words}");
                     return self.hang(words).await;
                 }
             }
@@ -170,14 +181,21 @@ impl Body {
 
     async fn boot(&mut self, cause: Reset, faults: &[SimFault]) -> Result<End, SimError> {
         let mut ear = Ear::default();
-        let loaded = match self.load(cause, faults, &mut ear).await? {
+        let identity = match &self.loader {
+            Loader::Rom(identity) => identity.clone(),
+            Loader::Uefi(image) => {
+                let runs = Runs::Uefi(image.clone(), self.simulation.uefi);
+                return self.machine(&runs, faults, &mut ear).await;
+            }
+        };
+        let loaded = match self.load(identity, cause, faults, &mut ear).await? {
             Step::Loaded(loaded) => loaded,
             Step::End(end) => return Ok(end),
         };
         if loaded.needless > 0 {
             tracing::warn!(
                 blocks = loaded.needless,
-                board = self.identity.mac_text(),
+                board = self.mac,
                 "blocks came twice without need: a Pi 4 may hang on them"
             );
         }
@@ -187,17 +205,8 @@ impl Body {
             SimTarget::Virt => {
                 // The kernel has the card from here on.
                 self.unplug().await;
-                let machine = Machine {
-                    board: &self.identity,
-                    names: &self.names,
-                    number: self.number,
-                    memory_mib: self.simulation.memory_mib,
-                    dir: &self.dir,
-                    loaded: &loaded,
-                    more,
-                };
-                let running = machine.start()?;
-                self.watch(running, faults, &mut ear).await
+                let runs = Runs::Loaded(loaded, more);
+                self.machine(&runs, faults, &mut ear).await
             }
             SimTarget::Stub(program) => {
                 let namespace = self.names.board(self.number);
@@ -218,8 +227,14 @@ impl Body {
     }
 
     /// Lets the boot loader run.
-    async fn load(&mut self, cause: Reset, faults: &[SimFault], ear: &mut Ear) -> Result<Step, SimError> {
-        let mut rom = Rom::new(self.identity.clone(), rom_faults(faults), cause, Instant::now());
+    async fn load(
+        &mut self,
+        identity: Identity,
+        cause: Reset,
+        faults: &[SimFault],
+        ear: &mut Ear,
+    ) -> Result<Step, SimError> {
+        let mut rom = Rom::new(identity, rom_faults(faults), cause, Instant::now());
         self.card.up().await?;
         let dhcp = self.card.dhcp().await.map_err(SimError::Socket)?;
         let (mut address, mut file): (_, Option<UdpSocket>) = (Ipv4Addr::UNSPECIFIED, None);
@@ -276,6 +291,20 @@ impl Body {
                 () = due => rom.on_time(Instant::now()),
             }
         }
+    }
+
+    /// Lets the kernel run, or the firmware that gets one.
+    async fn machine(&mut self, runs: &Runs, faults: &[SimFault], ear: &mut Ear) -> Result<End, SimError> {
+        let machine = Machine {
+            mac: &self.mac,
+            names: &self.names,
+            number: self.number,
+            memory_mib: self.simulation.memory_mib,
+            dir: &self.dir,
+            runs,
+        };
+        let running = machine.start()?;
+        self.watch(running, faults, ear).await
     }
 
     /// Lets the kernel run.

@@ -17,7 +17,7 @@ pub enum SimError {
         /// The lock.
         lock: PathBuf,
     },
-    /// The model is none of a Raspberry Pi.
+    /// The model is none that there is a boot loader of.
     #[error("{model} cannot be simulated: it is no Raspberry Pi")]
     Model {
         /// The model.
@@ -29,6 +29,9 @@ pub enum SimError {
         /// The program.
         program: &'static str,
     },
+    /// A machine needs its firmware.
+    #[error("the firmware of machines with UEFI is not installed")]
+    NoUefi,
     /// A board needs wires to run a kernel.
     #[error("a kernel needs the wires of a rack, which the loopback is not")]
     NoWires,
@@ -79,6 +82,7 @@ impl SimError {
             ),
             Self::InUse { .. } => Some("end the other coordinator first".to_owned()),
             Self::NoQemu { .. } => Some("Debian's package qemu-system-arm has it".to_owned()),
+            Self::NoUefi => Some("Debian's package qemu-efi-aarch64 has it".to_owned()),
             Self::NoWires => Some("give the lab a [netboot] address of its own, such as 10.77.0.1".to_owned()),
             Self::Tool(CommandError::Missing { program, .. }) if program == "ip" => {
                 Some("Debian's package iproute2 has it".to_owned())

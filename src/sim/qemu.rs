@@ -1,9 +1,11 @@
-//! The machine that runs what a boot loader has loaded: QEMU's `virt`, with exactly those bytes.
+//! The machine that runs what a boot loader has loaded: QEMU's `virt`, with exactly those bytes; or with firmware, which
+//! gets its own.
 
 use super::SimError;
 use super::net::Names;
+use super::rom::Loaded;
 use super::rom::files::Role;
-use super::rom::{Identity, Loaded};
+use crate::model::simulation::UefiBoot;
 use crate::support::command::Command;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -14,6 +16,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-aarch64";
+/// UEFI for it: as Debian and Ubuntu have it, and as Arch has.
+pub(super) const UEFI: [&str; 2] =
+    ["/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "/usr/share/edk2/aarch64/QEMU_EFI.fd"];
 /// The one UART of `virt`. What a Pi's is called is written in its kernel's arguments.
 const UART: &str = "ttyAMA0";
 /// The longest that QEMU's own words are kept, in bytes.
@@ -21,15 +26,22 @@ const MAX_WORDS: u64 = 4096;
 
 /// What a machine is made of.
 pub(super) struct Machine<'a> {
-    pub(super) board: &'a Identity,
+    /// The address of its card, with colons.
+    pub(super) mac: &'a str,
     pub(super) names: &'a Names,
     pub(super) number: usize,
     pub(super) memory_mib: u32,
     /// Where its files are put.
     pub(super) dir: &'a Path,
-    pub(super) loaded: &'a Loaded,
-    /// More arguments of the kernel.
-    pub(super) more: &'a str,
+    pub(super) runs: &'a Runs,
+}
+
+/// What runs on it first.
+pub(super) enum Runs {
+    /// What was loaded, and more arguments of the kernel.
+    Loaded(Box<Loaded>, &'static str),
+    /// UEFI, and by what it boots.
+    Uefi(PathBuf, UefiBoot),
 }
 
 /// A machine that runs. It ends when this is dropped.
@@ -55,11 +67,9 @@ fn arguments(cmdline: &str, more: &str) -> String {
 
 impl Machine<'_> {
     /// The command. A restart ends it: the board's loader then begins anew.
-    fn command(&self, kernel: &Path, initramfs: Option<&Path>) -> Command {
-        let cmdline =
-            self.loaded.file(Role::Cmdline).map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
+    fn command(&self) -> Command {
         let tap = format!("tap,id=net0,ifname={},script=no,downscript=no", Names::tap(self.number));
-        let card = format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.board.mac_text());
+        let card = format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.mac);
         let memory = format!("{}M", self.memory_mib);
         let mut command = Command::new("ip").args(["netns", "exec", &self.names.rack(), PROGRAM]).own_group();
         command = command.args([
@@ -82,20 +92,41 @@ impl Machine<'_> {
             "-monitor",
             "none",
         ]);
-        command = command.args(["-netdev", &tap, "-device", &card, "-device", "virtio-rng-pci"]);
-        command = command.arg("-kernel").arg(kernel);
-        if let Some(initramfs) = initramfs {
-            command = command.arg("-initrd").arg(initramfs);
+        command.args(["-netdev", &tap, "-device", &card, "-device", "virtio-rng-pci"])
+    }
+
+    /// With what runs first.
+    fn with_payload(&self, command: Command) -> Result<Command, SimError> {
+        match self.runs {
+            Runs::Loaded(loaded, more) => {
+                let kernel = self.put("kernel", loaded, Role::Kernel)?.ok_or(SimError::NoKernel)?;
+                let mut command = command.arg("-kernel").arg(kernel);
+                if let Some(initramfs) = self.put("initramfs", loaded, Role::Initramfs)? {
+                    command = command.arg("-initrd").arg(initramfs);
+                }
+                let cmdline = loaded.file(Role::Cmdline);
+                let cmdline = cmdline.map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
+                Ok(command.args(["-append", &arguments(&cmdline.unwrap_or_default(), more)]))
+            }
+            Runs::Uefi(image, by) => {
+                let command = command.arg("-bios").arg(image);
+                // It would try PXE for more than a minute before it tries HTTP.
+                Ok(match by {
+                    UefiBoot::Pxe => command,
+                    UefiBoot::Http => command.args([
+                        "-fw_cfg",
+                        "name=opt/org.tianocore/IPv4PXESupport,string=n",
+                        "-fw_cfg",
+                        "name=opt/org.tianocore/IPv6PXESupport,string=n",
+                    ]),
+                })
+            }
         }
-        command.args(["-append", &arguments(&cmdline.unwrap_or_default(), self.more)])
     }
 
     /// Starts it.
     pub(super) fn start(&self) -> Result<Running, SimError> {
-        let kernel = self.put("kernel", Role::Kernel)?;
-        let initramfs = self.put("initramfs", Role::Initramfs)?;
-        let kernel = kernel.ok_or(SimError::NoKernel)?;
-        let command = self.command(&kernel, initramfs.as_deref());
+        let command = self.with_payload(self.command())?;
         let started =
             command.build().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = started.map_err(|error| SimError::Tool(command.start_error(error)))?;
@@ -105,8 +136,8 @@ impl Machine<'_> {
         }
     }
 
-    fn put(&self, name: &str, role: Role) -> Result<Option<PathBuf>, SimError> {
-        self.loaded.file(role).map(|file| put(self.dir, name, &file.bytes)).transpose()
+    fn put(&self, name: &str, loaded: &Loaded, role: Role) -> Result<Option<PathBuf>, SimError> {
+        loaded.file(role).map(|file| put(self.dir, name, &file.bytes)).transpose()
     }
 }
 

@@ -1,8 +1,8 @@
 //! A virtual rack: its boards, their wires, relays and consoles, and what becomes of them in the end.
 
-use super::board::{self, BoardState, Body};
+use super::board::{self, BoardState, Body, Loader};
 use super::net::{self, Card, Names, Ports};
-use super::rom::{Chip, Identity};
+use super::rom::{self, Chip, Identity};
 use super::supply::{Contact, ContactFault, Supply};
 use super::uart::Uart;
 use super::{SimError, qemu, sweep};
@@ -136,11 +136,15 @@ impl Rack {
         feed: &Arc<Feed>,
         mains: watch::Receiver<bool>,
     ) -> Result<Board, SimError> {
-        let chip = Chip::of(spec.model).ok_or_else(|| SimError::Model { model: spec.model.to_string() })?;
-        let identity = Identity { chip, mac: spec.mac, serial: spec.serial };
+        let loader = match Chip::of(spec.model) {
+            Some(chip) => Loader::Rom(Identity { chip, mac: spec.mac, serial: spec.serial }),
+            None if spec.model == Model::UefiArm64 => Loader::Uefi(uefi()?),
+            None => return Err(SimError::Model { model: spec.model.to_string() }),
+        };
+        let mac = rom::pairs(&spec.mac, ":");
         let card = match self.wires {
             Wires::Own(_) => {
-                net::make_board(&self.names, number, &identity.mac_text()).await?;
+                net::make_board(&self.names, number, &mac).await?;
                 Card::wired(self.names.board(number)).map_err(SimError::Socket)?
             }
             Wires::Loopback(ports) => Card::Loopback(ports),
@@ -162,7 +166,8 @@ impl Rack {
         let (fed, feeds) = watch::channel(false);
         self.tracker.spawn(join(contact, mains, fed, self.token.clone()));
         let body = Body {
-            identity,
+            loader,
+            mac,
             simulation: spec.simulation,
             number,
             names: Arc::clone(&self.names),
@@ -246,6 +251,11 @@ fn check(wires: Wires, boards: &[BoardSpec]) -> Result<(), SimError> {
         return Err(SimError::NoQemu { program: qemu::PROGRAM });
     }
     Ok(())
+}
+
+/// The firmware of machines with UEFI.
+fn uefi() -> Result<PathBuf, SimError> {
+    qemu::UEFI.iter().map(PathBuf::from).find(|path| path.is_file()).ok_or(SimError::NoUefi)
 }
 
 /// What all boards are fed by.

@@ -1,5 +1,5 @@
 //! The netboot servers on a wire of their own, with their real ports: a network namespace, BusyBox's DHCP and TFTP
-//! clients in it, and dnsmasq as the other server. Needs root.
+//! clients and ISC's DHCP client in it, and dnsmasq as the other server. Needs root.
 
 use crate::agent::lab::installed;
 use pilab::model::id::DeviceId;
@@ -126,6 +126,35 @@ impl Wire {
         std::fs::read_to_string(result).unwrap()
     }
 
+    /// Lets ISC's DHCP client at the other end ask; what it hands its script once it has a lease, `key=value` a line.
+    async fn dhclient(&self, class: &str) -> String {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let (script, config, result) = (path("isc-script"), path("isc-config"), path("isc-lease"));
+        // Renamed into place: who looks sees it whole.
+        let text = format!(
+            "#!/bin/sh\n[ \"$reason\" != BOUND ] || {{ env > {result}.new; mv {result}.new {result}; }}\n"
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let wanted = "subnet-mask, broadcast-address, routers, domain-name-servers, dhcp-renewal-time, tftp-server-name, \
+                      vendor-encapsulated-options";
+        std::fs::write(&config, format!("{class}\nrequest {wanted};\ninitial-interval 1;\n")).unwrap();
+        let command =
+            Command::new("ip").args(["netns", "exec", &self.namespace, "dhclient", "-4", "-1", "-d"]);
+        let command =
+            command.args(["-sf", &script, "-cf", &config, "-lf", "/dev/null", "-pf", &path("isc-pid")]);
+        let mut client = command.arg(&self.there).build().spawn().unwrap();
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while !std::path::Path::new(&result).exists() {
+            assert!(tokio::time::Instant::now() < deadline, "it got no lease");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        client.kill().await.unwrap();
+        let lease = std::fs::read_to_string(&result).unwrap();
+        std::fs::remove_file(result).unwrap();
+        lease
+    }
+
     /// dnsmasq as a DHCP server on an interface, by the command that runs it.
     fn dnsmasq(&self, command: Command, interface: &str) -> Command {
         let range = format!("--dhcp-range={},{},1h", self.address(100), self.address(110));
@@ -197,6 +226,44 @@ async fn a_device_gets_its_address_and_then_its_files_from_the_same_place() {
         wire.there(&["tftp", "-g", "-r", "9ffefdef//config.txt", "-b", "1468"]).arg("-l").arg(&target);
     fetch.arg(server).output().await.unwrap();
     assert_eq!(std::fs::read_to_string(target).unwrap(), "arm_64bit=1\n");
+    wire.end().await;
+}
+
+/// ISC's client takes options apart by itself, and is stricter than BusyBox's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isc_s_client_takes_what_a_boot_rom_is_told_and_what_a_system_is() {
+    if !installed("dhclient", "rack") {
+        return;
+    }
+    let Some(wire) = Wire::new().await else { return };
+    let server = wire.address(1);
+    let mask = Ipv4Addr::new(255, 255, 255, 0);
+    let time = Duration::from_secs(600);
+    wire.serve(server, Mode::Full { mask, router: Some(server), name_servers: vec![server], time });
+    let boots = format!("send vendor-class-identifier \"{PXE}\";");
+    for (class, is_told) in [(boots.as_str(), true), ("", false)] {
+        let lease = wire.dhclient(class).await;
+        for (key, value) in [
+            ("new_ip_address", wire.address(44)),
+            ("new_dhcp_server_identifier", server),
+            ("new_subnet_mask", mask),
+            ("new_broadcast_address", wire.address(255)),
+            ("new_routers", server),
+            ("new_domain_name_servers", server),
+        ] {
+            has(&lease, key, value);
+        }
+        has(&lease, "new_dhcp_lease_time", 600);
+        has(&lease, "new_dhcp_renewal_time", 300);
+        let told = format!("new_tftp_server_name={server}");
+        assert_eq!(lease.lines().any(|line| line == told), is_told, "{lease}");
+        // The menu, in the colons and digits that it has for bytes.
+        assert_eq!(
+            lease.contains("new_vendor_encapsulated_options=6:1:3:a:4:0:50:58:45:9:"),
+            is_told,
+            "{lease}"
+        );
+    }
     wire.end().await;
 }
 

@@ -21,6 +21,7 @@ mod faults;
 mod fencing;
 mod fuzz;
 mod handover;
+mod http_files;
 mod image;
 mod journal;
 mod leases;

@@ -50,6 +50,7 @@ impl Bench {
             layers: layers.clone(),
             neighbours: Box::new(card.clone()),
             layer_news: None,
+            boot_files: None,
         };
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let office = Office::start(listener, options, &tracker, token.clone());

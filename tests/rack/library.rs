@@ -8,7 +8,7 @@ use pilab::model::device::{Arch, Model};
 use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::PowerState;
-use pilab::model::simulation::{SimTarget, Simulation};
+use pilab::model::simulation::{SimTarget, Simulation, UefiBoot};
 use pilab::model::wiring::ConsoleLine;
 use pilab::netboot::LayerSource;
 use pilab::netboot::board::Board;
@@ -44,8 +44,13 @@ async fn a_board_comes_from_its_relay_to_its_initramfs() {
     let root = tempfile::tempdir().unwrap();
     let (server, address) = (Ipv4Addr::new(10, 78, net(), 1), Ipv4Addr::new(10, 78, net(), 11));
     let (device, mac) = (DeviceId::new("lab-four").unwrap(), [0xdc, 0xa6, 0x32, 0, 0, 4]);
-    let simulation =
-        Simulation { target: SimTarget::Virt, faults: Vec::new(), holds: Duration::ZERO, memory_mib: 512 };
+    let simulation = Simulation {
+        target: SimTarget::Virt,
+        faults: Vec::new(),
+        holds: Duration::ZERO,
+        memory_mib: 512,
+        uefi: UefiBoot::Pxe,
+    };
     let serial = Some(0x9ffe_fdef);
     let board = BoardSpec { name: "four".to_owned(), model: Model::Pi4B, mac, serial, simulation };
     let options = RackOptions {

@@ -21,17 +21,20 @@ mod proxy;
 #[path = "../it/support/store.rs"]
 mod store;
 mod stub;
+mod uefi;
 
 /// One at a time: each boots kernels, and measures nothing that another would disturb.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// Says why a test is left out, or fails where that must not be.
+fn skip(why: &str) {
+    let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
+    eprintln!("skipped: {why}");
+}
+
 /// None, with the reason printed, where kernels are not to be booted.
 async fn turn() -> Option<tokio::sync::MutexGuard<'static, ()>> {
-    let skip = |why: &str| {
-        let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
-        eprintln!("skipped: {why}");
-    };
     if std::env::var_os("PILAB_RACK_E2E").is_none() {
         skip("PILAB_RACK_E2E is not set");
         return None;

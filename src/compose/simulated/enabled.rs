@@ -3,11 +3,15 @@
 use crate::cli::error::CliError;
 use crate::compose::failed;
 use crate::compose::instance::{Instance, rack_root};
+use crate::compose::netboot::STORE_FIRMWARE;
 use crate::config::lab::Lab;
 use crate::device::ports::Power;
+use crate::image::Store;
+use crate::model::device::Model;
 use crate::model::id::DeviceId;
 use crate::model::wiring::ConsoleLine;
 use crate::netboot::mac::Mac;
+use crate::netboot::tree::UEFI_STUB;
 use crate::sim::{BoardSpec, Ports, Rack, RackOptions, SimError, Wires};
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,6 +34,8 @@ const TREES: [&str; 4] =
 /// How a device tree begins, in one that has nothing more.
 const TREE: [u8; 8] = [0xd0, 0x0d, 0xfe, 0xed, 0, 0, 0, 40];
 const TREE_LENGTH: usize = 30_000;
+/// Where Debian's package `systemd-boot-efi` puts its stubs.
+const DEBIAN_STUBS: &str = "/usr/lib/systemd/boot/efi";
 /// A line of any speed will do.
 const BAUD: u32 = 115_200;
 
@@ -70,6 +76,7 @@ impl Simulated {
             });
         }
         let root = rack_root().map_err(|e| crate::compose::failed(doing.clone(), None, e))?;
+        let has_uefi = boards.iter().any(|board| board.model == Model::UefiArm64);
         let options = RackOptions {
             tag: format!("{:08x}", crc32fast::hash(instance.name().as_bytes())),
             root,
@@ -80,6 +87,9 @@ impl Simulated {
         if netboot.firmware.is_none() {
             let dir = instance.dir().join(FIRMWARE);
             stand_in(&dir).map_err(file(dir.clone()))?;
+            if has_uefi {
+                real_stub(&dir).map_err(file(dir.clone()))?;
+            }
             netboot.firmware = Some(dir);
         }
         let rack = Rack::start(options).await.map_err(failed)?;
@@ -101,6 +111,17 @@ impl Simulated {
     /// Cuts all power, and removes it.
     pub(in crate::compose) async fn end(self) {
         self.rack.end().await;
+    }
+}
+
+/// Puts what starts a kernel on UEFI there, where this machine has it: that is run, and nothing can stand in for it.
+fn real_stub(dir: &Path) -> std::io::Result<()> {
+    let fetched = Store::from_environment().root().join(STORE_FIRMWARE);
+    let from = [fetched, PathBuf::from(DEBIAN_STUBS)].map(|dir| dir.join(UEFI_STUB));
+    match from.into_iter().find(|path| path.is_file()) {
+        Some(from) => fs::copy(from, dir.join(UEFI_STUB)).map(drop),
+        // What lacks it says so, and where it is to be had.
+        None => Ok(()),
     }
 }
 

@@ -14,12 +14,13 @@
 //! **Others.** Another server on the wire is seen by its own answers, where they are broadcast, and by requests that
 //! name it. It is named in an event, and nothing else: what names it can be invented.
 
-use super::super::board::Board;
+use super::super::board::{Board, Generation};
 use super::super::mac::Mac;
 use super::super::pace::{Paces, Taken};
 use super::event::{DhcpEvent, DhcpNews};
 use super::seldom::Seldom;
-use super::wire::{self, Lease, Packet, Reply};
+use super::wire::{self, Lease, Packet, Reply, Told, UefiAsks};
+use crate::model::device::Model;
 use crate::model::id::DeviceId;
 use dhcproto::v4::MessageType;
 use std::collections::{HashMap, VecDeque};
@@ -99,6 +100,8 @@ struct Known {
 /// The responder.
 pub struct Responder {
     server: Ipv4Addr,
+    /// Where boot files are over HTTP, a slash at the end.
+    http: Option<String>,
     mode: Mode,
     known: HashMap<Mac, Known>,
     paces: Paces<Mac>,
@@ -116,6 +119,7 @@ impl Responder {
             clients.into_iter().map(|client| (client.mac, Known { client, boots: true, waiting: None }));
         Self {
             server,
+            http: None,
             mode,
             known: known.collect(),
             paces: Paces::default(),
@@ -125,6 +129,12 @@ impl Responder {
             malformed: Seldom::default(),
             events: VecDeque::new(),
         }
+    }
+
+    /// Boot files are there over HTTP too, below this URL, which ends with a slash.
+    #[must_use]
+    pub fn with_http(self, base: String) -> Self {
+        Self { http: Some(base), ..self }
     }
 
     /// What happened since the last call, oldest first.
@@ -210,14 +220,16 @@ impl Responder {
         if !self.admits(packet.mac, now) {
             return;
         }
-        let boots = packet.is_pxe();
+        let boots = packet.is_boot();
         let Some(known) = self.known.get_mut(&packet.mac) else { return };
         known.boots = boots;
+        let is_uefi = known.client.board.generation() == Generation::Uefi;
         let (device, address) = (known.client.device.clone(), known.client.address);
         self.note(now, DhcpNews::Discovered { device: device.clone(), boots });
         let address = match self.mode {
             Mode::Full { .. } => Some(address),
-            Mode::Beside { .. } if boots => None,
+            // To the firmware of another machine there is nothing to tell.
+            Mode::Beside { .. } if boots && (packet.uefi().is_some() || !is_uefi) => None,
             Mode::Beside { .. } => return,
         };
         self.answer(packet, MessageType::Offer, DhcpNews::Offered { device, address }, now);
@@ -226,7 +238,7 @@ impl Responder {
     fn request(&mut self, packet: &Packet, now: Instant) {
         let Some(known) = self.known.get_mut(&packet.mac) else { return };
         // It may say so here as well; that it does not say so means nothing.
-        known.boots |= packet.is_pxe();
+        known.boots |= packet.is_boot();
         let (device, address) = (known.client.device.clone(), known.client.address);
         if let Some(server) = packet.server.filter(|server| *server != self.server) {
             self.see_server(Some(server), packet.mac, packet.requested, now);
@@ -263,9 +275,23 @@ impl Responder {
             _ => None,
         };
         let boots = known.boots && kind != MessageType::Nak;
-        let menu = boots.then_some(quirks.menu);
-        let bytes =
-            wire::encode(&Reply { kind, to: packet, server: self.server, lease: lease.as_ref(), menu });
+        let name = format!("{}/{}", known.client.mac.hyphenated(), Model::UefiArm64.kernel_file());
+        let url = self.http.as_ref().map(|base| format!("{base}{name}"));
+        let boot = match (known.client.board.generation(), packet.uefi()) {
+            (Generation::Uefi, Some(UefiAsks::Tftp)) => Some(Told::File(&name)),
+            (Generation::Uefi, Some(UefiAsks::Http)) => url.as_deref().map(Told::Url),
+            // A system, or the firmware of another machine.
+            (Generation::Uefi, None) => None,
+            (Generation::Three | Generation::Four | Generation::Five, _) => Some(Told::Menu(quirks.menu)),
+        };
+        let reply = Reply {
+            kind,
+            to: packet,
+            server: self.server,
+            lease: lease.as_ref(),
+            boot: boot.filter(|_| boots),
+        };
+        let bytes = wire::encode(&reply);
         let to = if !packet.relay.is_unspecified() {
             Destination::Relay(packet.relay)
         } else if kind == MessageType::Ack && !packet.client_address.is_unspecified() {

@@ -15,6 +15,10 @@ use std::time::Duration;
 pub const MAX_PACKET: usize = 1500;
 /// The shortest packet that is sent: RFC 1542 §2.1 lets relays and clients drop shorter ones.
 const MIN_PACKET: usize = 300;
+/// How the class of a boot ROM begins that asks for files over TFTP (PXE 2.1), and what it is answered with.
+const PXE: &str = "PXEClient";
+/// The same over HTTP (UEFI 2.10 §24.7).
+const HTTP: &str = "HTTPClient";
 /// How much of a class identifier is kept, in bytes.
 const MAX_CLASS: usize = 64;
 
@@ -68,14 +72,35 @@ pub struct Packet {
     pub server: Option<Ipv4Addr>,
     /// Option 60, printable, cut.
     pub class: Option<String>,
+    /// Option 93: the architecture of what is to be booted.
+    pub arch: Option<u16>,
     /// Option 97 as it came.
     pub machine: Option<Vec<u8>>,
 }
 
+/// What a UEFI of 64-bit ARM asks for, by the numbers of the registry "Processor Architecture Types" (RFC 5970).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UefiAsks {
+    /// A file's name (11).
+    Tftp,
+    /// A URL (19).
+    Http,
+}
+
 impl Packet {
     /// Whether a boot ROM sent it.
-    pub fn is_pxe(&self) -> bool {
-        self.class.as_deref().is_some_and(|class| class.starts_with("PXEClient"))
+    pub fn is_boot(&self) -> bool {
+        self.class.as_deref().is_some_and(|class| class.starts_with(PXE) || class.starts_with(HTTP))
+    }
+
+    /// What the UEFI that sent it asks for; none where it is none, or one of another architecture.
+    pub fn uefi(&self) -> Option<UefiAsks> {
+        let class = self.class.as_deref()?;
+        match self.arch? {
+            11 if class.starts_with(PXE) => Some(UefiAsks::Tftp),
+            19 if class.starts_with(HTTP) => Some(UefiAsks::Http),
+            _ => None,
+        }
     }
 
     /// What a Pi says of itself.
@@ -112,6 +137,7 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, Malformed> {
         requested: None,
         server: None,
         class: None,
+        arch: None,
         machine: None,
     };
     for option in message.opts() {
@@ -121,6 +147,11 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, Malformed> {
             53 if data.len() == 1 => kind = kind.or(data.first().map(|kind| MessageType::from(*kind))),
             54 => packet.server = packet.server.or(address(data)),
             60 => packet.class = packet.class.or_else(|| Some(printable(data))),
+            // The first of a list is what it is itself.
+            93 => {
+                packet.arch =
+                    packet.arch.or_else(|| data.first_chunk().map(|arch| u16::from_be_bytes(*arch)));
+            }
             // 17 bytes are what RFC 4578 §2.3 allows.
             97 if data.len() == 17 => packet.machine = packet.machine.or_else(|| Some(data.to_vec())),
             _ => {}
@@ -165,15 +196,27 @@ pub struct Reply<'a> {
     pub server: Ipv4Addr,
     /// The address it gives; none beside another DHCP server, and in a NAK.
     pub lease: Option<&'a Lease>,
-    /// The entry of the boot menu for a boot ROM; none for a client that does not boot.
-    pub menu: Option<&'a str>,
+    /// What a boot ROM is told; none for a client that does not boot.
+    pub boot: Option<Told<'a>>,
+}
+
+/// What a boot ROM is told of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A Pi: the entry of the boot menu. It knows the names.
+    Menu(&'a str),
+    /// UEFI: the name of its file over TFTP.
+    File(&'a str),
+    /// UEFI: the URL of its file.
+    Url(&'a str),
 }
 
 /// Writes an answer. The order of options is dnsmasq's, which all Pis take.
 pub fn encode(reply: &Reply<'_>) -> Vec<u8> {
-    let Reply { kind, to, server, lease, menu } = reply;
+    let Reply { kind, to, server, lease, boot } = reply;
     let given = lease.map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.address);
-    let next = if menu.is_some() { *server } else { Ipv4Addr::UNSPECIFIED };
+    let next =
+        if matches!(boot, Some(Told::Menu(_) | Told::File(_))) { *server } else { Ipv4Addr::UNSPECIFIED };
     let renews = if *kind == MessageType::Ack { to.client_address } else { Ipv4Addr::UNSPECIFIED };
     let mut message = Message::new_with_id(to.xid, renews, given, next, to.relay, &to.mac.0);
     message.set_opcode(Opcode::BootReply).set_flags(Flags::new(to.flags));
@@ -190,15 +233,24 @@ pub fn encode(reply: &Reply<'_>) -> Vec<u8> {
         if !lease.name_servers.is_empty() {
             options.push(DhcpOption::DomainNameServer(lease.name_servers.clone()));
         }
-        if menu.is_some() {
+        if matches!(boot, Some(Told::Menu(_))) {
             // Without a NUL at its end: raspberrypi/firmware 871.
             options.push(DhcpOption::TFTPServerName(server.to_string().into_bytes()));
         }
     }
-    if let Some(menu) = menu {
-        options.push(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
+    if let Some(boot) = boot {
+        let class = if matches!(boot, Told::Url(_)) { HTTP } else { PXE };
+        options.push(DhcpOption::ClassIdentifier(class.into()));
         options.extend(to.machine.clone().map(DhcpOption::ClientMachineIdentifier));
-        options.push(DhcpOption::VendorExtensions(boot_menu(menu)));
+        match boot {
+            Told::Menu(menu) => options.push(DhcpOption::VendorExtensions(boot_menu(menu))),
+            Told::File(name) => {
+                // No boot servers are looked for: the file named here is the one (PXE 2.1 §2.2, tag 6, bit 3).
+                options.push(DhcpOption::VendorExtensions(vec![6, 1, 8, 255]));
+                options.push(DhcpOption::BootfileName(name.as_bytes().to_vec()));
+            }
+            Told::Url(url) => options.push(DhcpOption::BootfileName(url.as_bytes().to_vec())),
+        }
     }
     options.push(DhcpOption::End);
     finish(&message, &options)
@@ -210,7 +262,7 @@ fn finish(message: &Message, options: &[DhcpOption]) -> Vec<u8> {
     let written = message
         .encode(&mut encoder)
         .and_then(|()| options.iter().try_for_each(|option| option.encode(&mut encoder)));
-    // Only a string that does not fit its length can fail, and none here is longer than 40 bytes.
+    // Only a string that does not fit its length can fail, and none here is longer than 80 bytes.
     debug_assert!(written.is_ok(), "{written:?}");
     if bytes.len() < MIN_PACKET {
         bytes.resize(MIN_PACKET, 0);

@@ -25,6 +25,13 @@ pub enum Content {
         /// Its length in bytes.
         length: u64,
     },
+    /// Several, one after the other.
+    Joined {
+        /// Each with where it begins.
+        parts: Arc<[(u64, Content)]>,
+        /// The length of all in bytes.
+        length: u64,
+    },
 }
 
 impl Content {
@@ -41,11 +48,52 @@ impl Content {
         Ok(Self::File { file: Arc::new(file), length: metadata.len() })
     }
 
+    /// One after the other.
+    pub fn join(contents: Vec<Self>) -> Self {
+        let (mut parts, mut length) = (Vec::new(), 0);
+        for content in contents {
+            let long = content.length();
+            parts.push((length, content));
+            length += long;
+        }
+        Self::Joined { parts: parts.into(), length }
+    }
+
     /// Its length in bytes.
     pub fn length(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { length, .. } => *length,
+            Self::File { length, .. } | Self::Joined { length, .. } => *length,
+        }
+    }
+
+    /// Fills `to` with what is at `offset`. An error beyond the end, which a file may have come to before its time.
+    pub fn read_exact_at(&self, to: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                let bytes = bytes.get(from..from.saturating_add(to.len()));
+                to.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+            Self::File { file, .. } => file.read_exact_at(to, offset),
+            Self::Joined { parts, .. } => {
+                let (mut left, mut at) = (to, offset);
+                while !left.is_empty() {
+                    // Each begins where the one before ends: one that has nothing is not the last that begins there.
+                    let number = parts.partition_point(|(start, _)| *start <= at).saturating_sub(1);
+                    let (start, part) = parts.get(number).ok_or(io::ErrorKind::UnexpectedEof)?;
+                    let has = part.length().saturating_sub(at - start);
+                    let now = usize::try_from(has).unwrap_or(usize::MAX).min(left.len());
+                    if now == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    let (first, rest) = left.split_at_mut(now);
+                    part.read_exact_at(first, at - start)?;
+                    (left, at) = (rest, at + now as u64);
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -102,20 +150,20 @@ impl Reader {
         if end > self.content.length() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let (file, all) = match &self.content {
+        let all = match &self.content {
             Content::Bytes(bytes) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX);
                 return bytes
                     .get(from..from.saturating_add(length))
                     .ok_or(io::ErrorKind::InvalidInput.into());
             }
-            Content::File { file, length } => (file, *length),
+            Content::File { length, .. } | Content::Joined { length, .. } => *length,
         };
         if offset < self.at || end > self.at + self.ahead.len() as u64 {
             let left = usize::try_from(all - offset).unwrap_or(usize::MAX);
             self.ahead.resize(READ_AHEAD.max(length).min(left), 0);
             self.at = offset;
-            if let Err(error) = file.read_exact_at(&mut self.ahead, offset) {
+            if let Err(error) = self.content.read_exact_at(&mut self.ahead, offset) {
                 self.ahead.clear();
                 return Err(error);
             }
@@ -135,7 +183,14 @@ mod tests {
         let bytes: Vec<u8> = (0..251).cycle().take(300_000).collect();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&bytes).unwrap();
-        let contents = [Content::open(file.path()).unwrap(), Content::Bytes(bytes.clone().into())];
+        let joined = Content::join(vec![
+            Content::Bytes(bytes[..70_000].to_vec().into()),
+            Content::Bytes(Bytes::new()),
+            Content::Bytes(bytes[70_000..70_001].to_vec().into()),
+            Content::Bytes(bytes[70_001..].to_vec().into()),
+            Content::Bytes(Bytes::new()),
+        ]);
+        let contents = [Content::open(file.path()).unwrap(), Content::Bytes(bytes.clone().into()), joined];
         for content in contents {
             assert_eq!(content.length(), 300_000);
             let mut reader = Reader::new(content);

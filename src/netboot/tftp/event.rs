@@ -1,4 +1,4 @@
-//! What happens at a TFTP server, for those who watch a device boot.
+//! What happens at a server of boot files, TFTP or HTTP, for those who watch a device boot.
 
 use super::content::Refusal;
 use super::packet::Malformed;
@@ -29,9 +29,9 @@ pub enum FileProgress {
     Requested {
         /// Its length in bytes.
         length: u64,
-        /// Bytes of a block.
+        /// Bytes of a block; 0 over HTTP, which has none.
         block_size: u16,
-        /// Blocks between two acknowledgements.
+        /// Blocks between two acknowledgements; 0 over HTTP.
         window: u16,
     },
     /// Its first block is on its way.

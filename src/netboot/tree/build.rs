@@ -2,6 +2,7 @@
 
 use super::super::board::{Board, Generation};
 use super::super::tftp::path::{BootPath, PathError};
+use super::super::uki::StubError;
 use super::{BootTree, Source};
 use std::collections::BTreeMap;
 use std::io;
@@ -26,6 +27,8 @@ const INITRAMFS: &str = "initrd.img";
 const DEVICE_TREE: &str = "device.dtb";
 const CONFIG: &str = "config.txt";
 const CMDLINE: &str = "cmdline.txt";
+/// What starts a kernel on UEFI, as systemd names it.
+pub const UEFI_STUB: &str = "linuxaa64.efi.stub";
 /// The one file at the root.
 const BOOTCODE: &str = "bootcode.bin";
 
@@ -66,6 +69,22 @@ pub enum TreeError {
         /// Their length.
         length: usize,
     },
+    /// What starts a kernel on UEFI is not what it should be.
+    #[error("{file} starts no kernel")]
+    Stub {
+        /// The file.
+        file: &'static str,
+        /// Why.
+        source: StubError,
+    },
+    /// A file that goes into another cannot be read.
+    #[error("cannot read {}", path.display())]
+    Part {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A directory cannot be read.
     #[error("cannot read the boot files in {dir}")]
     Read {
@@ -86,6 +105,9 @@ impl TreeError {
     /// What to try, for people.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Missing { board: Board::UefiArm64, .. } => {
+                Some("Debian's package systemd-boot-efi for arm64 has it; lab/firmware fetches it".to_owned())
+            }
             Self::Missing { .. } => {
                 Some("Debian's package raspi-firmware has it, in /usr/lib/raspi-firmware".to_owned())
             }
@@ -97,7 +119,7 @@ impl TreeError {
 
 /// Files by their paths, such as the firmware's, or a user's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Firmware(BTreeMap<String, Source>);
+pub struct Firmware(pub(super) BTreeMap<String, Source>);
 
 impl Firmware {
     /// Adds a file.
@@ -171,6 +193,9 @@ pub struct TreeSpec {
 impl TreeSpec {
     /// Makes the tree.
     pub fn build(self) -> Result<BootTree, TreeError> {
+        if self.board.generation() == Generation::Uefi {
+            return self.build_uefi();
+        }
         let Self { board, firmware, kernel, initramfs, device_tree, cmdline } = self;
         if let Some(file) = firmware.lacks(board) {
             return Err(TreeError::Missing { board, file });
@@ -195,7 +220,7 @@ impl TreeSpec {
         }
         let bootcode = match board.generation() {
             Generation::Three => files.get(BOOTCODE).cloned(),
-            Generation::Four | Generation::Five => None,
+            Generation::Four | Generation::Five | Generation::Uefi => None,
         };
         Ok(BootTree { files, bootcode })
     }
@@ -208,6 +233,7 @@ fn needed(board: Board) -> &'static [&'static str] {
         Generation::Four => &["start4.elf", "fixup4.dat"],
         // The EEPROM has it.
         Generation::Five => &[],
+        Generation::Uefi => &[UEFI_STUB],
     }
 }
 
@@ -216,18 +242,22 @@ fn template(board: Board) -> &'static str {
         Generation::Three => include_str!("../../../firmware/pi/config-3.txt"),
         Generation::Four => include_str!("../../../firmware/pi/config-4.txt"),
         Generation::Five => include_str!("../../../firmware/pi/config-5.txt"),
+        // It has none.
+        Generation::Uefi => "",
     }
 }
 
-/// The serial console as Debian's kernels name it: the mini UART of the 3 and 4, the debug port of the 5.
+/// The serial console as Debian's kernels name it: the mini UART of the 3 and 4, the debug port of the 5, the PL011 of
+/// machines with UEFI.
 fn console(board: Board) -> &'static str {
     match board.generation() {
         Generation::Three | Generation::Four => "console=ttyS1,115200",
         Generation::Five => "console=ttyAMA10,115200",
+        Generation::Uefi => "console=ttyAMA0,115200",
     }
 }
 
-fn kernel_arguments(board: Board, arguments: &[String]) -> Result<String, TreeError> {
+pub(super) fn kernel_arguments(board: Board, arguments: &[String]) -> Result<String, TreeError> {
     if let Some(argument) =
         arguments.iter().find(|argument| argument.bytes().any(|byte| byte < b' ' || byte == 127))
     {

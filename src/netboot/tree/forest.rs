@@ -159,7 +159,7 @@ mod tests {
     fn ask(forest: &Forest, last: u8, mac: Option<Mac>, path: &str) -> String {
         match forest.find(address(last), mac, &BootPath::parse(path.as_bytes()).unwrap()) {
             Ok(Source::Bytes(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
-            Ok(Source::File(path)) => panic!("{path:?}"),
+            Ok(other) => panic!("{other:?}"),
             Err(refusal) => refusal.to_string(),
         }
     }

@@ -110,7 +110,8 @@ impl Identity {
     }
 }
 
-fn pairs(mac: &[u8; 6], between: &str) -> String {
+/// A card's address, each two digits with this between.
+pub(super) fn pairs(mac: &[u8; 6], between: &str) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(between)
 }
 

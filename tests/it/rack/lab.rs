@@ -7,7 +7,7 @@ use pilab::model::device::Model;
 use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::{PowerReading, PowerState};
-use pilab::model::simulation::{ScriptedFault, SimFault, SimTarget, Simulation};
+use pilab::model::simulation::{ScriptedFault, SimFault, SimTarget, Simulation, UefiBoot};
 use pilab::model::wiring::ConsoleLine;
 use pilab::netboot::LayerSource;
 use pilab::netboot::board::Board;
@@ -64,7 +64,7 @@ pub(super) fn port() -> u16 {
 
 pub(super) fn simulation(faults: &[SimFault]) -> Simulation {
     let faults = faults.iter().map(|fault| ScriptedFault { fault: fault.clone(), boots: None }).collect();
-    Simulation { target: SimTarget::Rom, faults, holds: Duration::ZERO, memory_mib: 512 }
+    Simulation { target: SimTarget::Rom, faults, holds: Duration::ZERO, memory_mib: 512, uefi: UefiBoot::Pxe }
 }
 
 pub(super) fn firmware() -> Firmware {

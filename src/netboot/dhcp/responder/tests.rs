@@ -363,3 +363,5 @@ proptest! {
         prop_assert!(sent.len() <= 1 && sent.iter().all(|(_, packet)| packet.bytes.len() <= 548));
     }
 }
+
+mod uefi;
