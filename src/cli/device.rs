@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::lending::device_table;
 use super::local::Local;
 use super::login::connect;
+use super::setup::setup;
 use super::table::printable;
 use super::ui::Ui;
 use crate::model::health::Health;
@@ -23,6 +24,7 @@ pub async fn device(local: &dyn Local, command: DeviceCommand, ui: Ui) -> Result
         DeviceCommand::Quarantine(args) => say(local, args, Health::Quarantined, ui).await,
         DeviceCommand::Release(args) => say(local, args, Health::Good, ui).await,
         DeviceCommand::Enroll(args) => enroll(local, args, ui).await,
+        DeviceCommand::Setup(args) => setup(local, args, ui).await,
     }
 }
 
