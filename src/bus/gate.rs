@@ -14,7 +14,7 @@ pub use self::upstream::Upstream;
 pub(super) use self::upstream::read_info;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -34,6 +34,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Gate {
     address: SocketAddr,
+    /// Under which address the device knows it, where that is another.
+    known_as: Option<IpAddr>,
     open: Arc<watch::Sender<bool>>,
 }
 
@@ -54,12 +56,19 @@ impl Gate {
             let accepting = accept(&listener, &server, &connections, &is_open, &shutdown);
             shutdown.run_until_cancelled(accepting).await;
         });
-        Ok(Self { address, open: Arc::new(open) })
+        Ok(Self { address, known_as: None, open: Arc::new(open) })
+    }
+
+    /// The device reaches it under another address, where there is one: addresses are translated on the way.
+    #[must_use]
+    pub fn known_as(self, address: Option<IpAddr>) -> Self {
+        Self { known_as: address, ..self }
     }
 
     /// Where the device connects to: `nats://host:port`.
     pub fn url(&self) -> String {
-        format!("nats://{}", self.address)
+        let ip = self.known_as.unwrap_or(self.address.ip());
+        format!("nats://{}", SocketAddr::new(ip, self.address.port()))
     }
 
     /// The port that it listens on.
@@ -151,7 +160,7 @@ async fn is_open(open: &mut watch::Receiver<bool>) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
     use tokio::time::timeout;
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

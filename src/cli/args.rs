@@ -17,7 +17,7 @@ pub use bundle::{
     BundleVerifyArgs, CompareArgs, LogsArgs, ReplayArgs,
 };
 pub use coordinator::{CoordinatorArgs, CoordinatorCommand, ReloadArgs};
-pub use device::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DeviceTrainArgs, EnrollArgs};
+pub use device::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DeviceTrainArgs, EnrollArgs, SetupArgs};
 pub use image::{ImageBuildArgs, ImageCommand, ImagePruneArgs, ImageRefArgs};
 pub use lab::{
     ConsoleArgs, ConsoleStart, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs,

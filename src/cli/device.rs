@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::lending::{device_table, worn};
 use super::local::Local;
 use super::login::connect;
+use super::setup::setup;
 use super::table::printable;
 use super::train::train;
 use super::ui::Ui;
@@ -25,6 +26,7 @@ pub async fn device(local: &dyn Local, command: DeviceCommand, ui: Ui) -> Result
         DeviceCommand::Release(args) => say(local, args, Health::Good, ui).await,
         DeviceCommand::Train(args) => train(local, args, ui).await,
         DeviceCommand::Enroll(args) => enroll(local, args, ui).await,
+        DeviceCommand::Setup(args) => setup(local, args, ui).await,
     }
 }
 

@@ -5,14 +5,16 @@ use super::args::LabArgs;
 use super::doctor::Finding;
 use super::error::CliError;
 use crate::model::device::{Arch, Backend};
-use crate::model::id::{LabName, UserName};
+use crate::model::id::{DeviceId, LabName, UserName};
 use crate::model::relay::{GpioPin, Level, PinState};
 use crate::model::tls::TlsFiles;
 use crate::plan::enroll::Enrolled;
+use crate::plan::setup::Plan;
 use crate::wire::lending::Reloaded;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -60,6 +62,17 @@ pub trait Local: Send + Sync {
         progress: Progress,
         stop: CancellationToken,
     ) -> LocalFuture<'a, Result<Vec<Enrolled>, CliError>>;
+
+    /// The host key of a device that boots from its own card: the one that is pinned, else what is shown there now.
+    fn host_key<'a>(&'a self, options: &'a SetupOptions) -> LocalFuture<'a, Result<ShownKey, CliError>>;
+
+    /// Logs in to such a device, if it shows this key, and looks. Nothing is changed.
+    fn set_up<'a>(
+        &'a self,
+        options: &'a SetupOptions,
+        key: &'a ShownKey,
+        progress: Progress,
+    ) -> LocalFuture<'a, Result<Box<dyn SetUp>, CliError>>;
 
     /// Builds an image, or finds it built.
     fn image_build<'a>(
@@ -158,6 +171,52 @@ pub struct EnrollOptions {
     pub baud: u32,
     /// How long each board is waited for.
     pub within: Duration,
+}
+
+/// Which device that boots from its own card is to have the agent, or no longer.
+#[derive(Debug, Clone)]
+pub struct SetupOptions {
+    /// The lab file.
+    pub lab: PathBuf,
+    /// The device.
+    pub device: DeviceId,
+    /// How to log in this time, where that is not what the file says.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: Option<u16>,
+    /// As whom.
+    pub user: Option<String>,
+    /// With which key.
+    pub identity: Option<PathBuf>,
+    /// The agent's executable; none means where `lab/agent` puts it.
+    pub agent: Option<PathBuf>,
+    /// A package manager may be used.
+    pub install_podman: bool,
+    /// Take it off.
+    pub remove: bool,
+}
+
+/// A host key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownKey {
+    /// OpenSSH public key format.
+    pub public: String,
+    /// As `ssh-keygen -l` shows it.
+    pub fingerprint: String,
+    /// Its owner has said before that it is the right one.
+    pub pinned: bool,
+}
+
+/// A device that was looked at.
+pub trait SetUp: Send + Sync {
+    /// What there is to do.
+    fn plan(&self) -> &Plan;
+    /// What runs on it, for people.
+    fn os(&self) -> &str;
+    /// SHA-256 of the agent that it is to have.
+    fn agent_sha256(&self) -> &str;
+    /// Does it. What is broken off is mended by the next look and the next of this.
+    fn apply(&self) -> LocalFuture<'_, Result<(), CliError>>;
 }
 
 /// Which image to build.

@@ -41,6 +41,7 @@ pub mod replay;
 pub mod reserve;
 pub mod run;
 mod schema;
+mod setup;
 pub mod ssh;
 pub mod summary;
 pub mod table;

@@ -12,6 +12,7 @@ use super::run::Interrupts;
 use super::table::printable;
 use super::ui::Ui;
 use crate::model::id::{DeviceId, LeaseId};
+use crate::model::lease::{Priority, Purpose};
 use crate::model::scenario::Need;
 use crate::wire::lending::{self, LeaseAsked, LeaseRef, LeaseState, Reserve, WaitingRow};
 use crate::wire::request::REQUEST_VERSION;
@@ -110,6 +111,49 @@ fn request(id: &LeaseId, args: &ReserveArgs) -> Reserve {
     }
 }
 
+/// Gets one device for a command's own use, until [`withdraw`]: it waits its turn like everybody.
+pub(super) async fn borrow(
+    client: &Client,
+    device: &DeviceId,
+    purpose: Purpose,
+    ui: Ui,
+) -> Result<LeaseId, CliError> {
+    let id = lease_id()?;
+    let need = Need { role: device.to_string(), device: Some(device.clone()), ..Need::default() };
+    let body = Reserve {
+        version: REQUEST_VERSION,
+        id: id.clone(),
+        purpose,
+        needs: vec![need],
+        duration: None,
+        priority: Priority::default(),
+        // One that is killed gives it back.
+        hold_by_process: Some(HEARTBEAT),
+        start_ms: None,
+        no_wait: false,
+    };
+    let asked: LeaseState = client.ask(lending::RESERVE, &body).await?;
+    match wait(client, &id, asked, ui).await {
+        Ok(_) => Ok(id),
+        Err(error) => {
+            // The first error is the one to tell.
+            let _ = withdraw(client, &id).await;
+            Err(error)
+        }
+    }
+}
+
+/// Lets itself be heard under such a lease, for ever.
+pub(super) async fn beat(client: &Client, id: &LeaseId) {
+    let mut beats = interval(HEARTBEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        // That the lease has ended shows in what is asked under it.
+        let _ = client.ask::<()>(lending::HEARTBEAT, &LeaseRef { lease: id.clone() }).await;
+    }
+}
+
 /// Chosen here, so that a request which is sent again is known for the same.
 fn lease_id() -> Result<LeaseId, CliError> {
     LeaseId::new(format!("l-{:08x}", rand::random::<u32>())).map_err(|e| CliError::local("name the lease", e))
@@ -158,7 +202,7 @@ fn waiting_line(row: &WaitingRow) -> String {
     format!("{} waits in place {place}: {}; {estimate}", row.lease, printable(&row.blocker))
 }
 
-async fn withdraw(client: &Client, id: &LeaseId) -> Result<(), CliError> {
+pub(super) async fn withdraw(client: &Client, id: &LeaseId) -> Result<(), CliError> {
     client.ask(lending::RELEASE, &LeaseRef { lease: id.clone() }).await
 }
 

@@ -8,7 +8,7 @@ use crate::model::id::DeviceId;
 use crate::support::atomic_file;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Below the instance's directory: a file for each device, with its port.
 const DIR: &str = "gates";
@@ -39,4 +39,17 @@ pub(super) async fn gate(
     fs::create_dir_all(&dir)?;
     atomic_file::write(&path, gate.port().to_string().as_bytes(), 0o600)?;
     Ok(gate)
+}
+
+/// The address of this machine from which a device is reached. Nothing is sent.
+pub(super) fn toward(device: IpAddr) -> io::Result<IpAddr> {
+    /// The discard service (RFC 863): a port is needed, and not used.
+    const DISCARD: u16 = 9;
+    let any: IpAddr = match device {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((device, DISCARD))?;
+    Ok(socket.local_addr()?.ip())
 }

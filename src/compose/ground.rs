@@ -13,8 +13,9 @@ use crate::container::{self, ContainerError};
 use crate::coordinator::parts::BootImage;
 use crate::image::{Store, hash_file};
 use crate::model::device::{Arch, Backend};
+use crate::model::id::DeviceId;
 use crate::vm;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -217,6 +218,18 @@ fn nothing() -> BootImage {
         cmdline: Vec::new(),
         agent_sha256: String::new(),
     }
+}
+
+/// What devices run that boot from their own cards: the agent that is installed on them, which must be this one.
+pub(super) async fn of_cards(lab: &Lab) -> Result<BTreeMap<DeviceId, Arc<BootImage>>, CliError> {
+    let cards = lab.wired.iter().filter(|wired| wired.card.is_some());
+    let cards: Vec<DeviceId> = cards.map(|wired| wired.device.id.clone()).collect();
+    if cards.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (image, _) = agent_image(&image::find_agent(Arch::Aarch64)?).await?;
+    let image = Arc::new(image);
+    Ok(cards.into_iter().map(|card| (card, Arc::clone(&image))).collect())
 }
 
 /// A container boots nothing but the agent's executable. Its hash is what the agent must answer with.

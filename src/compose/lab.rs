@@ -4,8 +4,8 @@
 use super::clock::Clock;
 use super::devices::{Devices, Layers, Machines, keep_lines};
 use super::failed;
-use super::gates::gate;
-use super::ground::Ground;
+use super::gates::{self, gate};
+use super::ground::{self, Ground};
 use super::image;
 use super::instance::Instance;
 use super::nats::Nats;
@@ -206,7 +206,8 @@ async fn begin(
     let (found, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
     clock.end(note);
     let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
-    let images = image::of_boards(lab, fits.then_some(&found), clock, progress, stop).await?;
+    let mut images = image::of_boards(lab, fits.then_some(&found), clock, progress, stop).await?;
+    images.extend(ground::of_cards(lab).await?);
     clock.begin("NATS server and coordinator");
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
     let nats = Nats::start(lab, instance, address, &layers.server, ttl).await?;
@@ -232,11 +233,21 @@ async fn begin(
         lab.wired.iter().map(|wired| (&wired.device.id, wired.rated_cycles)).collect();
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.
-        let board = netboot.as_ref().filter(|_| images.contains_key(handle.id()));
-        let (way, address) = (layers.server.child(), board.map_or(address, Netboot::address));
+        let wired = lab.wired.iter().find(|wired| wired.device.id == *handle.id());
+        let board = netboot.as_ref().filter(|_| wired.is_some_and(|wired| wired.netboot.is_some()));
+        let card = wired.and_then(|wired| wired.card.as_ref());
+        let address = match (board, card) {
+            (Some(netboot), _) => netboot.address(),
+            (None, Some(card)) => gates::toward(card.address).map_err(|e| {
+                failed(format!("find the way to {} at {}", handle.id(), card.address), None, e)
+            })?,
+            (None, None) => address,
+        };
+        let way = layers.server.child();
         let gate = gate(instance, handle.id(), address, &upstream, &way).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
-        if let Some(wired) = lab.wired.iter().find(|wired| wired.device.id == *handle.id()) {
+        let gate = gate.known_as(card.and_then(|card| card.lab_address));
+        if let Some(wired) = wired {
             let (from, gate) = (wired.clone(), gate.clone());
             made.insert(handle.id().clone(), Made { from, gate, way });
         }

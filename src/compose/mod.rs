@@ -12,13 +12,15 @@ mod lab;
 mod nats;
 mod netboot;
 mod reload;
+mod setup;
 mod simulated;
 mod wired;
 
 use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
 use crate::cli::local::{
-    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab,
+    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab, SetUp,
+    SetupOptions, ShownKey,
 };
 use crate::model::relay::{GpioPin, Level, PinState};
 use crate::plan::enroll::Enrolled;
@@ -84,6 +86,19 @@ impl Local for ThisMachine {
         stop: CancellationToken,
     ) -> LocalFuture<'a, Result<Vec<Enrolled>, CliError>> {
         Box::pin(enroll::enroll(options, progress, stop))
+    }
+
+    fn host_key<'a>(&'a self, options: &'a SetupOptions) -> LocalFuture<'a, Result<ShownKey, CliError>> {
+        Box::pin(setup::host_key(options))
+    }
+
+    fn set_up<'a>(
+        &'a self,
+        options: &'a SetupOptions,
+        key: &'a ShownKey,
+        progress: Progress,
+    ) -> LocalFuture<'a, Result<Box<dyn SetUp>, CliError>> {
+        Box::pin(setup::look(options, key, progress))
     }
 
     fn image_build<'a>(

@@ -49,9 +49,11 @@ fn unusable(error: &CliError) -> Unusable {
     Unusable { cause: Chain(error).to_string(), hint: error.hint().map(str::to_owned) }
 }
 
-/// The boards that the lab boots, and those that are simulated.
+/// The boards that the lab boots or logs in to, and those that are simulated.
 fn fixed(lab: &Lab) -> impl Iterator<Item = &WiredDevice> {
-    lab.wired.iter().filter(|wired| wired.netboot.is_some() || wired.simulation.is_some())
+    lab.wired
+        .iter()
+        .filter(|wired| wired.netboot.is_some() || wired.card.is_some() || wired.simulation.is_some())
 }
 
 impl LabFile {

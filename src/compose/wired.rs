@@ -1,10 +1,9 @@
 //! Real devices: each with its switch, its console's line, its journal and its actor; what boots it, where the lab does,
 //! and what it cannot do where it boots by itself.
 
-use super::devices::{Devices, Machine, Made, Ports};
+use super::devices::{Devices, Layer, Machine, Made, Ports};
 use super::failed;
 use super::instance::state_root;
-use super::netboot::Netboot;
 use crate::cli::error::CliError;
 use crate::config::wiring::WiredDevice;
 use crate::console::port::{ByteStream, LineFuture};
@@ -14,8 +13,9 @@ use crate::device::ports::{
 use crate::device::{MIN_OFF, Stagger};
 use crate::model::id::DeviceId;
 use crate::model::lease::FencingToken;
-use crate::model::wiring::ConsoleLine;
-use crate::ssh::SshReach;
+use crate::model::wiring::{CardLogin, ConsoleLine, PowerSwitch};
+use crate::ssh::card::CardPorts;
+use crate::ssh::{Card, CardParts, SshReach, Way};
 use crate::{power, serial};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// What is kept of real devices, below the state directory.
 const DEVICES: &str = "devices";
+/// The host key of one that boots from its own card, below the device's directory there.
+const HOST_KEY: &str = "host_key";
 
 impl Devices<'_> {
     /// Makes the lab's real devices; none is switched.
@@ -33,12 +35,15 @@ impl Devices<'_> {
         let mut made = Made::new();
         for wanted in &self.lab.wired {
             let id = &wanted.device.id;
-            let (power, line) = self.wires(wanted)?;
+            let (switch, line) = self.wires(wanted)?;
             let console: Arc<dyn ByteStream> = match &line {
                 Some(line) => serial::line(line.clone()),
                 None => missing.clone(),
             };
-            let Booted { boot, reach, tickets } = self.booted(wanted, &missing)?;
+            let Booted { boot, reach, tickets, power } = self.booted(wanted, &missing, switch)?;
+            // What no switch is wired to keeps its charge whatever is done.
+            let charged = wanted.card.is_some() && wanted.power == PowerSwitch::None;
+            let min_off = if charged { Duration::ZERO } else { wanted.min_off.unwrap_or(MIN_OFF) };
             let ports = Ports {
                 mac: wanted.mac.clone().unwrap_or_default(),
                 power,
@@ -46,7 +51,7 @@ impl Devices<'_> {
                 reach,
                 tickets,
                 console,
-                min_off: wanted.min_off.unwrap_or(MIN_OFF),
+                min_off,
                 stagger: Arc::clone(&stagger),
             };
             let handle = self.spawn(&wanted.device, ports, journal_dir(id)?).await?;
@@ -75,14 +80,34 @@ impl Devices<'_> {
     }
 
     /// What boots a device, and what follows from that.
-    fn booted(&self, wanted: &WiredDevice, missing: &Arc<Missing>) -> Result<Booted, CliError> {
-        let itself = || Booted { boot: missing.clone(), reach: missing.clone(), tickets: missing.clone() };
-        let by_lab = |netboot: &Netboot| -> Result<Booted, CliError> {
-            let (boot, reach) = (Arc::new(netboot.boot(wanted)?), Arc::new(SshReach::new()));
-            Ok(Booted { boot, reach, tickets: netboot.office() })
-        };
-        let netboot = self.netboot.filter(|_| wanted.netboot.is_some());
-        netboot.map_or_else(|| Ok(itself()), by_lab)
+    fn booted(
+        &self,
+        wanted: &WiredDevice,
+        missing: &Arc<Missing>,
+        power: Arc<dyn Power>,
+    ) -> Result<Booted, CliError> {
+        if let Some(login) = &wanted.card {
+            let power = (wanted.power != PowerSwitch::None).then_some(power);
+            let Layer { tracker, token } = &self.layers.devices;
+            let way = way(&wanted.device.id, login)?;
+            let card = Card::new(CardParts { way, power, tracker: tracker.clone(), token: token.clone() });
+            let ports = Arc::new(CardPorts(card));
+            return Ok(Booted {
+                boot: ports.clone(),
+                reach: ports.clone(),
+                tickets: ports.clone(),
+                power: ports,
+            });
+        }
+        match self.netboot.filter(|_| wanted.netboot.is_some()) {
+            Some(netboot) => {
+                let (boot, reach) = (Arc::new(netboot.boot(wanted)?), Arc::new(SshReach::new()));
+                Ok(Booted { boot, reach, tickets: netboot.office(), power })
+            }
+            None => {
+                Ok(Booted { boot: missing.clone(), reach: missing.clone(), tickets: missing.clone(), power })
+            }
+        }
     }
 }
 
@@ -91,6 +116,13 @@ struct Booted {
     boot: Arc<dyn Boot>,
     reach: Arc<dyn Reach>,
     tickets: Arc<dyn TicketOffice>,
+    power: Arc<dyn Power>,
+}
+
+/// The way to a device that boots from its own card. Its host key lies beside its journal, and outlives each lab as that does.
+pub(super) fn way(device: &DeviceId, login: &CardLogin) -> Result<Way, CliError> {
+    let pin = journal_dir(device)?.with_file_name(HOST_KEY);
+    Ok(Way { device: device.clone(), login: login.clone(), pin })
 }
 
 /// Where the journal of a real device lies: it outlives each lab, for so does what the last one did to the device.

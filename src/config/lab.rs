@@ -35,8 +35,9 @@ const MAX_KERNEL_ARG: usize = 256;
 /// The most kernel arguments a lab may add.
 const MAX_KERNEL_ARGS: usize = 16;
 /// What each virtual machine can do; one with a data disk keeps its state besides.
-const VM_CAPABILITIES: [Capability; 6] = [
+const VM_CAPABILITIES: [Capability; 7] = [
     Capability::Boot,
+    Capability::Image,
     Capability::Power,
     Capability::Console,
     Capability::Ssh,
@@ -44,7 +45,7 @@ const VM_CAPABILITIES: [Capability; 6] = [
     Capability::Network,
 ];
 /// What a container can do: `docs/decisions/0008-containers.md`.
-const CONTAINER_CAPABILITIES: [Capability; 1] = [Capability::Boot];
+const CONTAINER_CAPABILITIES: [Capability; 2] = [Capability::Boot, Capability::Image];
 /// Pause between the power-ons of two wired devices when the file does not say: the inrush of a board and its
 /// supply is over in less.
 const DEFAULT_STAGGER: Duration = Duration::from_secs(1);

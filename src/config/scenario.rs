@@ -149,6 +149,9 @@ fn checked(path: &Path, values: &[String], source: &Source) -> Result<Scenario, 
             let by_itself = !acts.is_empty() && acts.iter().all(|act| act.is_outside());
             capabilities.insert(if by_itself { Capability::Power } else { Capability::Boot });
             capabilities.extend(acts.into_iter().filter_map(Action::capability));
+            // Elsewhere what is under test would not run.
+            let lab_s = matches!(raw.under_test, UnderTest::Image | UnderTest::Kernel) && !by_itself;
+            capabilities.extend(lab_s.then_some(Capability::Image));
             Ok(Need { role, device, model, backend, labels, capabilities, fallback, instead: None })
         })
         .collect::<Result<_, ConfigError>>()?;
@@ -209,7 +212,8 @@ fn kind(
 /// Whether any lab could have such a device, beside those that are needed already.
 fn possible(need: &Need, others: &[Need]) -> Result<(), String> {
     if need.model == Some(Model::Container) {
-        let lacks = need.capabilities.iter().filter(|wanted| **wanted != Capability::Boot);
+        let lacks =
+            need.capabilities.iter().filter(|wanted| ![Capability::Boot, Capability::Image].contains(wanted));
         let lacks = lacks.map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if !lacks.is_empty() {
             return Err(format!("no container has {lacks}, which the steps take: ask for another model"));

@@ -25,6 +25,12 @@ pub enum StandbyError {
         /// The device.
         device: DeviceId,
     },
+    /// The key that opens a device lies on the coordinator's machine, and so does its host key.
+    #[error("the lab logs in to {device} with a key of its coordinator's machine")]
+    Card {
+        /// The device.
+        device: DeviceId,
+    },
     /// A relay hangs on the coordinator's own pins.
     #[error("the relay of {device} is on {pin} of its coordinator's machine")]
     Pin {
@@ -52,6 +58,7 @@ impl StandbyError {
             Self::Netboot { .. } => {
                 "boards that boot from the lab have one coordinator: leave out boot = \"netboot\""
             }
+            Self::Card { .. } => "devices with `ssh` have one coordinator: leave it out",
             Self::Pin { .. } => {
                 "use a switch that is reached over the network: driver \"http\" or \"command\""
             }
@@ -74,6 +81,9 @@ pub fn check(lab: &Lab) -> Result<(), StandbyError> {
         let device = wired.device.id.clone();
         if wired.netboot.is_some() || wired.simulation.is_some() {
             return Err(StandbyError::Netboot { device });
+        }
+        if wired.card.is_some() {
+            return Err(StandbyError::Card { device });
         }
         if let PowerSwitch::Gpio(gpio) = &wired.power {
             return Err(StandbyError::Pin { device, pin: gpio.pin.to_string() });

@@ -1,8 +1,10 @@
 //! `[[devices]]` of a lab file: real devices, and how each is wired.
 
+mod card;
 mod gpio;
 mod switch;
 
+pub use card::is_user;
 pub use gpio::{kernel_keeps, kernel_says};
 
 use super::error::ConfigError;
@@ -12,7 +14,8 @@ use super::simulate::{self, RawSimulate};
 use crate::model::device::{Backend, Capability, Device, Model};
 use crate::model::id::{DeviceId, LabName};
 use crate::model::simulation::Simulation;
-use crate::model::wiring::{ConsoleLine, PowerSwitch};
+use crate::model::wiring::{CardLogin, ConsoleLine, PowerSwitch};
+use card::RawCard;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -50,13 +53,18 @@ pub struct WiredDevice {
     pub rated_cycles: Option<u64>,
     /// How it boots from the lab; none where it boots what it finds by itself.
     pub netboot: Option<NetbootDevice>,
+    /// How the lab logs in to one that boots from its own card, to give its agent there what a ticket brings others.
+    pub card: Option<CardLogin>,
     /// How it is simulated; none for one that is really there. What is simulated has neither console nor switch of its own: the
     /// virtual rack gives it both.
     pub simulation: Option<Simulation>,
 }
 
 /// What a device that the lab boots can do with the lab's image, whatever it is wired to.
-const NETBOOT_CAPABILITIES: [Capability; 3] = [Capability::Boot, Capability::Ssh, Capability::Network];
+const NETBOOT_CAPABILITIES: [Capability; 4] =
+    [Capability::Boot, Capability::Image, Capability::Ssh, Capability::Network];
+/// What one can do that boots from its own card and has our agent there: its image is its owner's.
+const CARD_CAPABILITIES: [Capability; 3] = [Capability::Boot, Capability::Ssh, Capability::Network];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +82,7 @@ pub(super) struct RawDevice {
     address: Option<Spanned<Ipv4Addr>>,
     #[serde(default)]
     boot: RawBoot,
+    ssh: Option<Spanned<RawCard>>,
     simulate: Option<Spanned<RawSimulate>>,
 }
 
@@ -236,9 +245,35 @@ pub(super) fn check(
                 Some(checked)
             }
         };
+        let card = match raw.ssh {
+            Some(raw) => {
+                let at = raw.span();
+                if netboot.is_some() || simulation.is_some() {
+                    let cause = "only a device that boots from its own card is logged in to by this: what the lab boots has keys of each boot";
+                    return Err(error(&at, "ssh", cause.to_owned()));
+                }
+                let login = card::check(raw.into_inner(), source.dir());
+                let login = login.map_err(|(key, cause)| error(&at, &format!("ssh{key}"), cause))?;
+                let place = format!("{} port {}", login.address, login.port);
+                claim(&mut addresses, place.clone(), &at, "ssh", &place)?;
+                capabilities.extend(CARD_CAPABILITIES);
+                Some(login)
+            }
+            None => None,
+        };
         let backend = if simulation.is_some() { Backend::Sim } else { Backend::Pi };
         let device = Device { id, backend, model: raw.model, labels: raw.labels, capabilities };
-        devices.push(WiredDevice { device, mac, console, power, min_off, rated_cycles, netboot, simulation });
+        devices.push(WiredDevice {
+            device,
+            mac,
+            console,
+            power,
+            min_off,
+            rated_cycles,
+            netboot,
+            card,
+            simulation,
+        });
     }
     Ok(devices)
 }

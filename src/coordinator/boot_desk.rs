@@ -144,6 +144,12 @@ fn boots_offers(seat: &Seat) -> Result<(), Refusal> {
 /// Whether it can boot anything but what the lab has for it.
 fn boots_files(seat: &Seat) -> Result<(), Refusal> {
     boots_offers(seat)?;
+    if seat.has_card() {
+        return Err(Refusal::hinted(
+            format!("{} boots from its own card and nothing else", seat.id()),
+            "boot = \"netboot\" in the lab file lets the lab boot it",
+        ));
+    }
     if seat.device.device().backend != Backend::Container {
         return Ok(());
     }

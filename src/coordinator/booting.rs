@@ -178,9 +178,11 @@ async fn over(seat: &Seat, attempt: BootAttempt) -> Fault {
     seat.fault(FaultKind::Lab, format!("boot attempt {attempt} is over: it was switched off, or booted anew"))
 }
 
-/// Done when the board stands still in this attempt before its kernel shows itself; never for a virtual machine.
+/// Done when the board stands still in this attempt before its kernel shows itself; never for a virtual machine, nor for
+/// one that boots from its own card.
 async fn standing_still(seat: &Seat, attempt: BootAttempt, kernel: Option<&str>) -> Stall {
-    if !matches!(seat.device.device().backend, Backend::Pi | Backend::Sim) {
+    let asks_the_lab = matches!(seat.device.device().backend, Backend::Pi | Backend::Sim) && !seat.has_card();
+    if !asks_the_lab {
         return pending().await;
     }
     let mut watch = Watch::new(kernel).of(seat.device.device().model);

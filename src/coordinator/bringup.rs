@@ -191,8 +191,15 @@ impl Session {
         if pong.agent_sha256 == *expected {
             return Ok(());
         }
-        let cause =
-            format!("the agent that answered has SHA-256 {}; the image's has {expected}", pong.agent_sha256);
+        let cause = if seat.has_card() {
+            let id = seat.id();
+            format!(
+                "the agent on the card has SHA-256 {}; the lab's has {expected}: pilab device setup {id} brings it up to date",
+                pong.agent_sha256
+            )
+        } else {
+            format!("the agent that answered has SHA-256 {}; the image's has {expected}", pong.agent_sha256)
+        };
         Err(seat.fault(FaultKind::AgentMismatch, cause))
     }
 }

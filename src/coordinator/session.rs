@@ -5,7 +5,7 @@ use super::parts::{LabDevice, Parts};
 use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
-use crate::model::device::Capability;
+use crate::model::device::{Backend, Capability, Device};
 use crate::model::id::{DeploymentName, DeviceId};
 use crate::model::lease::FencingToken;
 use crate::model::run::{Fault, FaultKind};
@@ -71,6 +71,11 @@ impl Seat {
         self.device.device().capabilities.contains(&Capability::Boot)
     }
 
+    /// Whether it boots from its own card, and is only given its agent's credentials.
+    pub(super) fn has_card(&self) -> bool {
+        has_card(self.device.device())
+    }
+
     /// The boot attempt the device is in.
     pub(super) fn attempt(&self) -> BootAttempt {
         self.device.state().borrow().attempt
@@ -95,6 +100,11 @@ impl Seat {
     pub(super) fn unreachable(&self, doing: &str, error: &(dyn Error + 'static)) -> Fault {
         self.fault(FaultKind::Unreachable, format!("cannot {doing}: {}", Chain(error)))
     }
+}
+
+fn has_card(device: &Device) -> bool {
+    let can = |capability| device.capabilities.contains(&capability);
+    device.backend == Backend::Pi && can(Capability::Boot) && !can(Capability::Image)
 }
 
 /// What was put last on a deployment's desired key.

@@ -331,6 +331,12 @@ pub(super) fn place(seat: &Seat) -> Result<Place, Refusal> {
             "pilab devices --json lists what each device can do",
         ));
     }
+    if seat.has_card() {
+        return Err(Refusal::hinted(
+            format!("{id} boots from its own card: who may log in to it is its owner's to say"),
+            "ask who set it up for an account there",
+        ));
+    }
     let state = seat.device.state();
     let (attempt, found) = {
         let now = state.borrow();

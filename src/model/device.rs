@@ -232,6 +232,9 @@ pub enum Capability {
     PersistentState,
     /// Containers on it have a network, and their ports can be published.
     Network,
+    /// All that runs on it is made by the lab. A scenario takes it where an image or a kernel is under test: what
+    /// lies on a device's own card is neither.
+    Image,
 }
 
 impl fmt::Display for Capability {
@@ -244,6 +247,7 @@ impl fmt::Display for Capability {
             Self::Reboot => "reboot",
             Self::PersistentState => "persistent-state",
             Self::Network => "network",
+            Self::Image => "image",
         })
     }
 }

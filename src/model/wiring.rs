@@ -2,6 +2,7 @@
 
 use super::relay::{GpioPin, Relay, Released};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +35,21 @@ impl fmt::Display for ConsoleLine {
             Self::Tcp { address } => f.write_str(address),
         }
     }
+}
+
+/// How the lab logs in to a device that boots from its own card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CardLogin {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port of its sshd.
+    pub port: u16,
+    /// As whom: root, or who may use sudo without a password.
+    pub user: String,
+    /// The file of the private key that lets the lab in.
+    pub identity: PathBuf,
+    /// Under which address the device reaches this machine; none where that is the one from which it is reached.
+    pub lab_address: Option<IpAddr>,
 }
 
 /// What switches a device's power.

@@ -16,6 +16,7 @@ pub mod recovery;
 pub mod retention;
 pub mod retry;
 pub mod rollout;
+pub mod setup;
 pub mod spec;
 pub mod timeline;
 pub mod trust;

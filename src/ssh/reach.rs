@@ -5,11 +5,13 @@
 //! another host key, gets a connection of its own.
 
 use super::quote;
-use super::session::Session;
+use super::session::{Login, Session};
 use crate::device::ports::{PortError, PortFuture, Reach, ReachOutput, ReachTarget};
+use crate::model::id::DeviceId;
 use crate::model::lease::{Fence, FencingToken};
 use crate::support::lock::lock;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -48,6 +50,41 @@ pub enum SshError {
         /// Where.
         address: SocketAddr,
     },
+    /// The client key is encrypted, and nobody is asked for passphrases.
+    #[error("the private key has a passphrase")]
+    Locked,
+    /// The user is not root, and may not become root without a password.
+    #[error("{user} is not root at {address}, and sudo asks for a password")]
+    NoRoot {
+        /// Where.
+        address: SocketAddr,
+        /// As whom.
+        user: String,
+    },
+    /// The device's owner has not said yet that it is the right one.
+    #[error("the host key of {device} is not known")]
+    Untrusted {
+        /// The device.
+        device: DeviceId,
+    },
+    /// A file of the lab's cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A script of ours failed on the device.
+    #[error("cannot {doing}: exit code {}: {said}", code.map_or("none".to_owned(), |code| code.to_string()))]
+    Failed {
+        /// What it was for.
+        doing: &'static str,
+        /// Its exit code; none when a signal ended it.
+        code: Option<i32>,
+        /// The end of what it said.
+        said: String,
+    },
     /// The SSH protocol failed at a step.
     #[error("SSH failed to {step}")]
     Protocol {
@@ -68,14 +105,27 @@ pub enum SshError {
 }
 
 impl SshError {
-    fn hint(&self) -> Option<String> {
+    /// What to try.
+    pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Locked => "name a key without a passphrase, good for this device alone: ssh-keygen -N ''",
+            Self::NoRoot { user, .. } => {
+                return Some(format!(
+                    "log in as root, or on the device: echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user}"
+                ));
+            }
+            Self::Untrusted { device } => return Some(format!("pilab device setup {device} asks for it")),
             Self::Unreachable { .. } => "see the device's console: has it an address, does sshd run?",
             Self::HostKeyMismatch { .. } => {
                 "another machine has the device's address, or the device restarted by itself"
             }
             Self::AuthRefused { .. } => "see the device's console: were its boot ticket's files installed?",
-            Self::Key { .. } | Self::Protocol { .. } | Self::Lost | Self::TimedOut { .. } => return None,
+            Self::Key { .. }
+            | Self::Protocol { .. }
+            | Self::Lost
+            | Self::TimedOut { .. }
+            | Self::Read { .. }
+            | Self::Failed { .. } => return None,
         };
         Some(hint.to_owned())
     }
@@ -121,7 +171,7 @@ impl SshReach {
         let deadline = Instant::now() + timeout;
         let whole = async {
             let (session, channel) = self.channel(target, timeout, deadline).await?;
-            session.run(channel, line).await
+            session.run(channel, line, None).await
         };
         let result =
             tokio::time::timeout_at(deadline, whole).await.unwrap_or(Err(SshError::TimedOut { timeout }));
@@ -147,16 +197,21 @@ impl SshReach {
         timeout: Duration,
         deadline: Instant,
     ) -> Result<(Arc<Session>, super::session::Channel), SshError> {
+        let login = Login {
+            address: SocketAddr::new(target.address, self.port),
+            user: "root".to_owned(),
+            host_key: target.host_key.clone(),
+            client_key: target.client_key.clone(),
+        };
         let mut kept = self.kept.lock().await;
-        if let Some(session) = kept.take_if(|session| session.is_for(target)) {
+        if let Some(session) = kept.take_if(|session| session.is_for(&login)) {
             if let Ok(Ok(channel)) = tokio::time::timeout(REUSE_PATIENCE, session.open()).await {
                 *kept = Some(Arc::clone(&session));
                 return Ok((session, channel));
             }
             tracing::debug!(address = %target.address, "the kept SSH connection is dead");
         }
-        let address = SocketAddr::new(target.address, self.port);
-        let session = Arc::new(Session::connect(address, target, timeout, deadline).await?);
+        let session = Arc::new(Session::connect(login, timeout, deadline).await?);
         let channel = session.open().await?;
         *kept = Some(Arc::clone(&session));
         Ok((session, channel))

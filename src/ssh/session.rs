@@ -1,14 +1,15 @@
 //! One authenticated SSH connection.
 
 use super::reach::SshError;
-use crate::device::ports::{REACH_OUTPUT_LIMIT, ReachOutput, ReachTarget};
+use crate::device::ports::{REACH_OUTPUT_LIMIT, ReachOutput};
+use crate::support::lock::lock;
 use russh::client::{self, Handle, Msg};
-use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{ChannelMsg, Preferred, kex};
 use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -48,24 +49,69 @@ impl client::Handler for Pinned {
     }
 }
 
-/// A connection, logged in as root, and the target it was made for.
+/// Notes the host key, and goes no further.
+struct Glance {
+    shown: Arc<Mutex<Option<PublicKey>>>,
+}
+
+impl client::Handler for Glance {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        if let PublicKeyOrCertificate::PublicKey { key, .. } = shown {
+            *lock(&self.shown) = Some(key.clone());
+        }
+        Ok(false)
+    }
+}
+
+/// Which host key is shown at an address. Nobody has logged in.
+pub(super) async fn host_key(address: SocketAddr, timeout: Duration) -> Result<PublicKey, SshError> {
+    let deadline = Instant::now() + timeout;
+    let stream = connect_until(address, timeout, deadline).await?;
+    let shown = Arc::new(Mutex::new(None));
+    let glance = client::connect_stream(config(), stream, Glance { shown: Arc::clone(&shown) });
+    let ended =
+        tokio::time::timeout_at(deadline, glance).await.map_err(|_| SshError::TimedOut { timeout })?;
+    let key = lock(&shown).take();
+    match (key, ended) {
+        (Some(key), _) => Ok(key),
+        (None, Err(source)) => Err(SshError::Protocol { step: "agree on keys", source }),
+        (None, Ok(_)) => Err(SshError::HostKeyMismatch { address }),
+    }
+}
+
+/// Where and as whom to log in.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Login {
+    pub(super) address: SocketAddr,
+    pub(super) user: String,
+    /// OpenSSH formats.
+    pub(super) host_key: String,
+    pub(super) client_key: String,
+}
+
+/// A connection, logged in, and what it was made for.
 pub(super) struct Session {
     handle: Handle<Pinned>,
-    target: ReachTarget,
+    login: Login,
 }
 
 impl Session {
     /// Connects (again and again while nothing listens, until `deadline`) and logs in.
     pub(super) async fn connect(
-        address: SocketAddr,
-        target: &ReachTarget,
+        login: Login,
         timeout: Duration,
         deadline: Instant,
     ) -> Result<Self, SshError> {
-        let host_key = PublicKey::from_openssh(&target.host_key)
+        let address = login.address;
+        let host_key = PublicKey::from_openssh(&login.host_key)
             .map_err(|source| SshError::Key { which: "host", source })?;
-        let client_key = PrivateKey::from_openssh(&target.client_key)
+        let client_key = PrivateKey::from_openssh(&login.client_key)
             .map_err(|source| SshError::Key { which: "client", source })?;
+        if client_key.is_encrypted() {
+            return Err(SshError::Locked);
+        }
         let stream = connect_until(address, timeout, deadline).await?;
         let mut handle = client::connect_stream(config(), stream, Pinned { host_key }).await.map_err(
             |error| match error {
@@ -73,23 +119,27 @@ impl Session {
                 source => SshError::Protocol { step: "agree on keys", source },
             },
         )?;
-        let key = PrivateKeyWithHashAlg::new(Arc::new(client_key), None);
+        // RSA keys sign with SHA-2 (RFC 8332); others name their own.
+        let hash = matches!(client_key.algorithm(), Algorithm::Rsa { .. }).then_some(HashAlg::Sha512);
+        let key = PrivateKeyWithHashAlg::new(Arc::new(client_key), hash);
         let answer = handle
-            .authenticate_publickey("root", key)
+            .authenticate_publickey(&login.user, key)
             .await
             .map_err(|source| SshError::Protocol { step: "log in", source })?;
         if !answer.success() {
             return Err(SshError::AuthRefused { address });
         }
-        Ok(Self { handle, target: target.clone() })
+        Ok(Self { handle, login })
     }
 
-    /// Whether it was made for just this target and is not known to be dead.
-    pub(super) fn is_for(&self, target: &ReachTarget) -> bool {
+    /// Whether it was made for just this and is not known to be dead.
+    pub(super) fn is_for(&self, login: &Login) -> bool {
+        self.is_open() && self.login == *login
+    }
+
+    /// Whether it is not known to be dead.
+    pub(super) fn is_open(&self) -> bool {
         !self.handle.is_closed()
-            && self.target.address == target.address
-            && self.target.host_key == target.host_key
-            && self.target.client_key == target.client_key
     }
 
     /// Opens a channel for a command.
@@ -101,10 +151,25 @@ impl Session {
     }
 
     /// Runs `line` and waits for its end. All output is read, so that the command never blocks on it;
-    /// what is over the limit is dropped.
-    pub(super) async fn run(&self, mut channel: Channel, line: &str) -> Result<ReachOutput, SshError> {
+    /// what is over the limit is dropped. What it reads is `input`, if any.
+    pub(super) async fn run(
+        &self,
+        mut channel: Channel,
+        line: &str,
+        input: Option<&[u8]>,
+    ) -> Result<ReachOutput, SshError> {
         let step = |source| SshError::Protocol { step: "start the command", source };
         channel.exec(true, line).await.map_err(step)?;
+        if let Some(input) = input {
+            let sent = async {
+                channel.data(input).await?;
+                channel.eof().await
+            };
+            // One that ends before it has read all says by its exit code why.
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "the command did not read all its input");
+            }
+        }
         let mut output = ReachOutput { exit_code: None, stdout: Vec::new(), stderr: Vec::new() };
         let mut ended = false;
         while let Some(message) = channel.wait().await {

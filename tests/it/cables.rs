@@ -23,7 +23,9 @@ async fn health(lab: &FakeLab, id: &str) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn boards_whose_cables_are_crossed_are_quarantined_and_a_name_alone_proves_nothing() {
-    let lab = FakeLab::start(&[(ONE, Model::Pi4B), (TWO, Model::Pi5)], &[Capability::Boot]).await;
+    let lab =
+        FakeLab::start(&[(ONE, Model::Pi4B), (TWO, Model::Pi5)], &[Capability::Boot, Capability::Image])
+            .await;
     let mut line = lab.devices[ONE].rig.plug().await;
 
     // Whoever holds the first prints the second's name, which is off.

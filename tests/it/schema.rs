@@ -139,6 +139,7 @@ fn the_schema_of_lab_files_has_the_keys_that_are_read() {
         (named(&items("nightly")["properties"]["retries"]), format!("{night}retries = {{ zz = 1 }}\n")),
         (named(&items("nightly")["properties"]["notify"]), format!("{night}notify = {{ zz = 1 }}\n")),
         (named(&items("devices")["properties"]["simulate"]), format!("{board}simulate = {{ zz = 1 }}\n")),
+        (named(&items("devices")["properties"]["ssh"]), format!("{board}ssh = {{ zz = 1 }}\n")),
         (named(&all["netboot"]), "name = \"l\"\n[netboot]\naddress = \"10.0.0.1\"\nzz = 1\n".to_owned()),
         (named(&all["simulate"]), "name = \"l\"\n[simulate]\nzz = 1\n".to_owned()),
         (named(&all["bundles"]), "name = \"l\"\n[bundles]\nzz = 1\n".to_owned()),

@@ -63,7 +63,7 @@ impl Scene {
         let lab = Lab::start().await;
         let bus = lab.coordinator().await;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let capabilities = [Capability::Boot, Capability::Ssh];
+        let capabilities = [Capability::Boot, Capability::Image, Capability::Ssh];
         let (device, fake) = fake(&lab, DEVICE, model, &capabilities, &tracker, &stop).await;
         let Fake { world, rig, journal } = fake;
         let coordinator = Coordinator::start(parts(&lab, bus, vec![device])).await.unwrap();

@@ -8,4 +8,5 @@ mod lifecycle;
 mod pilab;
 mod remote;
 mod runs;
+mod setup;
 mod warm;

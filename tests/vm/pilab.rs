@@ -114,13 +114,17 @@ impl Bench {
 
     /// Starts `pilab coordinator` and waits until it has told how to reach it.
     pub(crate) async fn coordinator(&self) -> Call {
-        let login = self.path("state/labs/laptop/login.json");
-        let _ = std::fs::remove_file(&login);
-        let mut command = self.command("coordinator");
-        if let Ok(arch) = std::env::var("PILAB_VM_ARCH") {
-            command = command.arg("--arch").arg(arch);
+        match std::env::var("PILAB_VM_ARCH") {
+            Ok(arch) => self.coordinator_of("laptop", &["--arch", &arch]).await,
+            Err(_) => self.coordinator_of("laptop", &[]).await,
         }
-        let call = Call::start(command, &["coordinator"]);
+    }
+
+    /// The same with these arguments, for the lab of that name.
+    pub(crate) async fn coordinator_of(&self, lab: &str, args: &[&str]) -> Call {
+        let login = self.path(&format!("state/labs/{lab}/login.json"));
+        let _ = std::fs::remove_file(&login);
+        let call = Call::start(self.command("coordinator").args(args.iter().copied()), &["coordinator"]);
         let deadline = Instant::now() + PATIENCE;
         while !login.exists() {
             assert!(Instant::now() < deadline, "the coordinator is not up");

@@ -8,7 +8,8 @@ use pilab::bus::server::{EmbeddedServer, ServerOptions, ServerState};
 use pilab::cli::doctor::Finding;
 use pilab::cli::error::CliError;
 use pilab::cli::local::{
-    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Preparation, Progress, RunningLab,
+    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Preparation, Progress,
+    RunningLab, SetUp, SetupOptions, ShownKey,
 };
 use pilab::model::id::{LabName, RunId, UserName};
 use pilab::model::relay::{GpioPin, Level, PinState};
@@ -140,6 +141,19 @@ impl Local for ScriptedMachine {
         _: Progress,
         _: CancellationToken,
     ) -> LocalFuture<'a, Result<Vec<Enrolled>, CliError>> {
+        not_here()
+    }
+
+    fn host_key<'a>(&'a self, _: &'a SetupOptions) -> LocalFuture<'a, Result<ShownKey, CliError>> {
+        not_here()
+    }
+
+    fn set_up<'a>(
+        &'a self,
+        _: &'a SetupOptions,
+        _: &'a ShownKey,
+        _: Progress,
+    ) -> LocalFuture<'a, Result<Box<dyn SetUp>, CliError>> {
         not_here()
     }
 
