@@ -133,7 +133,9 @@ pub fn checked(fault: Option<FaultKind>) -> (Verdict, Sign) {
     match fault {
         None => (Verdict::Passed, Sign::Clean),
         Some(FaultKind::BootTimeout | FaultKind::StepTimeout) => (Verdict::Timeout, Sign::Fault),
-        Some(FaultKind::Panic | FaultKind::Gone | FaultKind::Agent) => (Verdict::Device, Sign::Fault),
+        Some(FaultKind::Panic | FaultKind::Gone | FaultKind::Agent | FaultKind::Mute) => {
+            (Verdict::Device, Sign::Fault)
+        }
         Some(FaultKind::Cancelled) => (Verdict::Cancelled, Sign::Nothing),
         Some(
             FaultKind::Lab

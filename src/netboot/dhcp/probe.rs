@@ -67,6 +67,6 @@ mod tests {
         }
         let asked = decode(&discover(Mac([2, 1, 1, 1, 1, 1]), 7)).unwrap();
         assert_eq!((asked.kind, asked.xid, asked.flags), (MessageType::Discover, 7, 0x8000));
-        assert!(!asked.is_reply && !asked.is_pxe());
+        assert!(!asked.is_reply && !asked.is_boot());
     }
 }
