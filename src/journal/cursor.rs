@@ -1,9 +1,9 @@
 //! Readers: each reads the segment files at its own pace and is woken by new records.
 
 use super::JournalError;
+use super::head::Head;
 use super::record::{Body, Decoded, Entry, MAX_PAYLOAD, RECORD_HEADER, Raw, Record, SEGMENT_HEADER, decode};
 use super::segment::Segment;
-use super::writer::Head;
 use crate::model::boot::BootAttempt;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;

@@ -50,6 +50,7 @@
 //! line and records a gap when writing works again).
 
 mod cursor;
+mod head;
 mod lane;
 mod record;
 mod segment;

@@ -1,6 +1,7 @@
 //! The task that owns a journal's files, and the handle to it.
 
 use super::cursor::{Cursor, Since};
+use super::head::{Head, Tail};
 use super::lane::{self, Haste};
 use super::record::{self, Body, Entry, MAX_PAYLOAD, Record, SEGMENT_HEADER, Summary};
 use super::segment::{self, Recovery, Segment};
@@ -35,25 +36,6 @@ pub struct Receipt {
     pub sequence: u64,
     /// When it was handed over.
     pub stamp: Stamp,
-}
-
-/// What readers may know of the files.
-#[derive(Debug, Clone)]
-pub(super) struct Head {
-    /// The length of the last one is [`Self::length`]; that of the others is in them.
-    pub(super) segments: Arc<Vec<Segment>>,
-    pub(super) length: u64,
-    pub(super) next_sequence: u64,
-    pub(super) console_offset: u64,
-    pub(super) tail: Arc<Tail>,
-}
-
-/// What was written last, for readers that have read all before it: they need no file.
-#[derive(Debug, Default)]
-pub(super) struct Tail {
-    /// All records from this sequence number on.
-    pub(super) first: u64,
-    pub(super) records: Vec<Record>,
 }
 
 /// Appends to a journal and makes cursors into it.
