@@ -81,8 +81,8 @@ impl<'a> Case<'a> {
         self.stages().filter(|(_, stage, _)| !stage.is_trouble()).last().map(|(_, stage, _)| stage)
     }
 
-    /// Where the faulty device began anew in its last boot attempt, from a kernel that neither panicked nor went down, and whether
-    /// its agent had been seen before that.
+    /// Where the faulty device began anew in its last boot attempt, from a kernel that had told of no trouble and did not go down,
+    /// and whether its agent had been seen before that.
     pub(super) fn began_anew(&self) -> Option<(&'a RunEvent, bool)> {
         let (mut kernel, mut agent) = (false, false);
         for event in self.of_attempt() {
@@ -90,7 +90,7 @@ impl<'a> Case<'a> {
                 RunFact::Device { event: Event::AgentAnswered { .. }, .. } => agent = true,
                 RunFact::Stage { stage, boot, .. }
                 | RunFact::Device { event: Event::Stage { stage, boot, .. }, .. } => match stage {
-                    BootStage::Panic | BootStage::Restart => return None,
+                    stage if stage.is_trouble() || *stage == BootStage::Restart => return None,
                     _ if *boot > 1 && kernel => return Some((event, agent)),
                     BootStage::Agent => agent = true,
                     BootStage::Kernel => kernel = true,
