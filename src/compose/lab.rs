@@ -230,19 +230,18 @@ async fn begin(
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
-    let rated: BTreeMap<_, _> =
-        lab.wired.iter().map(|wired| (&wired.device.id, wired.rated_cycles)).collect();
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.
         let board = netboot.as_ref().filter(|_| images.contains_key(handle.id()));
         let (way, address) = (layers.server.child(), board.map_or(address, Netboot::address));
         let gate = gate(instance, handle.id(), address, &upstream, &way).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
-        if let Some(wired) = lab.wired.iter().find(|wired| wired.device.id == *handle.id()) {
+        let wired = lab.wired.iter().find(|wired| wired.device.id == *handle.id());
+        let rated_cycles = wired.and_then(|wired| wired.rated_cycles);
+        if let Some(wired) = wired {
             let (from, gate) = (wired.clone(), gate.clone());
             made.insert(handle.id().clone(), Made { from, gate, way });
         }
-        let rated_cycles = rated.get(handle.id()).copied().flatten();
         owned.push(LabDevice { handle: handle.clone(), gate, booting: Arc::default(), rated_cycles });
     }
     if let Some(netboot) = netboot {
