@@ -134,6 +134,8 @@ pub(super) fn longest_act(lab: &Lab) -> Duration {
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
 pub(super) fn policy(leases: &Leases, health: &Health, lasting: bool) -> Policy {
     let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
+    let (recheck, recheck_max, idle_off) = (health.recheck, health.recheck_max, health.idle_off);
+    let care = Care { recheck, recheck_max, idle_off, always_on: health.always_on.clone() };
     let policy = Policy {
         max_lease: leases.max,
         default_lease: leases.default,
@@ -150,12 +152,7 @@ pub(super) fn policy(leases: &Leases, health: &Health, lasting: bool) -> Policy 
             boot_timeout: health.boot_timeout,
             ..Rules::default()
         },
-        care: Care {
-            recheck: health.recheck,
-            recheck_max: health.recheck_max,
-            idle_off: health.idle_off,
-            always_on: health.always_on.clone(),
-        },
+        care,
     };
     if lasting {
         return policy;
