@@ -134,6 +134,8 @@ pub(super) fn longest_act(lab: &Lab) -> Duration {
 /// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
 pub(super) fn policy(leases: &Leases, health: &Health, lasting: bool) -> Policy {
     let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
+    let (recheck, recheck_max, idle_off) = (health.recheck, health.recheck_max, health.idle_off);
+    let care = Care { recheck, recheck_max, idle_off, always_on: health.always_on.clone() };
     let policy = Policy {
         max_lease: leases.max,
         default_lease: leases.default,
@@ -150,12 +152,7 @@ pub(super) fn policy(leases: &Leases, health: &Health, lasting: bool) -> Policy 
             boot_timeout: health.boot_timeout,
             ..Rules::default()
         },
-        care: Care {
-            recheck: health.recheck,
-            recheck_max: health.recheck_max,
-            idle_off: health.idle_off,
-            always_on: health.always_on.clone(),
-        },
+        care,
     };
     if lasting {
         return policy;
@@ -229,8 +226,6 @@ async fn begin(
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
-    let rated: BTreeMap<_, _> =
-        lab.wired.iter().map(|wired| (&wired.device.id, wired.rated_cycles)).collect();
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.
         let wired = lab.wired.iter().find(|wired| wired.device.id == *handle.id());
@@ -247,11 +242,11 @@ async fn begin(
         let gate = gate(instance, handle.id(), address, &upstream, &way).await;
         let gate = gate.map_err(|e| failed(format!("listen on {address} for {}", handle.id()), None, e))?;
         let gate = gate.known_as(card.and_then(|card| card.lab_address));
+        let rated_cycles = wired.and_then(|wired| wired.rated_cycles);
         if let Some(wired) = wired {
             let (from, gate) = (wired.clone(), gate.clone());
             made.insert(handle.id().clone(), Made { from, gate, way });
         }
-        let rated_cycles = rated.get(handle.id()).copied().flatten();
         owned.push(LabDevice { handle: handle.clone(), gate, booting: Arc::default(), rated_cycles });
     }
     if let Some(netboot) = netboot {
