@@ -14,24 +14,25 @@
 //! killed, the kernel sends the child SIGTERM (where util-linux' `setpriv` is installed); failing that, the next
 //! start in the same directory finds it by its pid file.
 
+mod error;
 mod home;
 mod process;
 mod reviver;
 
+pub use self::error::ServerError;
 use self::home::{CONFIG, Home, LOG, PID, PORT, config};
 pub use self::reviver::Reviver;
 
 use self::process::{Spawner, child_pid, find_program, greets, stop};
 use self::reviver::backoff;
-use super::issuer::{Issuer, IssuerError};
-use super::tls::{TlsError, client_config};
+use super::issuer::Issuer;
+use super::tls::client_config;
 use crate::model::tls::ServedTls;
 use crate::support::chain::Chain;
-use crate::support::command::{Command, CommandError};
+use crate::support::command::Command;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Child;
@@ -50,104 +51,9 @@ const READY_POLL: Duration = Duration::from_millis(5);
 /// A server that ran so long has earned a quick restart again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// The embedded server failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// There is no such program.
-    #[error("{program} is not installed")]
-    Missing {
-        /// What was looked for.
-        program: String,
-    },
-    /// The directory's server belongs to a living process.
-    #[error("another process runs the NATS server in {}", dir.display())]
-    InUse {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The port that was asked for is not free.
-    #[error("port {port} of {ip} is taken")]
-    PortTaken {
-        /// The address.
-        ip: IpAddr,
-        /// The port.
-        port: u16,
-    },
-    /// No port can be had on the address.
-    #[error("cannot listen on {ip}")]
-    Listen {
-        /// The address.
-        ip: IpAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file of the server cannot be read or written.
-    #[error("cannot {action} {}", path.display())]
-    File {
-        /// `read`, `write` …
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The files for TLS cannot be used.
-    #[error("the NATS server cannot speak TLS")]
-    Tls(#[from] TlsError),
-    /// The keys that the server is to trust cannot be had.
-    #[error("cannot configure the NATS server")]
-    Trust(#[from] IssuerError),
-    /// The child process could not be started.
-    #[error("cannot start the NATS server")]
-    Spawn(#[from] CommandError),
-    /// The thread that starts child processes is gone.
-    #[error("the NATS server's owner is shutting down")]
-    Gone,
-    /// The server ended before it was ready.
-    #[error("the NATS server ended at its start with {status}; its log ends:\n{log}")]
-    Ended {
-        /// How it ended.
-        status: ExitStatus,
-        /// The end of its log.
-        log: String,
-    },
-    /// The server was not ready in time.
-    #[error("the NATS server was not ready within {} s; its log ends:\n{log}", within.as_secs())]
-    NotReady {
-        /// The bound.
-        within: Duration,
-        /// The end of its log.
-        log: String,
-    },
-    /// A server that a killed owner left cannot be ended.
-    #[error("cannot end the NATS server with pid {pid} that an earlier run left")]
-    Orphan {
-        /// Its pid.
-        pid: i32,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 /// The program that a lab starts: in `PATH` or in the system's sbin directories, which are not in everybody's.
 pub fn program() -> Result<PathBuf, ServerError> {
     find_program(None)
-}
-
-impl ServerError {
-    /// What to try, for people.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Missing { program } => Some(format!(
-                "install the package nats-server (Debian, Ubuntu, Arch), or name the program: {program} was \
-                 looked for in PATH and the system's sbin directories"
-            )),
-            Self::PortTaken { port, .. } => {
-                Some(format!("see who has it with `ss -ltnp 'sport = :{port}'`, or choose another port"))
-            }
-            _ => None,
-        }
-    }
 }
 
 /// How to run the server.
