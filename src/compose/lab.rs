@@ -10,15 +10,14 @@ use super::image;
 use super::instance::Instance;
 use super::nats::Nats;
 use super::netboot::Netboot;
+use super::policy::policy;
 use super::reload::{LabFile, Made};
 use super::simulated::{self, Simulated};
 use crate::bus::connect::Bus;
 use crate::bus::servers::Servers;
 use crate::cli::error::CliError;
 use crate::cli::local::{LabOptions, LocalFuture, Preparation, Progress, RunningLab};
-use crate::config::health::Health;
 use crate::config::lab::Lab;
-use crate::config::leases::Leases;
 use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
@@ -29,8 +28,6 @@ use crate::model::device::Arch;
 use crate::model::id::{LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::model::tls::TlsFiles;
-use crate::plan::lease::{Policy, Quota};
-use crate::plan::trust::{Care, Rules};
 use crate::ssh::generate_key;
 use crate::support::chain::Chain;
 use crate::support::clock::{boot_id, is_synchronised, stamp};
@@ -46,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 /// The caller's login, below the directory of a lab that lasts.
 pub(super) const LOGIN: &str = "login.json";
 /// How long the credentials of an embedded lab are good: longer than any run.
-const EMBEDDED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const EMBEDDED_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long those of a lasting one are, which are made anew at each start: they never leave this user's
 /// files, and a coordinator that loses its connection one day loses the lab.
 const LASTING_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -129,36 +126,6 @@ fn host_clock() -> Result<ledger::Clock, CliError> {
 pub(super) fn longest_act(lab: &Lab) -> Duration {
     let switches = lab.wired.iter().map(|wired| wired.power.timeout());
     switches.max().unwrap_or_default().max(console::WRITE_TIMEOUT)
-}
-
-/// By which rules devices are lent: in an embedded lab all are the caller's, for as long as its runs take.
-pub(super) fn policy(leases: &Leases, health: &Health, lasting: bool) -> Policy {
-    let quota = Quota { devices: leases.devices_per_user, requests: leases.requests_per_user };
-    let (recheck, recheck_max, idle_off) = (health.recheck, health.recheck_max, health.idle_off);
-    let care = Care { recheck, recheck_max, idle_off, always_on: health.always_on.clone() };
-    let policy = Policy {
-        max_lease: leases.max,
-        default_lease: leases.default,
-        handover: leases.handover,
-        aging: leases.aging,
-        booking_ahead: leases.booking_ahead,
-        quota,
-        quotas: BTreeMap::new(),
-        trust: Rules {
-            tolerated: health.tolerated,
-            clean_runs: health.clean_runs,
-            clean_boots: health.clean_boots,
-            most_boots: health.most_boots,
-            boot_timeout: health.boot_timeout,
-            ..Rules::default()
-        },
-        care,
-    };
-    if lasting {
-        return policy;
-    }
-    let quota = Quota { devices: usize::MAX, requests: usize::MAX };
-    Policy { max_lease: EMBEDDED_TTL, quota, care: Care::default(), ..policy }
 }
 
 /// A fault of the virtual machines, in the command line's terms.

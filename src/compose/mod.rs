@@ -11,6 +11,7 @@ mod instance;
 mod lab;
 mod nats;
 mod netboot;
+mod policy;
 mod reload;
 mod setup;
 mod simulated;
