@@ -403,7 +403,7 @@ mod tests {
         };
         let container = load_text(&format!("name = \"l\"\n{}", pool("c", "container"))).unwrap();
         assert_eq!(container.containers[1].id.as_str(), "l-c-2");
-        assert_eq!(container.containers[1].capabilities, [Capability::Boot].into());
+        assert_eq!(container.containers[1].capabilities, CONTAINER_CAPABILITIES.into());
         assert_eq!(container.backend(None), Some(Backend::Container));
         assert_eq!(container.backend(Some(Backend::Vm)), None);
         let both = format!("name = \"l\"\n{}{}", pool("c", "container"), pool("vm", "vm"));

@@ -234,7 +234,7 @@ impl Body {
         faults: &[SimFault],
         ear: &mut Ear,
     ) -> Result<Step, SimError> {
-        let mut rom = Rom::new(identity, rom_faults(faults), cause, Instant::now());
+        let mut rom = Rom::new(identity, RomFaults::of(faults), cause, Instant::now());
         self.card.up().await?;
         let dhcp = self.card.dhcp().await.map_err(SimError::Socket)?;
         let (mut address, mut file): (_, Option<UdpSocket>) = (Ipv4Addr::UNSPECIFIED, None);
@@ -378,24 +378,4 @@ fn told(why: &Halt) -> String {
         Halt::NotBootable(words) => (*words).to_owned(),
         Halt::Stalled(file) => format!("it hangs at {file}"),
     }
-}
-
-fn rom_faults(faults: &[SimFault]) -> RomFaults {
-    let mut rom = RomFaults::default();
-    for fault in faults {
-        match fault {
-            SimFault::NoLink => rom.no_link = true,
-            SimFault::StpDelay(long) => rom.deaf_for = *long,
-            SimFault::LostPackets(every) => rom.loses = *every,
-            SimFault::RomStall(file) => rom.stalls_at = Some(file.clone()),
-            SimFault::CorruptFile(file) => rom.corrupts = Some(file.clone()),
-            SimFault::BrownOut(_)
-            | SimFault::UartPulled(..)
-            | SimFault::DeadUart
-            | SimFault::KernelPanic
-            | SimFault::Welded
-            | SimFault::Chatters => {}
-        }
-    }
-    rom
 }

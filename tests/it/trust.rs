@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -30,6 +31,8 @@ const BOARD: &str = "lab-pi-1";
 const LOOK: Duration = Duration::from_millis(10);
 /// What ends by itself in these tests does so long after them.
 const HOUR: Duration = Duration::from_secs(3600);
+
+const CAPABILITIES: [Capability; 3] = [Capability::Boot, Capability::Image, Capability::Console];
 
 /// A lab of one board whose agent answers for as long as it is `well`.
 struct Bench {
@@ -40,14 +43,13 @@ struct Bench {
 
 impl Bench {
     async fn start(change: impl FnOnce(&mut Parts)) -> Self {
-        let lab =
-            FakeLab::start_with(&[(BOARD, Model::Pi4B)], &[Capability::Boot, Capability::Console], |parts| {
-                parts.clock = host_clock();
-                parts.policy.trust.boot_timeout = Duration::from_secs(1);
-                parts.policy.trust.clean_boots = 3;
-                change(parts);
-            })
-            .await;
+        let lab = FakeLab::start_with(&[(BOARD, Model::Pi4B)], &CAPABILITIES, |parts| {
+            parts.clock = host_clock();
+            parts.policy.trust.boot_timeout = Duration::from_secs(1);
+            parts.policy.trust.clean_boots = 3;
+            change(parts);
+        })
+        .await;
         let well = Arc::new(AtomicBool::new(true));
         let mut agent = JoinSet::new();
         agent.spawn(answering(lab.url(), Arc::clone(&lab.devices[BOARD].world), Arc::clone(&well)));
@@ -194,7 +196,14 @@ async fn a_bad_device_is_quarantined_by_what_it_does_and_comes_back_by_what_it_d
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_the_product_harms_no_device() {
     let bench = Bench::start(checked_at_once).await;
-    let _line = bench.lab.devices[BOARD].rig.plug().await;
+    let mut line = bench.lab.devices[BOARD].rig.plug().await;
+    // A console that says nothing at all would be the lab's.
+    let mut speaks = JoinSet::new();
+    speaks.spawn(async move {
+        while line.write_all(b"at work\n").await.is_ok() {
+            sleep(LOOK).await;
+        }
+    });
     for _ in 0..3 {
         let verdict = bench.run("workload", "console = { on = \"dut\", pattern = \"never\" }").await;
         assert_eq!(verdict, Verdict::Failed);

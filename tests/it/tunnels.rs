@@ -93,7 +93,7 @@ impl Scene {
         rig.stop().await;
         journal.close().await;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let capabilities = [Capability::Boot, Capability::Ssh];
+        let capabilities = [Capability::Boot, Capability::Image, Capability::Ssh];
         let (device, fake) = fake_in(world, &lab, DEVICE, model, &capabilities, &tracker, &stop).await;
         let Fake { world, rig, journal } = fake;
         let bus = lab.coordinator().await;

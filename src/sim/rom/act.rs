@@ -2,6 +2,7 @@
 
 use super::Network;
 use super::files::Role;
+use crate::model::simulation::SimFault;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -27,6 +28,29 @@ pub struct RomFaults {
     pub stalls_at: Option<String>,
     /// This file's bytes are not those that were sent.
     pub corrupts: Option<String>,
+}
+
+impl RomFaults {
+    /// What of a board's faults its loader has.
+    pub fn of(faults: &[SimFault]) -> Self {
+        let mut rom = Self::default();
+        for fault in faults {
+            match fault {
+                SimFault::NoLink => rom.no_link = true,
+                SimFault::StpDelay(long) => rom.deaf_for = *long,
+                SimFault::LostPackets(every) => rom.loses = *every,
+                SimFault::RomStall(file) => rom.stalls_at = Some(file.clone()),
+                SimFault::CorruptFile(file) => rom.corrupts = Some(file.clone()),
+                SimFault::BrownOut(_)
+                | SimFault::UartPulled(..)
+                | SimFault::DeadUart
+                | SimFault::KernelPanic
+                | SimFault::Welded
+                | SimFault::Chatters => {}
+            }
+        }
+        rom
+    }
 }
 
 /// A file that was loaded.
