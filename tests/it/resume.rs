@@ -5,7 +5,6 @@ use crate::support::program::{PATIENCE, Program, end_within, finish, signal};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::ops::Deref;
-use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
@@ -51,10 +50,21 @@ impl Bench {
 
     fn follow(&self, scenario: &str) -> Followed {
         let (lab, bundles) = (self.lab.to_str().unwrap(), self.path("bundles"));
-        let args =
-            ["run", scenario, "--json", "--lab", lab, "--bundle", bundles.to_str().unwrap(), "--bundle-file"];
-        let mut child =
-            self.command(&args).build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.begin(&[
+            "run",
+            scenario,
+            "--json",
+            "--lab",
+            lab,
+            "--bundle",
+            bundles.to_str().unwrap(),
+            "--bundle-file",
+        ])
+    }
+
+    /// Starts what prints JSON, a line each.
+    fn begin(&self, args: &[&str]) -> Followed {
+        let mut child = self.spawn(args);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Followed { child, lines, events: Vec::new() }
     }
@@ -192,5 +202,25 @@ async fn a_run_that_dies_in_its_boot_or_just_before_its_end_is_not_lost() {
     // Nothing of them is recorded any more: the next start has nothing to take over.
     let coordinator = bench.killed(coordinator).await;
     assert!(bench.pilab(&["queue", "--json"]).await.done().json().is_empty() && Instant::now() < deadline);
+    finish(coordinator).await;
+}
+
+#[tokio::test]
+async fn a_training_is_begun_anew_and_counts_once() {
+    let Some(bench) = Bench::new() else { return };
+    let coordinator = bench.coordinator().await;
+    let mut training = bench.begin(&["device", "train", "team-box-1", "--boots", "3", "--json"]);
+    training.until("its first boot", |told| told["boot"] == 1).await;
+    let coordinator = bench.killed(coordinator).await;
+    let end = training.until("its end", |told| told["verdict"].is_string()).await;
+    assert_eq!((&end["verdict"], &end["health"]), (&"passed".into(), &"good".into()), "{end}");
+    assert_eq!(end_within(training.child, LONG).await.code, Some(0));
+    bench.is_free().await;
+    let shown = bench.pilab(&["device", "show", "team-box-1", "--json"]).await.done().json().remove(0);
+    let findings = shown["findings"].as_array().unwrap().iter();
+    let findings: Vec<_> = findings.map(|one| (&one["verdict"], &one["sign"], &one["boots"])).collect();
+    let (lab, passed) = ((&"lab".into(), &"nothing".into()), (&"passed".into(), &"clean".into()));
+    assert_eq!(findings.iter().map(|one| (one.0, one.1)).collect::<Vec<_>>(), [lab, passed], "{shown:#}");
+    assert_eq!(findings[1].2, 3, "{shown:#}");
     finish(coordinator).await;
 }
