@@ -235,9 +235,12 @@ impl Lending {
         Grant { token, devices, lease, by, lost, _tasks: tasks }
     }
 
-    /// While NATS is away it is asked for again: under one id it is one request.
+    /// While NATS is away it is asked for again: under one id it is one request. So it is when as many of the user's wait
+    /// as may: whoever starts thirty runs wants all of them.
     async fn granted(&self, by: &Caller, request: LeaseRequest) -> Result<Lease, Denied> {
+        let mut changes = self.ledger.changes();
         loop {
+            changes.borrow_and_update();
             let answer = match self.ledger.reserve(by.clone(), request.clone()).await {
                 Ok(Reserved::Granted(lease)) => Ok(*lease),
                 Ok(Reserved::Waiting(_, mut wait)) => wait.granted().await,
@@ -245,6 +248,10 @@ impl Lending {
             };
             match answer {
                 Err(LedgerError::Away | LedgerError::Busy) => tokio::time::sleep(ASK_AGAIN).await,
+                // A ledger that is gone says so when it is asked.
+                Err(LedgerError::Refused(Refusal::RequestQuota { .. })) => {
+                    let _ = changes.changed().await;
+                }
                 answered => return answered.map_err(refused),
             }
         }

@@ -34,9 +34,15 @@ impl Deref for Bench {
 
 impl Bench {
     fn new() -> Option<Self> {
+        Self::with("max = \"2h\"")
+    }
+
+    /// Its leases by this rule.
+    fn with(leases: &str) -> Option<Self> {
         let tools = ["podman", "runc", "busybox", "nats-server"];
-        let text = "name = \"team\"\n[leases]\nmax = \"2h\"\n[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 2\n";
-        tools.iter().all(|tool| installed(tool, "podman")).then(|| Self(Program::new(text)))
+        let pool = "[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 2\n";
+        let text = format!("name = \"team\"\n[leases]\n{leases}\n{pool}");
+        tools.iter().all(|tool| installed(tool, "podman")).then(|| Self(Program::new(&text)))
     }
 
     async fn device(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
@@ -363,6 +369,21 @@ async fn whatever_the_last_holder_left_is_gone_before_the_next_has_the_device() 
     assert_eq!(lab_bus.kv_keys(subject::STATUS, &filter).await.unwrap(), [""; 0]);
     assert!(bus(&bench, &creds, DEVICE).await.is_err(), "its credentials are revoked");
     let _ = lab_bus.close().await;
+    finish(coordinator).await;
+}
+
+#[tokio::test]
+async fn more_runs_than_may_wait_at_a_time_take_their_turns() {
+    let Some(bench) = Bench::with("requests_per_user = 1") else { return };
+    let coordinator = bench.coordinator().await;
+    let scenario = bench.path("many.toml");
+    let text = "summary = \"s\"\nunder_test = \"agent\"\n[matrix]\nn = [\"1\", \"2\", \"3\", \"4\", \"5\"]\n\
+                [needs.dut]\n[[steps]]\nname = \"${n}\"\nping = { on = \"dut\" }\n";
+    std::fs::write(&scenario, text).unwrap();
+    let (lab, bundles) = (bench.lab.to_str().unwrap(), bench.path("bundles"));
+    let args = ["run", scenario.to_str().unwrap(), "--lab", lab, "--bundle", bundles.to_str().unwrap()];
+    let told = bench.pilab(&args).await.done().stdout;
+    assert!(told.contains("5 runs: 5 passed"), "{told}");
     finish(coordinator).await;
 }
 
