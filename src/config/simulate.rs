@@ -73,6 +73,8 @@ enum RawUefi {
 enum RawTarget {
     #[default]
     Virt,
+    #[serde(rename = "raspi3b")]
+    Raspi3b,
     Rom,
     Stub,
 }
@@ -152,6 +154,10 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
     let has_uefi = model == Model::UefiArm64;
     let target = match (raw.target, raw.stub) {
         (RawTarget::Virt, None) => SimTarget::Virt,
+        (RawTarget::Raspi3b, None) if model == Model::Pi3B => SimTarget::Raspi3b,
+        (RawTarget::Raspi3b, None) => {
+            return Err((".target", format!("raspi3b has the chip of a pi3b, and this is a {model}")));
+        }
         (RawTarget::Rom, None) => SimTarget::Rom,
         (RawTarget::Stub, Some(program)) if program.is_absolute() => SimTarget::Stub(program),
         (RawTarget::Stub, Some(program)) => {
@@ -160,7 +166,7 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
         (RawTarget::Stub, None) => {
             return Err((".target", "a stub is a program of this host: `stub` is missing".to_owned()));
         }
-        (RawTarget::Virt | RawTarget::Rom, Some(_)) => {
+        (RawTarget::Virt | RawTarget::Raspi3b | RawTarget::Rom, Some(_)) => {
             return Err((".stub", "it is for target = \"stub\" alone".to_owned()));
         }
     };
@@ -193,6 +199,9 @@ pub(super) fn check(raw: RawSimulate, model: Model, has_serial: bool) -> Result<
     let holds = raw.holds.map_or(Duration::ZERO, |holds| holds.0);
     if holds > MAX_HOLDS {
         return Err((".holds", format!("{holds:?} is more than {MAX_HOLDS:?}")));
+    }
+    if target == SimTarget::Raspi3b && raw.memory_mib.is_some() {
+        return Err((".memory_mib", "a raspi3b has what a Pi 3 has, 1024".to_owned()));
     }
     let memory_mib = raw.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
     if !(256..=8192).contains(&memory_mib) {
@@ -251,7 +260,11 @@ mod tests {
         let at = "/lab.toml:10: devices[0].simulate";
         let simulate = |text: &str| format!("{BOARD}[devices.simulate]\n{text}\n");
         let table = [
-            (simulate("target = \"raspi3b\""), "/lab.toml:11:10: unknown variant `raspi3b`".to_owned()),
+            (simulate("target = \"raspi4b\""), "/lab.toml:11:10: unknown variant `raspi4b`".to_owned()),
+            (
+                simulate("target = \"raspi3b\""),
+                format!("{at}.target: raspi3b has the chip of a pi3b, and this"),
+            ),
             (simulate("target = \"stub\""), format!("{at}.target: a stub is a program of this host")),
             (simulate("target = \"stub\"\nstub = \"a\""), format!("{at}.stub: a is no absolute path")),
             (simulate("stub = \"/a\""), format!("{at}.stub: it is for target = \"stub\" alone")),

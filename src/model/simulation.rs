@@ -9,6 +9,9 @@ use std::time::Duration;
 pub enum SimTarget {
     /// It runs it, on QEMU's machine `virt`: the kernel and the initramfs, with the kernel's arguments.
     Virt,
+    /// The same on QEMU's `raspi3b`, with the device tree and the arguments as they were served: what a 3B has, and as slow as its
+    /// emulation is.
+    Raspi3b,
     /// This program of the host, on the board's wire and console, stands in for what was loaded.
     Stub(PathBuf),
     /// It stops there.

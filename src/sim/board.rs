@@ -202,10 +202,11 @@ impl Body {
         let panics = faults.contains(&SimFault::KernelPanic);
         let more = if panics { PANIC } else { "" };
         match &self.simulation.target {
-            SimTarget::Virt => {
+            target @ (SimTarget::Virt | SimTarget::Raspi3b) => {
+                let is_virt = *target == SimTarget::Virt;
+                let runs = if is_virt { Runs::Loaded(loaded, more) } else { Runs::Pi3(loaded, more) };
                 // The kernel has the card from here on.
                 self.unplug().await;
-                let runs = Runs::Loaded(loaded, more);
                 self.machine(&runs, faults, &mut ear).await
             }
             SimTarget::Stub(program) => {

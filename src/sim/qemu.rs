@@ -1,5 +1,5 @@
-//! The machine that runs what a boot loader has loaded: QEMU's `virt`, with exactly those bytes; or with firmware, which
-//! gets its own.
+//! The machine that runs what a boot loader has loaded: QEMU's `virt` or `raspi3b`, with exactly those bytes; or with
+//! firmware, which gets its own.
 
 use super::SimError;
 use super::net::Names;
@@ -40,6 +40,8 @@ pub(super) struct Machine<'a> {
 pub(super) enum Runs {
     /// What was loaded, and more arguments of the kernel.
     Loaded(Box<Loaded>, &'static str),
+    /// The same on a machine that has a 3B's chip.
+    Pi3(Box<Loaded>, &'static str),
     /// UEFI, and by what it boots.
     Uefi(PathBuf, UefiBoot),
 }
@@ -69,44 +71,37 @@ impl Machine<'_> {
     /// The command. A restart ends it: the board's loader then begins anew.
     fn command(&self) -> Command {
         let tap = format!("tap,id=net0,ifname={},script=no,downscript=no", Names::tap(self.number));
-        let card = format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.mac);
-        let memory = format!("{}M", self.memory_mib);
-        let mut command = Command::new("ip").args(["netns", "exec", &self.names.rack(), PROGRAM]).own_group();
-        command = command.args([
-            "-machine",
-            "virt,gic-version=2",
-            "-cpu",
-            "cortex-a72",
-            "-smp",
-            "2",
-            "-m",
-            &memory,
-        ]);
-        command = command.args([
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-            "-monitor",
-            "none",
-        ]);
-        command.args(["-netdev", &tap, "-device", &card, "-device", "virtio-rng-pci"])
+        let command = Command::new("ip").args(["netns", "exec", &self.names.rack(), PROGRAM]).own_group();
+        let command = command.args(["-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none"]);
+        let command = command.args(["-netdev", &tap]);
+        match self.runs {
+            // Its memory is what a 3B has. The console is the second UART, the mini one.
+            Runs::Pi3(..) => {
+                let card = format!("usb-net,netdev=net0,mac={}", self.mac);
+                let command = command.args(["-machine", "raspi3b", "-device", &card]);
+                command.args(["-serial", "null", "-serial", "stdio"])
+            }
+            Runs::Loaded(..) | Runs::Uefi(..) => {
+                let card = format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.mac);
+                let memory = format!("{}M", self.memory_mib);
+                let command = command.args(["-machine", "virt,gic-version=2", "-cpu", "cortex-a72"]);
+                let command = command.args(["-smp", "2", "-m", &memory, "-serial", "stdio"]);
+                command.args(["-device", &card, "-device", "virtio-rng-pci"])
+            }
+        }
     }
 
     /// With what runs first.
     fn with_payload(&self, command: Command) -> Result<Command, SimError> {
         match self.runs {
             Runs::Loaded(loaded, more) => {
-                let kernel = self.put("kernel", loaded, Role::Kernel)?.ok_or(SimError::NoKernel)?;
-                let mut command = command.arg("-kernel").arg(kernel);
-                if let Some(initramfs) = self.put("initramfs", loaded, Role::Initramfs)? {
-                    command = command.arg("-initrd").arg(initramfs);
-                }
-                let cmdline = loaded.file(Role::Cmdline);
-                let cmdline = cmdline.map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
-                Ok(command.args(["-append", &arguments(&cmdline.unwrap_or_default(), more)]))
+                self.with_loaded(command, loaded, |cmdline| arguments(cmdline, more))
+            }
+            Runs::Pi3(loaded, more) => {
+                let device_tree =
+                    self.put("device-tree", loaded, Role::DeviceTree)?.ok_or(SimError::NoKernel)?;
+                let command = command.arg("-dtb").arg(device_tree);
+                self.with_loaded(command, loaded, |cmdline| format!("{} {more}", cmdline.trim()))
             }
             Runs::Uefi(image, by) => {
                 let command = command.arg("-bios").arg(image);
@@ -122,6 +117,21 @@ impl Machine<'_> {
                 })
             }
         }
+    }
+
+    fn with_loaded(
+        &self,
+        command: Command,
+        loaded: &Loaded,
+        arguments: impl FnOnce(&str) -> String,
+    ) -> Result<Command, SimError> {
+        let kernel = self.put("kernel", loaded, Role::Kernel)?.ok_or(SimError::NoKernel)?;
+        let mut command = command.arg("-kernel").arg(kernel);
+        if let Some(initramfs) = self.put("initramfs", loaded, Role::Initramfs)? {
+            command = command.arg("-initrd").arg(initramfs);
+        }
+        let cmdline = loaded.file(Role::Cmdline).map(|file| String::from_utf8_lossy(&file.bytes));
+        Ok(command.args(["-append", &arguments(&cmdline.unwrap_or_default())]))
     }
 
     /// Starts it.

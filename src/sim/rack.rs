@@ -239,7 +239,8 @@ pub fn tty_of(root: &Path, tag: &str, name: &str) -> PathBuf {
 
 /// Whether this host has what the boards need.
 fn check(wires: Wires, boards: &[BoardSpec]) -> Result<(), SimError> {
-    let runs = boards.iter().any(|board| board.simulation.target == SimTarget::Virt);
+    let runs =
+        boards.iter().any(|board| matches!(board.simulation.target, SimTarget::Virt | SimTarget::Raspi3b));
     let stubs = boards.iter().any(|board| matches!(board.simulation.target, SimTarget::Stub(_)));
     match wires {
         Wires::Own(_) if !rustix::process::geteuid().is_root() => return Err(SimError::NotRoot),

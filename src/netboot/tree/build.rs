@@ -25,6 +25,13 @@ const KERNEL: &str = "vmlinuz";
 const INITRAMFS: &str = "initrd.img";
 /// The name of a device tree that is not the firmware's own choice.
 const DEVICE_TREE: &str = "device.dtb";
+/// Device trees by the names that Raspberry Pi's firmware asks for, and those that the same have in Linux, and in Debian's
+/// packages of it, where these differ (Linux, arch/arm64/boot/dts/broadcom; config.txt's `upstream_kernel`).
+const DEVICE_TREES: [(&str, &str); 3] = [
+    ("bcm2710-rpi-3-b.dtb", "bcm2837-rpi-3-b.dtb"),
+    ("bcm2710-rpi-3-b-plus.dtb", "bcm2837-rpi-3-b-plus.dtb"),
+    ("bcm2711-rpi-cm4.dtb", "bcm2711-rpi-cm4-io.dtb"),
+];
 const CONFIG: &str = "config.txt";
 const CMDLINE: &str = "cmdline.txt";
 /// What starts a kernel on UEFI, as systemd names it.
@@ -207,6 +214,11 @@ impl TreeSpec {
                 files.insert(name.to_owned(), source);
             }
         }
+        for (asked, linux) in DEVICE_TREES {
+            if let Some(source) = files.get(linux).filter(|_| !files.contains_key(asked)) {
+                files.insert(asked.to_owned(), source.clone());
+            }
+        }
         if !files.contains_key(CONFIG) {
             let mut text = template(board).to_owned();
             if has_device_tree {
@@ -318,6 +330,22 @@ mod tests {
         let tree = with.build().unwrap();
         assert!(text(&tree, "config.txt").ends_with("device_tree=device.dtb\n"));
         assert_eq!(text(&tree, "device.dtb"), "dtb");
+    }
+
+    #[test]
+    fn a_device_tree_of_linux_is_there_under_the_firmware_s_name_too() {
+        let with = |names: &[&str]| {
+            let mut spec = spec(Board::Pi3B, &["bootcode.bin", "start.elf", "fixup.dat"]);
+            for name in names {
+                spec.firmware.add(name, Source::Bytes((*name).to_owned().into())).unwrap();
+            }
+            spec.build().unwrap()
+        };
+        let tree = with(&["bcm2837-rpi-3-b.dtb"]);
+        assert_eq!(text(&tree, "bcm2710-rpi-3-b.dtb"), "bcm2837-rpi-3-b.dtb");
+        assert_eq!(tree.get("bcm2711-rpi-cm4.dtb"), None);
+        let tree = with(&["bcm2710-rpi-3-b.dtb", "bcm2837-rpi-3-b.dtb"]);
+        assert_eq!(text(&tree, "bcm2710-rpi-3-b.dtb"), "bcm2710-rpi-3-b.dtb");
     }
 
     #[test]
