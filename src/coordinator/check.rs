@@ -7,7 +7,6 @@ use super::ledger::{LedgerHandle, Reserved};
 use super::lending::{Grant, Lending};
 use super::session::{Seat, Session};
 use crate::model::event::Event;
-use crate::model::health::Origin;
 use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{LeaseRequest, Priority, Purpose};
 use crate::model::run::Fault;
@@ -68,7 +67,7 @@ pub(super) async fn check(lending: &Arc<Lending>, device: DeviceId) {
                 cause: cause.clone(),
             };
             note(&session, event).await;
-            lending.find(&device, Origin::Check, lease.to_string(), (verdict, sign), &cause, 1).await;
+            lending.find(&device, lease.to_string(), (verdict, sign), &cause).await;
         }
         None => tracing::info!(%device, check = %lease, "a check gives way"),
     }

@@ -13,9 +13,10 @@ use crate::plan::trust;
 use crate::support::chain::Chain;
 use crate::wire::lending::{Flakiness, HealthSaid};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long the ledger is asked to take a finding while it is away: a NATS server that died is back sooner.
+/// How long the ledger is asked to take what a run came to while it is away: a NATS server that died is back sooner. The run's
+/// end waits for it, and where the disk is full the ledger may not answer at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before it is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -48,6 +49,7 @@ impl Lending {
             _ => None,
         });
         let devices = started.map_or(&[][..], Vec::as_slice);
+        let deadline = Instant::now() + PATIENCE;
         for assigned in devices {
             let device = &assigned.device;
             let blamed = outcome.device.as_ref().is_none_or(|blamed| blamed == device);
@@ -65,35 +67,50 @@ impl Lending {
             }
             let origin = if training.is_some() { Origin::Training } else { Origin::Run };
             let (of, boots) = (run.to_string(), training.unwrap_or(1));
-            self.find(device, origin, of, (verdict, sign), &outcome.reason, boots).await;
+            let finding = self.finding(origin, of, (verdict, sign), &outcome.reason, boots);
+            self.tell(device, finding, deadline).await;
         }
     }
 
-    /// Tells what one use of a device came to.
+    /// Tells what a check of a device came to.
     pub(super) async fn find(
         &self,
         device: &DeviceId,
+        check: String,
+        (verdict, sign): (Verdict, Sign),
+        cause: &str,
+    ) {
+        let finding = self.finding(Origin::Check, check, (verdict, sign), cause, 1);
+        self.tell(device, finding, Instant::now() + PATIENCE).await;
+    }
+
+    fn finding(
+        &self,
         origin: Origin,
         of: String,
         (verdict, sign): (Verdict, Sign),
         cause: &str,
         boots: u32,
-    ) {
+    ) -> Finding {
         let (cause, at) = (cause.chars().take(MAX_CAUSE).collect(), (self.parts.clock)());
-        let finding = Finding { origin, of, verdict, sign, cause, boots, at, past: false };
-        let begun = Instant::now();
-        loop {
-            match self.ledger.device_finding(device.clone(), finding.clone()).await {
-                Ok(()) => return,
-                Err(LedgerError::Away | LedgerError::Busy) if begun.elapsed() < PATIENCE => {
-                    sleep(AGAIN).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%device, of = finding.of, error = %Chain(&error), "what it came to is not counted");
-                    return;
+        Finding { origin, of, verdict, sign, cause, boots, at, past: false }
+    }
+
+    async fn tell(&self, device: &DeviceId, finding: Finding, deadline: Instant) {
+        let taken = async {
+            loop {
+                match self.ledger.device_finding(device.clone(), finding.clone()).await {
+                    Err(LedgerError::Away | LedgerError::Busy) => sleep(AGAIN).await,
+                    taken => return taken,
                 }
             }
-        }
+        };
+        let error = match timeout_at(deadline, taken).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => LedgerError::Away,
+        };
+        tracing::warn!(%device, of = finding.of, error = %Chain(&error), "what it came to is not counted");
     }
 }
 
