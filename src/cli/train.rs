@@ -1,6 +1,7 @@
 //! `pilab device train`: one boot after the other, a line for each, and what the device is after them.
 
 use super::args::DeviceTrainArgs;
+use super::client::Client;
 use super::error::CliError;
 use super::exit::Exit;
 use super::local::Local;
@@ -17,7 +18,14 @@ use crate::wire::lending::{self, DeviceAsked, DeviceShown};
 use crate::wire::training::{TRAIN, Train, Training};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+/// How long it may take until the device's record says what the training came to: one that was stopped says nothing.
+const FOUND_WITHIN: Duration = Duration::from_secs(2);
+/// Pause between two looks at it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Trains a device.
 pub(super) async fn train(local: &dyn Local, args: DeviceTrainArgs, ui: Ui) -> Result<Exit, CliError> {
@@ -42,8 +50,8 @@ async fn trained(
     ui.note(&format!("{}: {of} boots, as run {run}; the rule asks for {wanted}", args.device));
     let name = ScenarioName::new("train").map_err(|e| CliError::local("name the training", e))?;
     let view = watch_one(&client, run.clone(), name, &mut boots, stop).await?;
-    let shown: DeviceShown =
-        client.ask(lending::DEVICE, &DeviceAsked { device: args.device.clone() }).await?;
+    let last = view.as_ref().map_or(&run, |view| &view.run);
+    let shown = found(&client, &args.device, last).await?;
     let (verdict, reason) = view.as_ref().map_or((Verdict::Lab, String::new()), |view| {
         (view.verdict(), view.outcome.as_ref().map(|outcome| outcome.reason.clone()).unwrap_or_default())
     });
@@ -60,6 +68,19 @@ async fn trained(
         ))?;
     }
     Ok(Exit::of([verdict]))
+}
+
+/// The device once it is known what the training came to, which is told right after the training's end; or as it is then.
+async fn found(client: &Client, device: &DeviceId, run: &RunId) -> Result<DeviceShown, CliError> {
+    let deadline = Instant::now() + FOUND_WITHIN;
+    loop {
+        let asked = DeviceAsked { device: device.clone() };
+        let shown: DeviceShown = client.ask(lending::DEVICE, &asked).await?;
+        if shown.findings.iter().any(|finding| finding.of == run.as_str()) || Instant::now() >= deadline {
+            return Ok(shown);
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// What became of the training.

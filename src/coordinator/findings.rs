@@ -15,8 +15,7 @@ use crate::wire::lending::{Flakiness, HealthSaid};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long the ledger is asked to take what a run came to while it is away: a NATS server that died is back sooner. The run's
-/// end waits for it, and where the disk is full the ledger may not answer at all.
+/// How long the ledger is asked to take a finding while it is away: a NATS server that died is back sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before it is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -34,8 +33,7 @@ impl Lending {
         Ok(self.ledger.device_health(device, health, reason).await?)
     }
 
-    /// Tells what a run, or a training of so many boots, says of its devices. Told twice it counts once, so whoever ends a
-    /// run tells it before the run's end is known.
+    /// Tells what a run, or a training of so many boots, says of its devices. Told twice it counts once.
     pub(super) async fn weigh(
         &self,
         run: &RunId,

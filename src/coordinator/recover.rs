@@ -45,7 +45,12 @@ impl Shared {
             tracing::info!(run = %record.run, ?next, "a run of the coordinator before this one");
             match next {
                 Next::Resume => self.spawn_run(record, log),
-                Next::Over(_) => self.tracker_spawn(|shared| async move { shared.finish(record, log).await }),
+                Next::Over(outcome) => self.tracker_spawn(|shared| async move {
+                    let (events, training) = (log.events().await, record.training);
+                    // It may have died before it had told that.
+                    shared.lending.weigh(&record.run, &record.scenario, &events, &outcome, training).await;
+                    shared.finish(record, log).await;
+                }),
                 Next::Judge { died } => {
                     self.tracker_spawn(|shared| async move { shared.end_dead(record, log, died).await });
                 }
@@ -72,14 +77,14 @@ impl Shared {
         }
         let events = log.events().await;
         let outcome = verdict::judge(record.scenario.under_test, &events);
-        self.lending.weigh(run, &record.scenario, &events, &outcome, record.training).await;
         note_end(&self.lending, &spans, run, outcome.verdict).await;
         let next = match died {
             Some(_) => self.again(&record, outcome.verdict, &log).await,
             None => None,
         };
         let began = log.events().await.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
-        log.push(RunFact::Ended { outcome, took: began, next }).await;
+        log.push(RunFact::Ended { outcome: outcome.clone(), took: began, next }).await;
+        self.lending.weigh(&record.run, &record.scenario, &events, &outcome, record.training).await;
         self.finish(record, log).await;
     }
 

@@ -251,7 +251,7 @@ async fn training_makes_a_device_good_and_tells_what_broke() {
     assert_eq!(bench.train(Some(2)).await, Verdict::Passed);
     assert_eq!(bench.show().await["health"], "maintenance", "the rule asks for three");
     assert_eq!(bench.train(None).await, Verdict::Passed);
-    let shown = bench.show().await;
+    let shown = bench.until("its health", |shown| shown["health"] != "maintenance").await;
     assert_eq!(
         (&shown["health"], &shown["reason"]),
         (&json!("good"), &json!("trained: 3 clean boots in a row"))
@@ -259,7 +259,8 @@ async fn training_makes_a_device_good_and_tells_what_broke() {
 
     bench.becomes(false);
     assert_eq!(bench.train(None).await, Verdict::Timeout);
-    let shown = bench.until("its return", |shown| shown["usage"]["state"] == "free").await;
+    let returned = |shown: &Value| shown["usage"]["state"] == "free" && shown["health"] != "good";
+    let shown = bench.until("its return", returned).await;
     assert_eq!((&shown["health"], &shown["power"]), (&json!("suspect"), &json!("off")));
     let last = shown["findings"].as_array().unwrap().last().unwrap();
     assert!(last["cause"].as_str().unwrap().contains("the agent did not answer within 1 s"), "{last}");
