@@ -58,6 +58,13 @@ async fn a_run_has_its_board_or_says_why_not() {
     assert_eq!((device.device.as_str(), device.instead), (BOARD, None), "it is free");
     assert_eq!(verdict, Verdict::Passed, "{reason}");
 
+    // After the run it is made ready.
+    let free = async {
+        while lab.device(BOARD).await["usage"]["state"] != "free" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, free).await.unwrap();
     lab.reserve("l1", BOARD).await;
     let (device, verdict, reason) = run(&lab, WANTED).await;
     let device = device.unwrap();
