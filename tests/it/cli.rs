@@ -1,6 +1,7 @@
 //! The command line against a real nats-server and a scripted coordinator. Needs `nats-server`.
 
-use crate::support::scripted::{Live, SOON, Script, ScriptedMachine};
+use crate::support::machine::ScriptedMachine;
+use crate::support::scripted::{Live, SOON, Script};
 use pilab::cli::client::Client;
 use pilab::cli::error::CliError;
 use pilab::cli::local::{Local, RunningLab};

@@ -8,6 +8,7 @@ pub mod console;
 pub mod coordinator;
 pub mod fake_lab;
 pub mod libpod;
+pub mod machine;
 pub mod pi;
 pub mod program;
 pub mod registry;
