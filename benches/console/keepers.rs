@@ -332,8 +332,15 @@ impl Keeper for Conserver {
 
     async fn stop(mut self) {
         self.readers.shutdown().await;
-        for mut child in self.children {
-            child.kill().await.unwrap();
+        let mut children = self.children.into_iter();
+        if let Some(mut master) = children.next() {
+            // It ends the processes that it has for every 16 lines when it is asked to, and leaves them behind when it is killed.
+            let pid = rustix::process::Pid::from_raw(master.id().unwrap().cast_signed()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            master.wait().await.unwrap();
+        }
+        for mut client in children {
+            client.kill().await.unwrap();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-/// After so long a silence the last acknowledgement is sent again.
+/// After so long a silence the request or the last acknowledgement is sent again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Silences in a row until it gives up.
 const TRIES: u32 = 10;
@@ -19,8 +19,15 @@ pub(crate) fn fetch(server: SocketAddr, name: &str, window: u16) -> io::Result<O
         request.extend(format!("windowsize\0{window}\0").into_bytes());
     }
     let mut buffer = [0; 2048];
-    socket.send_to(&request, server)?;
-    let (length, from) = socket.recv_from(&mut buffer)?;
+    let mut tries = 0;
+    let (length, from) = loop {
+        socket.send_to(&request, server)?;
+        match socket.recv_from(&mut buffer) {
+            // Of many requests at once a server's socket may drop one.
+            Err(error) if tries < TRIES && error.kind() == io::ErrorKind::WouldBlock => tries += 1,
+            answered => break answered?,
+        }
+    };
     let answer = buffer.get(..length).unwrap_or_default();
     if !answer.starts_with(&[0, 6]) {
         return Err(io::Error::other(format!("no OACK: {}", String::from_utf8_lossy(answer))));

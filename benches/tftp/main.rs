@@ -10,16 +10,15 @@
 mod client;
 #[path = "../shared/document.rs"]
 mod document;
+mod group;
 mod peers;
-#[path = "../shared/process.rs"]
-mod process;
 
 use peers::Peer;
 use std::fmt::Write as _;
 use tokio::time::Instant;
 
 /// Clients at once, and blocks between acknowledgements.
-const CASES: [(u64, u16); 4] = [(1, 1), (32, 1), (1, 16), (32, 16)];
+const CASES: [(u64, u16); 5] = [(1, 1), (32, 1), (1, 16), (32, 16), (256, 1)];
 
 #[tokio::main]
 async fn main() {
@@ -45,45 +44,70 @@ async fn main() {
     }
     let peers = peers::start(dir.path()).await;
     let mut text =
-        "| server | clients | window | MB/s | server CPU s/GB |\n|---|---|---|---|---|\n".to_owned();
+        "| server | clients | window | MB/s | server CPU s/GB | memory, MiB |\n|---|---|---|---|---|---|\n"
+            .to_owned();
     for (clients, window) in CASES {
         for peer in &peers {
-            let mut best: Option<(f64, f64)> = None;
+            let mut best: Option<Figures> = None;
             for _ in 0..rounds {
-                let Some((rate, cost)) = measure(peer, clients, window).await else { break };
-                let (fastest, cheapest) = best.unwrap_or((0.0, f64::MAX));
-                best = Some((fastest.max(rate), cheapest.min(cost)));
+                let Some(figures) = measure(peer, clients, window).await else { break };
+                best = Some(best.map_or(figures, |best| best.better(figures)));
             }
-            let figures = match best {
-                None => "no windows |".to_owned(),
-                Some((rate, cost)) if cost > 0.0 => format!("{rate:.0} | {cost:.2}"),
-                Some((rate, _)) => format!("{rate:.0} | not told"),
-            };
+            let figures = best.map_or("no windows | |".to_owned(), |Figures { rate, cost, memory }| {
+                format!("{rate:.0} | {cost:.2} | {memory:.1}")
+            });
             writeln!(text, "| {} | {clients} | {window} | {figures} |", peer.name).unwrap();
         }
     }
-    for peer in &peers {
-        writeln!(text, "\n{}: {:.1} MiB at most in the process that listens.", peer.name, peer.memory())
-            .unwrap();
+    for peer in peers {
+        peer.stop().await;
     }
     document::tell("tftp", &text);
 }
 
-/// Megabytes a second of all clients together, and the server's processor seconds for 1000 megabytes; none when
-/// the server does not do it.
-async fn measure(peer: &Peer, clients: u64, window: u16) -> Option<(f64, f64)> {
+/// What a server did for all clients together.
+#[derive(Clone, Copy)]
+struct Figures {
+    /// Megabytes a second.
+    rate: f64,
+    /// Processor seconds of the server for 1000 megabytes.
+    cost: f64,
+    /// Proportional memory of all its processes at most, in MiB.
+    memory: f64,
+}
+
+impl Figures {
+    /// The fastest rate, the least cost; the most memory.
+    fn better(self, other: Self) -> Self {
+        Self {
+            rate: self.rate.max(other.rate),
+            cost: self.cost.min(other.cost),
+            memory: self.memory.max(other.memory),
+        }
+    }
+}
+
+/// None when the server does not do it.
+async fn measure(peer: &Peer, clients: u64, window: u16) -> Option<Figures> {
     let (address, name) = (peer.address, clients.to_string());
-    let (before, began) = (peer.processor(), Instant::now());
+    let (before, began) = (peer.group.processor(), Instant::now());
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..clients {
         let name = name.clone();
         tasks.spawn_blocking(move || client::fetch(address, &name, window).unwrap());
     }
-    let fetched: Option<Vec<u64>> = tasks.join_all().await.into_iter().collect();
-    let bytes: u64 = fetched?.into_iter().sum();
-    let took = began.elapsed().as_secs_f64();
-    let megabytes = bytes as f64 / 1e6;
-    // A server that forks counts a child when it has been waited for.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    Some((megabytes / took, (peer.processor() - before) / megabytes * 1e3))
+    let (mut bytes, mut memory) = (0, 0.0_f64);
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            _ = look.tick() => memory = memory.max(peer.group.memory()),
+            fetched = tasks.join_next() => match fetched {
+                Some(fetched) => bytes += fetched.unwrap()?,
+                None => break,
+            },
+        }
+    }
+    let (took, megabytes) = (began.elapsed().as_secs_f64(), bytes as f64 / 1e6);
+    let cost = (peer.group.processor() - before) / megabytes * 1e3;
+    Some(Figures { rate: megabytes / took, cost, memory })
 }

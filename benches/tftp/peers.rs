@@ -1,6 +1,6 @@
 //! The servers that are compared: ours, in a process of its own, and those that are installed.
 
-use crate::process::processor;
+use crate::group::Group;
 use pilab::netboot::tftp::{BootPath, Content, Limits, Refusal, TftpOptions, TftpServer};
 use pilab::support::command::Command;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
+    pub(crate) group: Group,
     child: Child,
 }
 
@@ -50,7 +51,7 @@ pub(crate) async fn start(dir: &Path) -> Vec<Peer> {
                     "--bind-interfaces",
                     "--listen-address=127.0.0.69",
                     "--enable-tftp",
-                    "--tftp-max=100",
+                    "--tftp-max=300",
                     &format!("--tftp-root={root}"),
                 ],
             ),
@@ -65,7 +66,7 @@ pub(crate) async fn start(dir: &Path) -> Vec<Peer> {
             "127.0.0.1:6903",
             Command::new("atftpd")
                 .args(["--daemon", "--no-fork", "--bind-address", "127.0.0.1", "--port", "6903"])
-                .args(["--maxthread", "100", "--user", "root.root", "--logfile", "/dev/null", "--verbose=0"])
+                .args(["--maxthread", "300", "--user", "root.root", "--logfile", "/dev/null", "--verbose=0"])
                 .arg(&root),
         ),
     ];
@@ -75,7 +76,8 @@ pub(crate) async fn start(dir: &Path) -> Vec<Peer> {
         let spawned =
             command.build().stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn();
         let Ok(child) = spawned else { continue };
-        let peer = Peer { name, address, child };
+        let group = Group::of(child.id().unwrap());
+        let mut peer = Peer { name, address, group, child };
         if peer.is_up().await {
             peers.push(peer);
         }
@@ -85,8 +87,8 @@ pub(crate) async fn start(dir: &Path) -> Vec<Peer> {
 
 impl Peer {
     /// Waits until it serves a small file; false when it does not.
-    async fn is_up(&self) -> bool {
-        for _ in 0..20 {
+    async fn is_up(&mut self) -> bool {
+        while self.child.try_wait().unwrap().is_none() {
             let address = self.address;
             let fetched =
                 tokio::task::spawn_blocking(move || super::client::fetch(address, "small", 1)).await;
@@ -98,17 +100,9 @@ impl Peer {
         false
     }
 
-    /// Processor seconds that it and its children that ended have used: `utime`, `stime`, `cutime` and `cstime` of
-    /// proc(5), in ticks of 10 ms.
-    pub(crate) fn processor(&self) -> f64 {
-        processor(self.child.id().unwrap())
-    }
-
-    /// Its resident memory at most, in MiB (`VmHWM` of proc(5)); of the process that listens.
-    pub(crate) fn memory(&self) -> f64 {
-        let pid = self.child.id().unwrap();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
+    /// Ends it and its children.
+    pub(crate) async fn stop(mut self) {
+        self.child.kill().await.unwrap();
+        self.group.end().await;
     }
 }

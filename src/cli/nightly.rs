@@ -42,6 +42,8 @@ const UNSEEN: Duration = Duration::from_secs(120);
 const PAST: usize = 5;
 /// The most missed nights that are named.
 const MOST_MISSED: usize = 31;
+/// The file of a night's page.
+const PAGE: &str = "index.html";
 /// How long a server that was just started may take to let us in.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -212,7 +214,7 @@ async fn through(
     let mut all = past;
     all.push(record.clone());
     let changes = compare(&all);
-    let page = nights.put(&record, "index.html", page::page(&all, &changes).as_bytes())?;
+    let page = nights.put(&record, PAGE, page::page(&all, &changes).as_bytes())?;
     let junit = nights.put(&record, "junit.xml", junit::report(&views)?.as_bytes())?;
     let text = serde_json::to_vec_pretty(&words::told(&record, &changes))
         .map_err(|e| CliError::local("put the comparison into words", e))?;
@@ -304,15 +306,22 @@ fn last(args: &NightlyArgs, plan: &Nightly, nights: &Nights, ui: Ui) -> Result<E
     let missed = calendar::missed(Some(night.began_ms), clock::wall_ms(), plan.start, MOST_MISSED);
     let missed: Vec<String> =
         missed.into_iter().map(|night| words::day(calendar::starts_ms(night, plan.start))).collect();
+    let mut page = (!running).then(|| nights.dir(night).join(PAGE));
+    // One that died has not made its page.
+    if page.as_ref().is_some_and(|page| !page.exists()) {
+        page = Some(nights.put(night, PAGE, page::page(&all, &compare(&all)).as_bytes())?);
+    }
     if args.json.json {
         let died = night.ended_ms.is_none() && !running;
-        ui.json(&json!({ "night": night, "running": running, "died": died, "missed_since": missed }))?;
+        let told = json!({
+            "night": night, "running": running, "died": died, "missed_since": missed, "page": page
+        });
+        ui.json(&told)?;
     } else {
         ui.data(&words::table(night, running))?;
-        if running {
-            ui.data("it goes on\n")?;
-        } else {
-            ui.data(&format!("page: {}\n", nights.dir(night).join("index.html").display()))?;
+        match page {
+            Some(page) => ui.data(&format!("page: {}\n", page.display()))?,
+            None => ui.data("it goes on\n")?,
         }
         if !missed.is_empty() {
             ui.data(&format!("ALARM: missed since then: {}\n", missed.join(", ")))?;

@@ -150,6 +150,8 @@ async fn a_night_that_was_killed_is_told_and_the_next_one_tells_that_nights_were
     killed.kill().await.unwrap();
     let (code, said) = world.nightly("last").await;
     assert!(code == Some(4) && said.contains("\"died\":true"), "{code:?}: {said}");
+    let page = read(&world.night().join("index.html"));
+    assert!(page.contains("not ended"), "{page}");
     // Four days later, as far as the record tells.
     let mut record = world.record().unwrap();
     record.began_ms -= 4 * 24 * 3600 * 1000;
