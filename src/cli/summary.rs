@@ -105,6 +105,7 @@ mod tests {
             reason: "phase is Failed, not Running".into(),
             decisive: None,
             suspect: None,
+            suspects_device: false,
             device: Some(run.devices[0].assigned.device.clone()),
             step: Some(0),
         });

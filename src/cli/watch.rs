@@ -275,6 +275,7 @@ impl Watch<'_> {
             reason,
             decisive: None,
             suspect: None,
+            suspects_device: false,
             device: None,
             step: tracked.view.running_step(),
         };

@@ -6,7 +6,6 @@ use super::refusal::Refusal;
 use crate::model::health::{Finding, Origin, Sign, Trust};
 use crate::model::id::{DeviceId, RunId};
 use crate::model::run::{FaultKind, Outcome, RunEvent, RunFact, StepResult, Verdict};
-use crate::model::scenario::Scenario;
 use crate::plan::lease::Caller;
 use crate::plan::night::compare::Score;
 use crate::plan::trust;
@@ -37,7 +36,6 @@ impl Lending {
     pub(super) async fn weigh(
         &self,
         run: &RunId,
-        scenario: &Scenario,
         events: &[RunEvent],
         outcome: &Outcome,
         training: Option<u32>,
@@ -54,7 +52,7 @@ impl Lending {
             let (verdict, sign) = match training {
                 Some(_) => trust::checked(first_fault(events)),
                 None => {
-                    let sign = trust::sign(scenario.under_test, outcome, devices.len(), device);
+                    let sign = trust::sign(outcome, devices.len(), device);
                     (outcome.verdict, sign)
                 }
             };

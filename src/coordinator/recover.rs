@@ -48,7 +48,7 @@ impl Shared {
                 Next::Over(outcome) => self.tracker_spawn(|shared| async move {
                     let (events, training) = (log.events().await, record.training);
                     // It may have died before it had told that.
-                    shared.lending.weigh(&record.run, &record.scenario, &events, &outcome, training).await;
+                    shared.lending.weigh(&record.run, &events, &outcome, training).await;
                     shared.finish(record, log).await;
                 }),
                 Next::Judge { died } => {
@@ -84,7 +84,7 @@ impl Shared {
         };
         let began = log.events().await.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
         log.push(RunFact::Ended { outcome: outcome.clone(), took: began, next }).await;
-        self.lending.weigh(&record.run, &record.scenario, &events, &outcome, record.training).await;
+        self.lending.weigh(&record.run, &events, &outcome, record.training).await;
         self.finish(record, log).await;
     }
 

@@ -292,7 +292,7 @@ impl Runner {
         let took = events.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
         self.log.push(RunFact::Ended { outcome: outcome.clone(), took, next: None }).await;
         // Not before that: where the disk is full, nats-server takes nothing more behind a write that it cannot store.
-        self.lending.weigh(self.log.run(), &self.scenario, &events, &outcome, training).await;
+        self.lending.weigh(self.log.run(), &events, &outcome, training).await;
         let (scenario, events) = (self.scenario.clone(), self.log.events().await);
         writing.write(Evidence { scenario, events, spans, lost: Vec::new() }).await;
         self.runs.forget(&self.record).await;

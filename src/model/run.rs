@@ -57,6 +57,9 @@ pub struct Outcome {
     /// Who is to be looked at first when nobody can say whose fault it is: every time-out has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspect: Option<String>,
+    /// Whether that is the device, where neither the lab nor what is under test may have done it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspects_device: bool,
     /// The device on which it happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,

@@ -20,7 +20,6 @@ use crate::model::health::{Finding, Health, Origin, Sign, Trust};
 use crate::model::id::DeviceId;
 use crate::model::night::Record;
 use crate::model::run::{FaultKind, Outcome, Verdict};
-use crate::model::scenario::UnderTest;
 use crate::model::time::{HostBoot, Moment, Stamp};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -116,12 +115,12 @@ impl Care {
 
 /// What a run says of one of its devices. What contradicts the product is no fault of the device, and neither is a time-out
 /// behind which the product or the lab may be.
-pub fn sign(under_test: UnderTest, outcome: &Outcome, devices: usize, device: &DeviceId) -> Sign {
+pub fn sign(outcome: &Outcome, devices: usize, device: &DeviceId) -> Sign {
     let on_it = outcome.device.as_ref().map_or(devices == 1, |blamed| blamed == device);
     match outcome.verdict {
         Verdict::Passed | Verdict::Failed => Sign::Clean,
         Verdict::Device if on_it => Sign::Fault,
-        Verdict::Timeout if on_it && super::verdict::suspects_the_device(under_test, outcome) => Sign::Fault,
+        Verdict::Timeout if on_it && outcome.suspects_device => Sign::Fault,
         Verdict::Device | Verdict::Timeout | Verdict::Lab | Verdict::Cancelled | Verdict::Skipped => {
             Sign::Nothing
         }

@@ -15,8 +15,7 @@ use crate::model::netboot::NetbootFact;
 use crate::model::run::FaultKind as Kind;
 use crate::model::run::{Outcome, RunEvent, RunFact, StepResult, Verdict};
 use crate::model::scenario::UnderTest;
-use suspect::boot_suspect;
-pub use suspect::suspects_the_device;
+use suspect::{Suspect, boot_suspect};
 
 /// One rule.
 pub struct Rule {
@@ -31,7 +30,7 @@ pub struct Ruling {
     verdict: Verdict,
     /// The number of the decisive event, and its words when they are not the fault's own.
     decisive: Option<(u64, String)>,
-    suspect: Option<String>,
+    suspect: Option<Suspect>,
 }
 
 impl Ruling {
@@ -43,9 +42,8 @@ impl Ruling {
         Some(Self { verdict, decisive: Some((event.seq, words)), suspect: None })
     }
 
-    fn unclear(event: &RunEvent, words: String, suspect: &str) -> Option<Self> {
-        let suspect = Some(suspect.to_owned());
-        Some(Self { verdict: Verdict::Timeout, decisive: Some((event.seq, words)), suspect })
+    fn unclear(event: &RunEvent, words: String, suspect: Suspect) -> Option<Self> {
+        Some(Self { verdict: Verdict::Timeout, decisive: Some((event.seq, words)), suspect: Some(suspect) })
     }
 }
 
@@ -94,7 +92,7 @@ pub fn judge_by(rules: &[Rule], under_test: UnderTest, events: &[RunEvent]) -> O
     let Ruling { verdict, decisive, suspect } = says.unwrap_or(Ruling {
         verdict: Verdict::Timeout,
         decisive: None,
-        suspect: Some("the lab's own rules: none fits".to_owned()),
+        suspect: Some(Suspect::Other("the lab's own rules: none fits".to_owned())),
     });
     let (seq, mut reason) = match decisive {
         // A fault that was made of the event says the same again.
@@ -104,11 +102,16 @@ pub fn judge_by(rules: &[Rule], under_test: UnderTest, events: &[RunEvent]) -> O
         Some((seq, words)) => (seq, words),
         None => (case.told().seq, fault.cause.clone()),
     };
+    let (suspect, suspects_device) = match suspect {
+        None => (None, false),
+        Some(Suspect::Device(words)) => (Some(words), !case.boots_the_product()),
+        Some(Suspect::Other(words)) => (Some(words), false),
+    };
     if let Some(suspect) = &suspect {
         reason = format!("{reason}; suspect: {suspect}");
     }
     let (device, step) = (fault.device.clone(), case.step());
-    Outcome { verdict, reason, decisive: Some(seq), suspect, device, step }
+    Outcome { verdict, reason, decisive: Some(seq), suspect, suspects_device, device, step }
 }
 
 /// A run passes when each step that was announced has ended well: a stream that merely stops proves nothing.
@@ -128,6 +131,7 @@ fn without_fault(events: &[RunEvent]) -> Outcome {
         reason: String::new(),
         decisive: None,
         suspect: None,
+        suspects_device: false,
         device: None,
         step: None,
     };
@@ -183,7 +187,7 @@ fn anew<'a>(case: &Case<'a>) -> Option<(&'a RunEvent, String, bool)> {
 fn began_anew(case: &Case<'_>) -> Option<Ruling> {
     let (event, words, agent) = anew(case)?;
     if agent || case.boots_the_product() {
-        return Ruling::unclear(event, words, "the device's power supply, or what is under test");
+        return Ruling::unclear(event, words, Suspect::Other(SUPPLY_OR_PRODUCT.to_owned()));
     }
     Ruling::because(Verdict::Device, event, words)
 }
@@ -262,9 +266,12 @@ const SILENT: [Kind; 7] = [
     Kind::Unreachable,
 ];
 
+/// A load that is under test draws current, too.
+const SUPPLY_OR_PRODUCT: &str = "the device's power supply, or what is under test";
+
 fn brown_out_or_product(case: &Case<'_>) -> Option<Ruling> {
     let (event, words) = under_voltage(case).filter(|_| case.is(&SILENT) && product_may_have(case))?;
-    Ruling::unclear(event, words, "the device's power supply, or what is under test")
+    Ruling::unclear(event, words, Suspect::Other(SUPPLY_OR_PRODUCT.to_owned()))
 }
 
 fn brown_out(case: &Case<'_>) -> Option<Ruling> {
@@ -284,7 +291,7 @@ fn hang_of_the_product(case: &Case<'_>) -> Option<Ruling> {
 
 fn watchdog(case: &Case<'_>) -> Option<Ruling> {
     let (event, words) = hang(case)?;
-    Ruling::unclear(event, words, "the kernel, which hung, or the board")
+    Ruling::unclear(event, words, Suspect::Device("the kernel, which hung, or the board".to_owned()))
 }
 
 /// Nothing can be said of a console that was not heard.
@@ -298,9 +305,11 @@ fn mute(case: &Case<'_>) -> Option<Ruling> {
     if !case.is(&[Kind::Mute]) {
         return None;
     }
-    let suspect = "the console's line, or what is under test";
-    let unclear = || Ruling::unclear(case.told(), case.fault().cause.clone(), suspect);
-    if case.boots_the_product() { unclear() } else { Ruling::new(Verdict::Lab) }
+    if !case.boots_the_product() {
+        return Ruling::new(Verdict::Lab);
+    }
+    let suspect = Suspect::Other("the console's line, or what is under test".to_owned());
+    Ruling::unclear(case.told(), case.fault().cause.clone(), suspect)
 }
 
 fn unseen(case: &Case<'_>) -> Option<Ruling> {
@@ -313,7 +322,7 @@ fn awaited(case: &Case<'_>) -> Option<Ruling> {
 
 fn unreachable_product(case: &Case<'_>) -> Option<Ruling> {
     let unreachable = case.is(&[Kind::Unreachable]) && case.boots_the_product();
-    let suspect = "the image's network or SSH server, or the lab's way to it";
+    let suspect = Suspect::Other("the image's network or SSH server, or the lab's way to it".to_owned());
     if unreachable { Ruling::unclear(case.told(), case.fault().cause.clone(), suspect) } else { None }
 }
 
@@ -351,7 +360,8 @@ fn refusal<'a>(case: &Case<'a>) -> Option<(&'a RunEvent, String)> {
 
 fn ticket_or_product(case: &Case<'_>) -> Option<Ruling> {
     let (event, words) = refusal(case).filter(|_| case.boots_the_product())?;
-    Ruling::unclear(event, words, "the lab's tickets, or the image's use of them")
+    let suspect = Suspect::Other("the lab's tickets, or the image's use of them".to_owned());
+    Ruling::unclear(event, words, suspect)
 }
 
 fn ticket(case: &Case<'_>) -> Option<Ruling> {
@@ -376,12 +386,12 @@ fn boot_timeout(case: &Case<'_>) -> Option<Ruling> {
 
 fn step_timeout(case: &Case<'_>) -> Option<Ruling> {
     let suspect = case.fault().device.as_ref().map_or_else(
-        || "the lab, which did not answer".to_owned(),
+        || Suspect::Other("the lab, which did not answer".to_owned()),
         |device| {
             let reached = case.reached().map_or("no boot stage".to_owned(), |stage| format!("stage {stage}"));
-            format!("{device}, last heard of at {reached}")
+            Suspect::Device(format!("{device}, last heard of at {reached}"))
         },
     );
     let late = case.is(&[Kind::StepTimeout]);
-    if late { Ruling::unclear(case.told(), case.fault().cause.clone(), &suspect) } else { None }
+    if late { Ruling::unclear(case.told(), case.fault().cause.clone(), suspect) } else { None }
 }

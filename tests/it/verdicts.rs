@@ -68,7 +68,8 @@ impl Case {
         if outcome.suspect != self.suspect || !suspects {
             return Some(format!("suspects {:?}, not {:?}", outcome.suspect, self.suspect));
         }
-        None
+        let blamed = matches!(self.fault_of, Whose::Product | Whose::Lab) && outcome.suspects_device;
+        blamed.then(|| format!("suspects the device of {:?}", outcome.reason))
     }
 }
 

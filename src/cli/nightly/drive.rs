@@ -200,7 +200,7 @@ impl Drive<'_> {
 }
 
 fn outcome(verdict: Verdict, reason: String, suspect: Option<String>) -> Outcome {
-    Outcome { verdict, reason, decisive: None, suspect, device: None, step: None }
+    Outcome { verdict, reason, decisive: None, suspect, suspects_device: false, device: None, step: None }
 }
 
 fn used(device: &crate::model::run::AssignedDevice) -> Used {

@@ -252,6 +252,7 @@ impl Coordinator {
             reason: "cancelled by ann".into(),
             decisive: None,
             suspect: None,
+            suspects_device: false,
             device: None,
             step: None,
         };
