@@ -23,7 +23,10 @@ pub async fn enroll(local: &dyn Local, args: EnrollArgs, ui: Ui) -> Result<Exit,
     let screen = Screen::new(ui);
     let found = tokio::select! {
         found = local.enroll(options, screen.local(), interrupts.stop.clone()) => found?,
-        () = interrupts.leave() => return Err(CliError::Cancelled),
+        () = interrupts.leave() => {
+            ui.note("a board may be on: run this again, or a coordinator, and it is switched off");
+            return Err(CliError::Cancelled);
+        }
     };
     drop(screen);
     if json.json {

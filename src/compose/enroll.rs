@@ -33,6 +33,9 @@ const FURTHER: Duration = Duration::from_secs(3);
 /// No lease has such a token: the lab has no coordinator meanwhile.
 const TOKEN: FencingToken = FencingToken { epoch: 0, sequence: 1 };
 
+const MAY_BE_ON: &str =
+    "a board may be on: switch it off by hand, or run this again, which begins with all boards off";
+
 /// A board and its switch.
 struct Board {
     device: DeviceId,
@@ -84,10 +87,12 @@ pub(super) async fn enroll(
         let hint = Some("add [netboot] to the lab file, or name serial lines with --tty".to_owned());
         return Err(failed("enroll boards", hint, "there is nothing to listen to"));
     }
-    let looked = stop.run_until_cancelled(look(&boards, ears, &ear, &options, &progress)).await;
-    let off = all_off(&boards).await;
-    let judged = looked.unwrap_or(Err(CliError::Cancelled))?;
-    off.map(|()| judged)
+    let looked = look(&boards, ears, &ear, &options, &progress, &stop).await;
+    match (looked, all_off(&boards).await) {
+        // Whoever stopped it has to know of a board that stays on.
+        (Ok(_) | Err(CliError::Cancelled), Err(error)) => Err(error.with_hint(MAY_BE_ON)),
+        (looked, _) => looked,
+    }
 }
 
 fn chosen(lab: &Lab, asked: &[String]) -> Result<Vec<Board>, CliError> {
@@ -122,20 +127,23 @@ fn unknown(lab: &Lab, id: &str) -> CliError {
     }
 }
 
+/// It is stopped while it waits, never while it switches: a relay that is told to open must not be told by a request from
+/// before to close.
 async fn look(
     boards: &[Board],
     ears: Ears,
     ear: &Ear,
     options: &EnrollOptions,
     progress: &Progress,
+    stop: &CancellationToken,
 ) -> Result<Vec<Enrolled>, CliError> {
     progress.begin("all boards off");
     all_off(boards).await?;
     let quiet = boards.iter().map(|board| board.min_off).max().unwrap_or(MIN_OFF);
-    sleep(quiet).await;
+    pause(quiet, stop).await?;
     // What is said now is nobody's: what was under way when the power went has come by now.
     ear.take();
-    sleep(FURTHER).await;
+    pause(FURTHER, stop).await?;
     let noise: BTreeSet<String> = ear.take().lines;
     let mut all = Vec::new();
     for (number, board) in (0..).zip(boards) {
@@ -151,13 +159,18 @@ async fn look(
             sleep(FURTHER).await;
         };
         // In vain is an answer too.
-        let _ = timeout(until - Instant::now(), enough).await;
+        let listened = timeout(until - Instant::now(), enough);
+        let _ = stop.run_until_cancelled(listened).await.ok_or(CliError::Cancelled)?;
         let heard = ear.take();
         switch(board, PowerState::Off).await?;
-        sleep(board.min_off).await;
+        pause(board.min_off, stop).await?;
         all.push((board.device.clone(), heard));
     }
     Ok(judge(ears, &noise, &all))
+}
+
+async fn pause(length: Duration, stop: &CancellationToken) -> Result<(), CliError> {
+    stop.run_until_cancelled(sleep(length)).await.ok_or(CliError::Cancelled)
 }
 
 /// Also those after one that cannot be switched; the first failure is told.
@@ -226,5 +239,57 @@ async fn hear_line(path: PathBuf, baud: u32, ear: Arc<Ear>) {
             Err(error) => tracing::warn!(line = name, %error, "cannot be listened to"),
         }
         sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::ports::PortFuture;
+    use crate::model::power::PowerReading;
+
+    /// A relay that takes a second, and what it was told.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<String>>);
+
+    impl Power for Slow {
+        fn set(&self, _: FencingToken, state: PowerState) -> PortFuture<'_, ()> {
+            Box::pin(async move {
+                lock(&self.0).push(format!("{state}"));
+                sleep(Duration::from_secs(1)).await;
+                lock(&self.0).push(format!("{state}, done"));
+                Ok(())
+            })
+        }
+
+        fn get(&self) -> PortFuture<'_, PowerReading> {
+            Box::pin(async { Ok(PowerReading::Unknown) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_it_waits_for_the_relay_that_switches() {
+        let slow = Arc::new(Slow::default());
+        let device = DeviceId::new("lab-pi").unwrap();
+        let boards = [Board { device, power: slow.clone(), min_off: Duration::ZERO }];
+        let (ears, ear, stop) =
+            (Ears { cards: false, lines: true }, Ear::default(), CancellationToken::new());
+        let options = EnrollOptions {
+            lab: PathBuf::new(),
+            devices: Vec::new(),
+            ttys: Vec::new(),
+            baud: 115_200,
+            within: Duration::from_secs(60),
+        };
+        let progress = Progress::new(|_| ());
+        let stopping = async {
+            while lock(&slow.0).last().is_none_or(|last| last != "on") {
+                sleep(Duration::from_millis(10)).await;
+            }
+            stop.cancel();
+        };
+        let (looked, ()) = tokio::join!(look(&boards, ears, &ear, &options, &progress, &stop), stopping);
+        assert!(matches!(looked, Err(CliError::Cancelled)));
+        assert_eq!(*lock(&slow.0), ["off", "off, done", "on", "on, done"]);
     }
 }

@@ -263,6 +263,7 @@ async fn begin(
         retention: lab.bundles,
         keep_lines: Box::new(keep),
         broke: ground.broke(),
+        hook: None,
     };
     let coordinator =
         Coordinator::start(parts).await.map_err(|e| failed("start the coordinator", None, e))?;

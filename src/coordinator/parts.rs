@@ -1,6 +1,6 @@
 //! What a coordinator is made of; `compose` puts it together.
 
-use super::ledger::{Clock, Revive, Silence};
+use super::ledger::{Clock, Hook, Revive, Silence};
 use crate::bus::connect::Bus;
 use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
@@ -45,6 +45,8 @@ pub struct Parts {
     pub longest_act: Duration,
     /// What it has seen of the one before it, if it stood by.
     pub silence: Option<Silence>,
+    /// Called at each place where its ledger can be broken off; none but in tests.
+    pub hook: Option<Hook>,
     /// Its own directory, where it remembers how far its ledger has come.
     pub dir: PathBuf,
     /// The devices it owns.

@@ -106,7 +106,7 @@ impl Coordinator {
             longest_act: parts.longest_act,
             revive: Arc::clone(&parts.revive),
             silence: parts.silence,
-            hook: None,
+            hook: parts.hook.clone(),
         };
         let ledger = ledger::start(ledger, &tracker, token.clone()).await?;
         // From here on each key is written by whoever has the ledger, or not at all.

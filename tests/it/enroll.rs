@@ -1,12 +1,15 @@
 //! Boards found one by one, through the program itself: simulated switches, pseudo terminals, packets of boot ROMs.
 
 use crate::support::pi::Pi;
-use crate::support::program::Program;
-use pilab::sim::{Plug, PlugKind, PlugOptions, PtyLine};
+use crate::support::program::{PATIENCE, Program, end, finish, signal};
+use pilab::sim::{Plug, PlugFault, PlugKind, PlugOptions, PtyLine};
+use rustix::process::Signal;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use tokio::io::AsyncWriteExt;
+use tokio::process::Child;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +17,7 @@ use tokio_util::task::TaskTracker;
 /// chatters whatever is on.
 struct Rack {
     program: Program,
+    plug: Plug,
     ttys: [PathBuf; 3],
     _tasks: JoinSet<()>,
     stop: CancellationToken,
@@ -42,7 +46,6 @@ impl Rack {
         let [mut left, mut right, mut noise] = ttys.each_ref().map(|name| PtyLine::plug(name).unwrap());
         let mut contacts = plug.contacts();
         tasks.spawn(async move {
-            let _plug = plug;
             let wire = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let board = |last: u8| Pi {
                 address: Ipv4Addr::LOCALHOST,
@@ -69,7 +72,41 @@ impl Rack {
                 }
             }
         });
-        Self { program, ttys, _tasks: tasks, stop }
+        Self { program, plug, ttys, _tasks: tasks, stop }
+    }
+
+    /// Begins to look, to the moment when a board is on.
+    async fn with_one_on(&self) -> Child {
+        let looking = self.program.spawn(&self.args(&["--json", "--write"]));
+        // What the one before has left on goes off first.
+        self.all_off().await;
+        let mut contacts = self.plug.contacts();
+        let on = contacts.wait_for(|on| on.contains(&true));
+        timeout(PATIENCE, on).await.expect("a board is switched on").unwrap();
+        looking
+    }
+
+    async fn all_off(&self) {
+        let mut contacts = self.plug.contacts();
+        timeout(PATIENCE, contacts.wait_for(|on| !on.contains(&true))).await.expect("all are off").unwrap();
+    }
+
+    /// The lab file is as it was, and what is beside it is what was there.
+    fn unwritten(&self) {
+        let text = std::fs::read_to_string(&self.program.lab).unwrap();
+        assert!(text.starts_with("# A draft.\n") && !text.contains("mac"), "{text}");
+        let names = std::fs::read_dir(self.program.dir.path()).unwrap().map(|one| one.unwrap().file_name());
+        let names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        assert!(names.iter().all(|name| !name.ends_with(".tmp")), "{names:?}");
+    }
+
+    /// It goes well.
+    async fn enrolled(&self) {
+        let found = self.program.pilab(&self.args(&["--json", "--write"])).await.done();
+        assert_eq!(found.json().len(), 2);
+        assert!(!self.plug.contacts().borrow().contains(&true), "all are off in the end");
+        let text = std::fs::read_to_string(&self.program.lab).unwrap();
+        assert!(text.contains("mac = \"dc:a6:32:00:00:01\""), "{text}");
     }
 
     fn args<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
@@ -118,5 +155,66 @@ async fn a_lab_that_has_a_coordinator_is_left_alone() {
     let mut coordinator = rack.program.coordinator().await;
     rack.program.pilab(&rack.args(&[])).await.refused("lab draft has a coordinator on this machine");
     coordinator.kill().await.unwrap();
+    rack.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_leaves_all_boards_off_and_nothing_written() {
+    let rack = Rack::new().await;
+    let looking = rack.with_one_on().await;
+    signal(&looking, Signal::INT);
+    let ended = end(looking).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(130), ""), "{}", ended.stderr);
+    assert!(!rack.plug.contacts().borrow().contains(&true), "off before it ends");
+    rack.unwritten();
+
+    // Where the switch does not obey, whoever stopped it is told of the board that may be on.
+    let looking = rack.with_one_on().await;
+    rack.plug.set_fault(PlugFault::Unavailable);
+    signal(&looking, Signal::INT);
+    let ended = end(looking).await;
+    for words in ["switch draft-pi-1 off", "a board may be on"] {
+        ended.refused(words);
+    }
+    rack.plug.set_fault(PlugFault::None);
+    assert!(rack.plug.relay(0), "it was");
+
+    // So is who does not wait for that: the second Ctrl-C leaves at once.
+    let looking = rack.with_one_on().await;
+    rack.plug.set_fault(PlugFault::Hangs);
+    rack.plug.take_requests();
+    signal(&looking, Signal::INT);
+    let asked = async {
+        while rack.plug.take_requests().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("it switches off");
+    signal(&looking, Signal::INT);
+    let ended = end(looking).await;
+    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    ended.refused("a board may be on");
+    rack.plug.set_fault(PlugFault::None);
+    rack.unwritten();
+    rack.enrolled().await;
+    rack.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_board_that_a_killed_look_left_on_is_off_again_with_the_next_one_and_with_a_coordinator() {
+    let rack = Rack::new().await;
+    let killed = async || {
+        let mut looking = rack.with_one_on().await;
+        signal(&looking, Signal::KILL);
+        looking.wait().await.unwrap();
+        assert!(rack.plug.contacts().borrow().contains(&true), "nobody was there to switch it off");
+        rack.unwritten();
+    };
+    killed().await;
+    let coordinator = rack.program.coordinator().await;
+    rack.all_off().await;
+    finish(coordinator).await;
+    killed().await;
+    rack.enrolled().await;
     rack.stop.cancel();
 }

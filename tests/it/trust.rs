@@ -1,5 +1,7 @@
 //! How far devices are trusted, over the real coordinator and nats-server; the devices are fakes whose agents answer, or not.
 
+mod killed;
+
 use crate::device::world::World;
 use crate::ledger::host_clock;
 use crate::nats::SOON;
@@ -23,6 +25,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -43,7 +46,12 @@ struct Bench {
 
 impl Bench {
     async fn start(change: impl FnOnce(&mut Parts)) -> Self {
-        let lab = FakeLab::start_with(&[(BOARD, Model::Pi4B)], &CAPABILITIES, |parts| {
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    /// The same over what another has left in a directory.
+    async fn start_in(dir: TempDir, change: impl FnOnce(&mut Parts)) -> Self {
+        let lab = FakeLab::start_in(dir, &[(BOARD, Model::Pi4B)], &CAPABILITIES, |parts| {
             parts.clock = host_clock();
             parts.policy.trust.boot_timeout = Duration::from_secs(1);
             parts.policy.trust.clean_boots = 3;

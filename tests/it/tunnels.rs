@@ -1,6 +1,7 @@
 //! Tunnels from users to the devices they hold, and the keys that let them in: the real coordinator and nats-server, a
 //! device that is a fake and whose address is this machine's.
 
+mod killed;
 mod restarted;
 
 use crate::device::world::World;
@@ -328,13 +329,18 @@ async fn what_shares_the_coordinators_network_is_led_to_by_no_tunnel() {
 
 /// `pilab forward` to the echo, and where it listens.
 async fn forward(scene: &Scene) -> (Child, SocketAddr) {
+    forward_port(scene, scene.echo).await
+}
+
+/// The same to another port.
+async fn forward_port(scene: &Scene, port: u16) -> (Child, SocketAddr) {
     let user = UserName::new("ann").unwrap();
     let creds = scene.lab.issuer.user(&user, HOUR).unwrap().creds;
     let url = scene.lab.server.url();
     let login = Login { version: LOGIN_VERSION, lab: lab_name(), user, url, creds, tls: None };
     let path = scene.lab.dir.path().join("ann.json");
     login.write(&path).unwrap();
-    let port = format!("0:{}", scene.echo);
+    let port = format!("0:{port}");
     let forward =
         Command::new(env!("CARGO_BIN_EXE_pilab")).args(["forward", DEVICE, &port, "--login"]).arg(&path);
     let mut forward = forward.build().stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();

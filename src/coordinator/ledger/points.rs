@@ -12,6 +12,8 @@ pub enum FailPoint {
     EpochOnDisk,
     /// The new epoch is in the bucket, which has not been read.
     EpochInBucket,
+    /// What a run, a check or a training says of a device has come, and nothing of it is written.
+    FindingCame,
     /// A lease is written: granted, or transferred.
     LeaseWritten,
     /// A renewal is written: an extension, a heartbeat, or a deadline on the clocks of another boot.
@@ -32,9 +34,10 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::EpochOnDisk,
         Self::EpochInBucket,
+        Self::FindingCame,
         Self::LeaseWritten,
         Self::RenewalWritten,
         Self::QueueWritten,

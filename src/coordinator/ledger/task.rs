@@ -221,6 +221,9 @@ impl Task {
             self.book.rule_by(policy.clone());
             self.options.policy = policy;
         }
+        if let (Some(Input::DeviceFinding { .. }), Some(hook)) = (&input, &self.options.hook) {
+            hook.reached(FailPoint::FindingCame);
+        }
         let decided = input.map_or(Ok(Vec::new()), |input| decide(&self.book, input, &self.now()));
         let reply = match decided {
             Err(refusal) => read(Err(refusal.into())),

@@ -5,6 +5,8 @@ use crate::nats::SOON;
 use pilab::bus::connect::BusOptions;
 use pilab::bus::issuer::COORDINATOR;
 use pilab::coordinator::ledger::FailPoint;
+use pilab::model::health::{Finding, Origin, Sign, Trust};
+use pilab::model::run::Verdict;
 use pilab::support::command::Command;
 use pilab::wire::subject;
 use serde_json::Value;
@@ -14,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const DIR: &str = "PILAB_TEST_LEDGER_DIR";
 const DEATH: &str = "PILAB_TEST_LEDGER_DEATH";
 
-/// What goes on in the lab. Done twice, it comes to the same: `waits` has `pi-1`, and `pi-3` is gone.
+/// What goes on in the lab. Done twice, it comes to the same: `waits` has `pi-1`, `pi-2` has a finding, and `pi-3` is gone.
 async fn script(ledger: &LedgerHandle) {
     let allowed = |done: Result<(), LedgerError>| match done {
         // The second time some of it has been done already.
@@ -32,6 +34,17 @@ async fn script(ledger: &LedgerHandle) {
     allowed(ledger.device_ready(device_id("pi-1")).await);
     allowed(ledger.release(by("bob"), lease_id("second")).await);
     allowed(ledger.device_ready(device_id("pi-2")).await);
+    let finding = Finding {
+        origin: Origin::Run,
+        of: "run".to_owned(),
+        verdict: Verdict::Passed,
+        sign: Sign::Clean,
+        cause: String::new(),
+        boots: 1,
+        at: (host_clock())(),
+        past: false,
+    };
+    allowed(ledger.device_finding(device_id("pi-2"), finding).await);
     ledger.inventory(vec![device("pi-1"), device("pi-2")], Health::Good).await.unwrap();
 }
 
@@ -40,10 +53,11 @@ fn check(rows: &[pilab::coordinator::ledger::DeviceRow]) {
         .iter()
         .map(|row| {
             let lease = row.lease.as_ref().map(|(lease, _)| lease.request.id.as_str());
-            (row.record.device.id.as_str(), lease, row.record.handover.is_some())
+            let Trust { findings, clean, .. } = &row.record.trust;
+            (row.record.device.id.as_str(), lease, row.record.handover.is_some(), findings.len(), *clean)
         })
         .collect();
-    assert_eq!(seen, [("pi-1", Some("waits"), false), ("pi-2", None, false)]);
+    assert_eq!(seen, [("pi-1", Some("waits"), false, 0, 0), ("pi-2", None, false, 1, 1)]);
 }
 
 /// Not a test of its own: the coordinator that the next test has killed.

@@ -60,6 +60,7 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         longest_act: Duration::ZERO,
         revive: Arc::new(|| ()),
         silence: None,
+        hook: None,
         dir: lab.dir.path().to_owned(),
         devices,
         workshop: None,

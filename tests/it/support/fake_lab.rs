@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -109,7 +110,17 @@ impl FakeLab {
         capabilities: &[Capability],
         change: impl FnOnce(&mut Parts),
     ) -> Self {
-        let lab = Lab::start().await;
+        Self::start_in(tempfile::tempdir().unwrap(), devices, capabilities, change).await
+    }
+
+    /// The same over what another has left in a directory.
+    pub async fn start_in(
+        dir: TempDir,
+        devices: &[(&'static str, Model)],
+        capabilities: &[Capability],
+        change: impl FnOnce(&mut Parts),
+    ) -> Self {
+        let lab = Lab::start_in(dir).await;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let (mut owned, mut fakes) = (Vec::new(), BTreeMap::new());
         for (id, model) in devices {
@@ -178,6 +189,11 @@ impl FakeLab {
     }
 
     pub async fn stop(self) {
+        self.leave().await;
+    }
+
+    /// Stops it; what it had on the disk stays.
+    pub async fn leave(self) -> TempDir {
         // What a fake holds its kept devices for is of no interest.
         let _ = self.coordinator.shutdown().await;
         self.stop.cancel();
@@ -187,6 +203,6 @@ impl FakeLab {
             fake.rig.stop().await;
             fake.journal.close().await;
         }
-        self.lab.stop().await;
+        self.lab.stop().await
     }
 }
