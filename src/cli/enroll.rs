@@ -40,7 +40,7 @@ pub async fn enroll(local: &dyn Local, args: EnrollArgs, ui: Ui) -> Result<Exit,
         let text = std::fs::read_to_string(&lab).map_err(|e| cannot("read", &lab, e))?;
         let name = lab::load(&lab, None, None)?.name;
         let written = entered(&text, name.as_str(), baud, &found).map_err(|e| cannot("change", &lab, e))?;
-        atomic_file::write(&lab, written.as_bytes(), 0o644).map_err(|e| cannot("write", &lab, e))?;
+        atomic_file::rewrite(&lab, written.as_bytes()).map_err(|e| cannot("write", &lab, e))?;
         ui.note(&format!("written to {}; `pilab check --lab` reads it", lab.display()));
     }
     Ok(if found.iter().all(|board| board.doubts.is_empty()) { Exit::Ok } else { Exit::Device })
