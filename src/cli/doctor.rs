@@ -3,12 +3,13 @@
 use super::args::DoctorArgs;
 use super::error::CliError;
 use super::exit::Exit;
+use super::lending::worn;
 use super::local::Local;
 use super::login;
 use super::table::{Align, columns, printable};
 use super::ui::Ui;
 use crate::config;
-use crate::wire::lending::{DEVICES, Devices};
+use crate::wire::lending::{DEVICES, DeviceRow, Devices};
 use serde::Serialize;
 
 /// How something is.
@@ -57,9 +58,7 @@ impl Finding {
 /// Looks at everything, whatever is found on the way.
 pub async fn doctor(local: &dyn Local, args: DoctorArgs, ui: Ui) -> Result<Exit, CliError> {
     let mut findings = local.examine(&args.lab).await;
-    if let Some(finding) = coordinator(local, &args).await {
-        findings.push(finding);
-    }
+    findings.extend(coordinator(local, &args).await);
     if args.json.json {
         findings.iter().try_for_each(|finding| ui.json(finding))?;
     } else {
@@ -90,32 +89,41 @@ fn table(findings: &[Finding]) -> String {
 }
 
 /// The lab's coordinator on this machine, where there is one, and its devices.
-async fn coordinator(local: &dyn Local, args: &DoctorArgs) -> Option<Finding> {
+async fn coordinator(local: &dyn Local, args: &DoctorArgs) -> Vec<Finding> {
     const PART: &str = "coordinator";
-    let lab = config::lab::load(&args.lab, None, None).ok()?;
+    // What is wrong with the file has been told.
+    let Ok(lab) = config::lab::load(&args.lab, None, None) else { return Vec::new() };
     let client = match login::connect_here(local, &lab.name).await {
         Ok(Some(client)) => client,
-        Ok(None) => return Some(Finding::good(PART, format!("none runs for lab {} here", lab.name))),
-        Err(error) => return Some(Finding::bad(PART, error.to_string(), error.hint().map(str::to_owned))),
+        Ok(None) => return vec![Finding::good(PART, format!("none runs for lab {} here", lab.name))],
+        Err(error) => return vec![Finding::bad(PART, error.to_string(), error.hint().map(str::to_owned))],
     };
     let asked: Result<Devices, CliError> = client.ask(DEVICES, &()).await;
-    Some(match asked {
-        Ok(Devices { devices }) => {
-            let unwell = devices.iter().filter(|row| !row.reason.is_empty() && !row.health.is_good());
-            let unwell: Vec<_> =
-                unwell.map(|row| format!("{} is {}: {}", row.device.id, row.health, row.reason)).collect();
-            if unwell.is_empty() {
-                Finding::good(PART, format!("lab {} answers; devices: {}", lab.name, devices.len()))
-            } else {
-                Finding::doubtful(
-                    PART,
-                    unwell.join("; "),
-                    "see its console: pilab console DEVICE --from boot",
-                )
-            }
+    let devices = match asked {
+        Ok(Devices { devices }) => devices,
+        Err(error) => {
+            return vec![Finding::bad(PART, error.to_string(), Some("its log says why".to_owned()))];
         }
-        Err(error) => Finding::bad(PART, error.to_string(), Some("its log says why".to_owned())),
-    })
+    };
+    let unwell = devices.iter().filter(|row| !row.reason.is_empty() && !row.health.is_good());
+    let unwell: Vec<_> =
+        unwell.map(|row| format!("{} is {}: {}", row.device.id, row.health, row.reason)).collect();
+    let answers = if unwell.is_empty() {
+        Finding::good(PART, format!("lab {} answers; devices: {}", lab.name, devices.len()))
+    } else {
+        Finding::doubtful(PART, unwell.join("; "), "see its console: pilab console DEVICE --from boot")
+    };
+    let mut findings = vec![answers];
+    findings.extend(devices.iter().filter_map(relay));
+    findings
+}
+
+/// The relay of a device, once its wear is to be told. It is counted by the coordinator, and so only seen where one runs.
+fn relay(row: &DeviceRow) -> Option<Finding> {
+    let part = format!("relay of {}", row.device.id);
+    let hint = "put another relay in before this one fails, then add what this one has done to `rated_cycles` of the device \
+                in the lab file: the count goes on";
+    Some(Finding::doubtful(part, worn(row)?, hint))
 }
 
 #[cfg(test)]

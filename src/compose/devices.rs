@@ -24,7 +24,7 @@ use crate::ssh::SshReach;
 use crate::support::atomic_file;
 use crate::support::lock::lock;
 use crate::support::term::Term;
-use crate::vm::{self, Host, VmSpec};
+use crate::vm::{self, Host, Saves, VmSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -162,8 +162,10 @@ impl Devices<'_> {
         let office: Arc<dyn TicketOffice> = Office::start(listener, options, tracker, token.clone());
         let mut made = Made::new();
         let warm = self.warm();
+        let saves = self.saves(&warm)?;
         for wanted in &self.lab.devices {
-            let machine = self.machine(host, wanted, warm.contains(&wanted.device.id)).await?;
+            let saves = warm.contains(&wanted.device.id).then(|| saves.clone());
+            let machine = self.machine(host, wanted, saves).await?;
             let ports = Ports {
                 mac: machine.mac().to_owned(),
                 power: machine.clone(),
@@ -200,13 +202,21 @@ impl Devices<'_> {
         allowed.collect()
     }
 
+    /// Where memory is saved, for these machines.
+    fn saves(&self, warm: &BTreeSet<DeviceId>) -> Result<Saves, CliError> {
+        let root = instance::saves_root().map_err(|e| failed("find the place for saved memory", None, e))?;
+        let warm = self.lab.devices.iter().filter(|machine| warm.contains(&machine.device.id));
+        let memory: Vec<u32> = warm.map(|machine| machine.memory_mib).collect();
+        let most_mib = self.lab.warm_disk_mib.unwrap_or_else(|| plan::warm::most_disk_mib(&memory));
+        Ok(Saves { root, most_mib })
+    }
+
     async fn machine(
         &self,
         host: &Host,
         wanted: &VmDevice,
-        warm: bool,
+        saves: Option<Saves>,
     ) -> Result<Arc<vm::VmDevice>, CliError> {
-        let saves = instance::saves_root().map_err(|e| failed("find the place for saved memory", None, e))?;
         let spec = VmSpec {
             id: wanted.device.id.clone(),
             arch: wanted.arch,
@@ -215,7 +225,7 @@ impl Devices<'_> {
             data_disk_mib: wanted.data_disk_mib,
             owner_lock: self.instance.lock_path(),
             lasting: self.instance.is_lasting(),
-            saves: warm.then_some(saves),
+            saves,
         };
         host.device(spec).await.map_err(vm_error("use a virtual machine"))
     }

@@ -66,6 +66,8 @@ pub struct Lab {
     /// How much memory those of them that start from saved memory have together at the most, in MiB; half of the host's when
     /// missing.
     pub warm_memory_mib: Option<u64>,
+    /// How much of the disk all saved memory takes at the most, in MiB.
+    pub warm_disk_mib: Option<u64>,
     /// Kernel arguments of all its devices, after those of the image.
     pub kernel_args: Vec<String>,
     /// The rules by which a coordinator lends them.
@@ -147,6 +149,7 @@ struct RawLab {
     #[serde(default = "default_network")]
     network: String,
     warm_memory_mib: Option<u64>,
+    warm_disk_mib: Option<u64>,
     #[serde(default)]
     kernel_args: Vec<Spanned<String>>,
     #[serde(default)]
@@ -304,6 +307,7 @@ pub fn load(path: &Path, arch: Option<Arch>, image: Option<&str>) -> Result<Lab,
         image,
         network: raw.network,
         warm_memory_mib: raw.warm_memory_mib,
+        warm_disk_mib: raw.warm_disk_mib,
         kernel_args,
         leases,
         health,

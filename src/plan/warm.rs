@@ -128,6 +128,16 @@ pub fn within(most_mib: u64, machines: &[u32]) -> Vec<Result<(), String>> {
     machines.iter().map(fits).collect()
 }
 
+/// The least that saved memory may take of the disk where nobody has said how much, in MiB: that of some fifty machines.
+const LEAST_DISK_MIB: u64 = 8192;
+
+/// How much of the disk saved memory may take where nobody has said how much, in MiB, for each machine that is warm its memory.
+/// No save is larger than that, so each of them has room for one.
+pub fn most_disk_mib(machines: &[u32]) -> u64 {
+    let all: u64 = machines.iter().map(|memory| u64::from(*memory)).sum();
+    all.max(LEAST_DISK_MIB)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +212,13 @@ mod tests {
         let why = within(1500, &[1024, 1024]).pop().unwrap();
         let words = "with its 1024 MiB, warm machines would have 2048 MiB, and 1500 MiB is the most";
         assert_eq!(why, Err(words.to_owned()));
+    }
+
+    #[test]
+    fn each_warm_machine_has_room_for_a_save() {
+        assert_eq!(most_disk_mib(&[]), 8192);
+        assert_eq!(most_disk_mib(&[1024; 4]), 8192);
+        assert_eq!(most_disk_mib(&[4096; 4]), 16384);
     }
 
     proptest! {

@@ -54,7 +54,7 @@ pub enum SshError {
     #[error("the private key has a passphrase")]
     Locked,
     /// The user is not root, and may not become root without a password.
-    #[error("{user} is not root at {address}, and sudo asks for a password")]
+    #[error("{user} is not root at {address}, and cannot be by sudo without a password")]
     NoRoot {
         /// Where.
         address: SocketAddr,
@@ -111,7 +111,7 @@ impl SshError {
             Self::Locked => "name a key without a passphrase, good for this device alone: ssh-keygen -N ''",
             Self::NoRoot { user, .. } => {
                 return Some(format!(
-                    "log in as root, or on the device: echo '{user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{user}"
+                    "log in as root, or on the device: echo '{user} ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/pilab"
                 ));
             }
             Self::Untrusted { device } => return Some(format!("pilab device setup {device} asks for it")),

@@ -9,6 +9,7 @@ use super::parts::Parts;
 use super::{HostOptions, NETWORK, VmSpec, naming};
 use crate::model::device::Arch;
 use crate::support::lock::lock;
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::net::Ipv4Addr;
@@ -39,6 +40,8 @@ pub struct Host {
     devices: Mutex<Vec<Arc<VmDevice>>>,
     /// One save at a time is made: each takes as much of the host as a boot.
     saving: Arc<Semaphore>,
+    /// The names of the devices that start from saved memory.
+    slots: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Host {
@@ -53,7 +56,8 @@ impl Host {
         make_run_dir(&options.run_dir)
             .map_err(|source| VmError::RunDir { path: options.run_dir.clone(), source })?;
         let (devices, saving) = (Mutex::default(), Arc::new(Semaphore::new(1)));
-        Ok(Self { connection, options, qemu_user, cpuinfo, gateway, devices, saving })
+        let slots = Arc::default();
+        Ok(Self { connection, options, qemu_user, cpuinfo, gateway, devices, saving, slots })
     }
 
     /// This host's address on the guests' network.
@@ -79,6 +83,9 @@ impl Host {
             lock: spec.owner_lock.clone(),
             kept: spec.lasting,
         };
+        if spec.saves.is_some() {
+            lock(&self.slots).insert(name.clone());
+        }
         let device = Arc::new(VmDevice::new(Parts {
             mac: naming::mac(&name),
             name,
@@ -90,6 +97,7 @@ impl Host {
                 Accelerator::Tcg => String::new(),
             },
             saving: Arc::clone(&self.saving),
+            slots: Arc::clone(&self.slots),
             spec,
             support,
             qemu_user: self.qemu_user.clone(),

@@ -97,6 +97,15 @@ impl HostOptions {
     }
 }
 
+/// Where memory is saved.
+#[derive(Debug, Clone)]
+pub struct Saves {
+    /// A directory for all devices, which libvirt's user need not get into.
+    pub root: PathBuf,
+    /// How much of the disk all in it takes at the most.
+    pub most_mib: u64,
+}
+
 /// What a virtual machine is.
 #[derive(Debug, Clone)]
 pub struct VmSpec {
@@ -113,9 +122,8 @@ pub struct VmSpec {
     /// The file that the owning process holds locked (flock(2)) while the machine is wanted. It must be
     /// locked before the machine is switched on: whatever has a free lock is swept.
     pub owner_lock: PathBuf,
-    /// Where memory is saved from which it starts, if it does: a directory for all devices, which libvirt's user need not
-    /// get into.
-    pub saves: Option<PathBuf>,
+    /// Where memory is saved from which it starts, if it does.
+    pub saves: Option<Saves>,
     /// It outlives the process that switched it on: neither [`Host::close`] nor a sweep removes it, and the next
     /// process finds it again by its name.
     pub lasting: bool,

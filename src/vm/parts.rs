@@ -4,8 +4,9 @@ use super::VmSpec;
 use super::capabilities::GuestSupport;
 use super::connection::Connection;
 use super::domain::Owner;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 /// What a device is made of.
@@ -19,6 +20,8 @@ pub(super) struct Parts {
     pub(super) processor: String,
     /// Who makes a save.
     pub(super) saving: Arc<Semaphore>,
+    /// The names of all devices of the host that start from saved memory.
+    pub(super) slots: Arc<Mutex<BTreeSet<String>>>,
     pub(super) owner: Owner,
     pub(super) spec: VmSpec,
     pub(super) support: GuestSupport,

@@ -8,6 +8,11 @@
 //! ```
 //! A slot is a domain's name: name, UUID and MAC are in the saved memory, and libvirt changes none of them. The key is a
 //! hash over all that the memory depends on, so a save of another image, QEMU or processor is never found, only removed.
+//! [`Room`] bounds what all slots take together.
+
+mod room;
+
+pub use room::Room;
 
 use crate::support::atomic_file;
 use rustix::fs::{FlockOperation, flock};
@@ -17,6 +22,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Counts up when saves of before are of no use.
 const VERSION: u32 = 1;
@@ -104,7 +110,11 @@ impl Slot {
             Err(error) => format!("its record cannot be read: {error}"),
             Ok(known) => match Seen::of(&file) {
                 Err(error) => format!("its file cannot be read: {error}"),
-                Ok(seen) if seen == known.seen => return Ok(Ok(file)),
+                Ok(seen) if seen == known.seen => {
+                    // What was not used for the longest time goes first.
+                    File::options().write(true).open(&record)?.set_modified(SystemTime::now())?;
+                    return Ok(Ok(file));
+                }
                 Ok(seen) if seen.size == known.seen.size && hash(&file)? == known.sha256 => {
                     self.record(key, &Record { seen, ..known })?;
                     return Ok(Ok(file));

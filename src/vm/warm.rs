@@ -13,12 +13,13 @@
 use super::device::{Acts, VmDevice};
 use super::domain::{self, Boots, Sleeper};
 use super::error::VmError;
-use super::naming;
-use super::save::{Basis, Slot};
+use super::save::{Basis, Room, Slot};
 use super::wake::{Channel, Wakening};
+use super::{Saves, naming};
 use crate::device::ports::{BootOffer, Wake, WakeFate};
 use crate::support::chain::Chain;
 use crate::support::command::{Command, CommandError};
+use crate::support::lock::lock;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -40,10 +41,10 @@ impl VmDevice {
     /// Starts from saved memory, which is saved first where there is none yet. False when the device is to boot; the offer's
     /// fate says why, and nothing is left of what was tried.
     pub(super) async fn start_warm(&self, acts: &mut Acts, offer: &BootOffer) -> bool {
-        let (Some(root), Some(wake)) = (&self.parts.spec.saves, &offer.wake) else { return false };
+        let (Some(saves), Some(wake)) = (&self.parts.spec.saves, &offer.wake) else { return false };
         let cause = match &wake.cold {
             Some(cause) => cause.clone(),
-            None => match self.try_warm(acts, root, offer, wake).await {
+            None => match self.try_warm(acts, saves, offer, wake).await {
                 Ok((address, saved)) => {
                     wake.fate.send_replace(WakeFate::Woken { address, saved });
                     return true;
@@ -66,15 +67,15 @@ impl VmDevice {
     async fn try_warm(
         &self,
         acts: &mut Acts,
-        root: &Path,
+        saves: &Saves,
         offer: &BootOffer,
         wake: &Wake,
     ) -> Result<(IpAddr, bool), VmError> {
         if wake.cmdline.iter().any(|argument| argument.starts_with("systemd.unit=")) {
             return Err(VmError::OtherUnit);
         }
-        let failed = |source| VmError::Saves { path: root.to_owned(), source };
-        let slot = Slot::take(root, &self.parts.name).map_err(failed)?.ok_or(VmError::SavesInUse)?;
+        let failed = |source| VmError::Saves { path: saves.root.clone(), source };
+        let slot = Slot::take(&saves.root, &self.parts.name).map_err(failed)?.ok_or(VmError::SavesInUse)?;
         let slot = Arc::new(slot);
         let (xml, key) = self.sleeper(offer, wake).await?;
         if let Some((_, cause)) = acts.unsaved.as_ref().filter(|(unsaved, _)| *unsaved == key) {
@@ -90,7 +91,7 @@ impl VmDevice {
                     if let Some(damage) = damage {
                         tracing::warn!(domain = self.parts.name, damage, "saved memory is thrown away");
                     }
-                    let saved = self.save(&slot, &key, xml, offer, failed).await;
+                    let saved = self.save(&slot, &key, xml, offer, saves, failed).await;
                     let saved = saved
                         .inspect_err(|error| acts.unsaved = Some((key.clone(), Chain(error).to_string())));
                     (saved?, true)
@@ -149,9 +150,20 @@ impl VmDevice {
         key: &str,
         xml: String,
         offer: &BootOffer,
+        saves: &Saves,
         failed: impl Fn(io::Error) -> VmError,
     ) -> Result<PathBuf, VmError> {
         let _turn = self.parts.saving.acquire().await.map_err(|_| VmError::Abandoned)?;
+        let mut needs: Vec<PathBuf> = offer.kernel.iter().chain(&offer.initramfs).cloned().collect();
+        needs.extend(offer.layers.iter().map(|layer| layer.path.clone()));
+        let room = Arc::new(Room {
+            root: saves.root.clone(),
+            most: saves.most_mib.saturating_mul(1 << 20),
+            slots: lock(&self.parts.slots).clone(),
+            needs: needs.clone(),
+        });
+        let before = Arc::clone(&room);
+        in_thread(slot, key, move |slot, _| before.before(slot)).await.map_err(&failed)?;
         let part = slot.begin(key, u64::from(self.parts.spec.memory_mib) << 20).map_err(&failed)?;
         tracing::info!(domain = self.parts.name, "boots once, to be saved");
         remove_socket(&self.parts.channel).await;
@@ -163,9 +175,11 @@ impl VmDevice {
         channel.ready(READY_TIMEOUT).await?;
         self.save_to(&part).await.map_err(|source| VmError::Save { source: source.into() })?;
         self.gone();
-        let mut needs: Vec<PathBuf> = offer.kernel.iter().chain(&offer.initramfs).cloned().collect();
-        needs.extend(offer.layers.iter().map(|layer| layer.path.clone()));
-        in_thread(slot, key, move |slot, key| slot.finish(key, needs)).await.map_err(failed)
+        let finish = move |slot: &Slot, key: &str| {
+            let file = slot.finish(key, needs)?;
+            room.after(slot).map(|()| file)
+        };
+        in_thread(slot, key, finish).await.map_err(failed)
     }
 
     /// By virsh: the crate that binds libvirt leaves `virDomainSave` out.

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use pilab::device::ports::{PortError, REACH_OUTPUT_LIMIT, Reach, ReachOutput, ReachTarget};
+use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
-use pilab::ssh::{KeyPair, SshError, SshReach, generate_key};
+use pilab::model::wiring::CardLogin;
+use pilab::ssh::{KeyPair, SshError, SshReach, Way, generate_key};
 use pilab::support::command::Command;
 use russh::keys::PrivateKey;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session, VerifiedPublicKey};
@@ -30,13 +32,39 @@ fn words(command: &[&str]) -> Vec<String> {
 #[derive(Clone)]
 struct Server {
     client: russh::keys::PublicKey,
+    user: String,
+}
+
+/// How a login is asked whether it is root's, or can become so.
+const WHO: &[u8] = b"sudo -n true";
+
+/// What a device on which `user` is a stranger (1000) says to that: its sudo lets `pi` alone in unasked.
+async fn who(user: &str, line: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let programs = [
+        ("id", if user == "root" { "echo 0" } else { "echo 1000" }),
+        ("sudo", if user == "pi" { "exit 0" } else { "echo 'sudo: a password is required' >&2; exit 1" }),
+    ];
+    for (name, does) in programs {
+        pilab::support::atomic_file::write(
+            &dir.path().join(name),
+            format!("#!/bin/sh\n{does}\n").as_bytes(),
+            0o700,
+        )
+        .unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let told = Command::new("/bin/sh").args(["-c", line]).env("PATH", &path).build().output().await.unwrap();
+    told.stdout
 }
 
 impl Handler for Server {
     type Error = russh::Error;
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
-        let good = user == "root" && key.public_key.key_data() == self.client.key_data();
+        let good =
+            ["root", "pi", "joe"].contains(&user) && key.public_key.key_data() == self.client.key_data();
+        user.clone_into(&mut self.user);
         Ok(if good { Auth::Accept } else { Auth::reject() })
     }
 
@@ -57,6 +85,12 @@ impl Handler for Server {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         session.channel_success(channel)?;
+        if line.windows(WHO.len()).any(|part| part == WHO) {
+            session.data(channel, who(&self.user, &String::from_utf8_lossy(line)).await)?;
+            session.exit_status_request(channel, 0)?;
+            session.eof(channel)?;
+            return session.close(channel);
+        }
         match line {
             b"hang" => return Ok(()),
             b"vanish" => return Err(russh::Error::Disconnect),
@@ -91,7 +125,8 @@ async fn start() -> Running {
         auth_rejection_time: Duration::ZERO,
         ..russh::server::Config::default()
     });
-    let server = Server { client: russh::keys::PublicKey::from_openssh(&client.public).unwrap() };
+    let server =
+        Server { client: russh::keys::PublicKey::from_openssh(&client.public).unwrap(), user: String::new() };
     let listener = TcpListener::bind((HOME, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -187,6 +222,35 @@ async fn nobody_there_is_told_at_the_deadline() {
     let nobody =
         SshReach::on_port(port).run(token(1), &target(&host, &client), &words(&["true"]), bound).await;
     assert!(matches!(ssh_error(nobody), SshError::Unreachable { .. }));
+}
+
+#[tokio::test]
+async fn an_ordinary_user_becomes_root_by_sudo_or_is_told_what_to_do() {
+    let server = start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("key");
+    pilab::support::atomic_file::write(&identity, server.target.client_key.as_bytes(), 0o600).unwrap();
+    let connect = async |user: &str| {
+        let login = CardLogin {
+            address: HOME,
+            port: server.port,
+            user: user.to_owned(),
+            identity: identity.clone(),
+            lab_address: None,
+        };
+        let way = Way { device: DeviceId::new("lab-pi").unwrap(), login, pin: dir.path().join("pin") };
+        let shown = way.glance().await.unwrap();
+        way.connect_to(&shown, PATIENCE).await
+    };
+    for (user, line) in [("root", "echo 'a b'"), ("pi", "sudo -n -- echo 'a b'")] {
+        let remote = connect(user).await.unwrap();
+        let output = remote.run(&words(&["echo", "a b"]), PATIENCE).await.unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), line, "{user}");
+    }
+    let error = connect("joe").await.err().unwrap();
+    assert!(matches!(&error, SshError::NoRoot { user, .. } if user == "joe"), "{error:?}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("echo 'joe ALL=(ALL) NOPASSWD: ALL' | sudo tee /etc/sudoers.d/pilab"), "{hint}");
 }
 
 const SSHD: &str = "/usr/sbin/sshd";

@@ -5,6 +5,7 @@ use crate::journal::{Open, read_all, records};
 use pilab::config::wiring::kernel_keeps;
 use pilab::config::{lab, scenario};
 use pilab::journal::{Entry, Since};
+use pilab::model::boot::BootAttempt;
 use pilab::model::device::Backend;
 use pilab::model::event::Event;
 use pilab::model::power::PowerState;
@@ -143,6 +144,7 @@ impl Rig {
         let text = format!(
             "name = \"rack\"\n[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\nmin_off = \"50ms\"\n\
              console = {{ tty = {tty:?} }}\n\
+             rated_cycles = 1000\n\
              power = {{ driver = \"http\", kind = \"shelly-gen1\", url = \"{}\" }}\n",
             plug.base()
         );
@@ -355,6 +357,13 @@ async fn a_coordinator_lends_a_real_device() {
         return;
     }
     let rig = Rig::new().await;
+    // Its relay has four fifths of its life behind it.
+    let journal = rig.journal().await;
+    for state in [PowerState::On, PowerState::Off].repeat(800) {
+        let done = Event::PowerDone { state, reading: state.into() };
+        journal.handle.event(BootAttempt(0), done).await.unwrap();
+    }
+    journal.close().await;
     rig.tracker.spawn(board(rig.plug.clone(), rig.tty.clone()));
     let coordinator = rig.pilab(&["coordinator", "--lab"]).arg(&rig.lab);
     let mut coordinator = coordinator.build().stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
@@ -383,6 +392,19 @@ async fn a_coordinator_lends_a_real_device() {
     let requests = rig.plug.take_requests();
     let switched: Vec<_> = requests.iter().filter(|request| request.contains("turn=")).collect();
     assert_eq!(switched, ["GET /relay/0?turn=off", "GET /relay/0?turn=on"], "{requests:?}");
+
+    // Such a relay is named, with what to do; it is no reason to stop.
+    let looked = rig.pilab(&["doctor", "--json", "--lab"]).arg(&rig.lab).build().output().await.unwrap();
+    let told = String::from_utf8(looked.stdout).unwrap();
+    let findings = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let relays: Vec<_> = findings.filter(|finding| finding["part"] == "relay of rack-pi-1").collect();
+    let [relay] = relays.as_slice() else { panic!("{told}") };
+    let (seen, hint) = (relay["seen"].as_str().unwrap(), relay["hint"].as_str().unwrap());
+    assert_eq!(relay["condition"], "doubtful", "{told}");
+    assert!(seen.starts_with("rack-pi-1: its relay has 80 % of its life behind it: 80"), "{seen}");
+    assert!(seen.ends_with(" of 1000 cycles"), "{seen}");
+    assert!(hint.contains("`rated_cycles`"), "{hint}");
+
     rig.done(&["release", lease["lease"].as_str().unwrap()]).await;
     rig.until_power(false).await;
     let pid = coordinator.id().unwrap().to_string();

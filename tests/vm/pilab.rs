@@ -135,7 +135,12 @@ impl Bench {
 
     /// Calls `pilab VERB ARGS`.
     pub(crate) async fn call(&self, verb: &str, args: &[&str]) -> Ended {
-        Call::start(self.command(verb).args(args.iter().copied()), &[&[verb], args].concat()).end().await
+        self.begin(verb, args).end().await
+    }
+
+    /// Starts `pilab VERB ARGS`.
+    pub(crate) fn begin(&self, verb: &str, args: &[&str]) -> Call {
+        Call::start(self.command(verb).args(args.iter().copied()), &[&[verb], args].concat())
     }
 
     /// The same from another network.

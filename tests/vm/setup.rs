@@ -17,8 +17,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::process::Child;
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 const DEVICE: &str = "card-pi-1";
 const POLL: Duration = Duration::from_millis(100);
@@ -64,12 +68,17 @@ impl Debian {
         let host_key = generate_key("debian").unwrap();
         let mut initramfs = fs::read(&image.initramfs).unwrap();
         initramfs.resize(initramfs.len().next_multiple_of(4), 0);
-        initramfs.extend(cpio(&[
+        // Debian's own package of sudo, where the one who runs the test has it.
+        let deb = std::env::var_os("PILAB_VM_SUDO_DEB").map(|path| fs::read(path).unwrap());
+        let mut files: Vec<(&str, u32, &[u8])> = vec![
             ("init", 0o100_755, include_bytes!("debian/init")),
+            ("sudo", 0o100_755, include_bytes!("debian/sudo")),
             ("masked", 0o100_644, include_bytes!("../../firmware/masked")),
             ("authorized_keys", 0o100_600, authorized.as_bytes()),
             ("host_key", 0o100_600, host_key.private.as_bytes()),
-        ]));
+        ];
+        files.extend(deb.iter().map(|deb| ("sudo.deb", 0o100_644, deb.as_slice())));
+        initramfs.extend(cpio(&files));
         let (initrd, console) = (dir.join("initrd"), dir.join("console"));
         fs::write(&initrd, initramfs).unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
@@ -187,6 +196,122 @@ async fn a_debian_gets_the_agent_takes_part_and_is_as_it_was_afterwards() {
 
     let removed = setup(&["--remove", "--yes"]).await.exits(0);
     removed.says("- /usr/lib/pilab/pilab-agent").says("nothing of the lab's is left");
+    assert_eq!(difference(&before, &sh(&remote, FILES).await), Vec::<String>::new());
+    coordinator.signal("TERM").await;
+    coordinator.end().await.exits(0);
+}
+
+/// A way to the device on which a link breaks off: what goes there stops after so many bytes, and the way is shut when
+/// this is dropped.
+struct BadLink {
+    port: u16,
+    stalled: watch::Receiver<bool>,
+    _pump: JoinSet<()>,
+}
+
+impl BadLink {
+    async fn to(device: u16, bytes: u64) -> Self {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (stalls, stalled) = watch::channel(false);
+        let mut pump = JoinSet::new();
+        pump.spawn(async move {
+            let mut links = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect((Ipv4Addr::LOCALHOST, device)).await.unwrap();
+                let stalls = stalls.clone();
+                links.spawn(async move {
+                    let ((mut answers, mut asks), (from, mut to)) = (far.split(), near.split());
+                    let there = async {
+                        if tokio::io::copy(&mut from.take(bytes), &mut asks).await.is_ok_and(|n| n == bytes) {
+                            stalls.send_replace(true);
+                            std::future::pending::<()>().await;
+                        }
+                    };
+                    let back = tokio::io::copy(&mut answers, &mut to);
+                    tokio::select! { () = there => {}, _ = back => {} }
+                });
+            }
+        });
+        Self { port, stalled, _pump: pump }
+    }
+
+    async fn until_stalled(&mut self) {
+        let stalled = timeout(PATIENCE, self.stalled.wait_for(|stalled| *stalled)).await;
+        assert!(stalled.is_ok_and(|stalled| stalled.is_ok()), "it does not upload");
+    }
+}
+
+#[tokio::test]
+async fn an_ordinary_user_s_set_up_that_is_killed_half_way_is_mended_or_taken_back() {
+    let Some(bench) = Bench::new().await else { return };
+    let key = generate_key("lab").unwrap();
+    let Some(debian) = Debian::boot(&bench.path(""), &key.public).await else { return };
+    let (lab, identity) = (bench.path("card.toml"), bench.path("lab.key"));
+    fs::write(&identity, &key.private).unwrap();
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
+    let port = debian.port;
+    let text = format!(
+        "name = \"card\"\n[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\n\
+         ssh = {{ address = \"127.0.0.1\", port = {port}, user = \"pi\", identity = \"lab.key\", lab_address = \"10.0.2.2\" }}\n"
+    );
+    fs::write(&lab, text).unwrap();
+    let lab = lab.to_str().unwrap();
+    let login = CardLogin {
+        address: Ipv4Addr::LOCALHOST.into(),
+        port,
+        user: "root".to_owned(),
+        identity,
+        lab_address: None,
+    };
+    let way = Way { device: DeviceId::new(DEVICE).unwrap(), login, pin: bench.path("pin") };
+    let shown = way.glance().await.unwrap();
+    let remote = way.connect_to(&shown, PATIENCE).await.unwrap();
+    let all = ["setup", DEVICE, "--lab", lab, "--yes", "--fingerprint", shown.fingerprint.as_str()];
+    let setup = async |args: &[&str]| bench.call("device", &[&all, args].concat()).await;
+
+    // Where sudo wants a password it is said what to do, and that helps.
+    let refused = setup(&[]).await.exits(4).says("pi is not root at 127.0.0.1:");
+    let (_, hint) = refused.stderr.split_once("on the device: ").unwrap();
+    sh(&remote, hint.lines().next().unwrap()).await;
+    sh(&remote, "podman ps; systemctl start podman.socket; systemctl stop podman.socket podman.service")
+        .await;
+    let before = sh(&remote, FILES).await;
+
+    // Killed in the middle of the upload, with no coordinator and with one: something is left, and no file that looks whole.
+    let killed = async || {
+        let mut link = BadLink::to(port, 300_000).await;
+        let through = link.port.to_string();
+        let call = bench.begin("device", &[&all[..], &["--port", &through]].concat());
+        link.until_stalled().await;
+        let deadline = Instant::now() + PATIENCE;
+        let there = async || sh(&remote, "ls /usr/lib/pilab; ls /etc/systemd/system | grep pilab").await;
+        while there().await != "pilab-agent.pilab-new\n" {
+            assert!(Instant::now() < deadline, "nothing arrives: {}", there().await);
+            sleep(POLL).await;
+        }
+        call.signal("KILL").await;
+        assert_eq!(call.end().await.code, None);
+        drop(link);
+        assert_eq!(there().await, "pilab-agent.pilab-new\n");
+    };
+    killed().await;
+    setup(&["--remove"]).await.exits(0).says("nothing of the lab's is left");
+    assert_eq!(difference(&before, &sh(&remote, FILES).await), Vec::<String>::new());
+    let labs = fs::read_dir(bench.path("state/instances")).unwrap();
+    assert_eq!(labs.count(), 0, "the lab of the one that was killed is left");
+
+    let coordinator = bench.coordinator_of("card", &["--lab", lab]).await;
+    killed().await;
+    // The lease of the one that was killed ends by itself.
+    let done = setup(&[]).await.exits(0);
+    done.says("- /usr/lib/pilab/pilab-agent.pilab-new").says("card-pi-1 is set up: agent ");
+    bench.run(&["ping", "--lab", lab]).await.exits(0).says("passed");
+    bench.device(DEVICE, "it to be free", |row| row["usage"]["state"] == "free").await;
+    let again = bench.call("device", &["setup", DEVICE, "--lab", lab, "--dry-run"]).await;
+    again.exits(0).says("nothing to change");
+    setup(&["--remove"]).await.exits(0).says("nothing of the lab's is left");
     assert_eq!(difference(&before, &sh(&remote, FILES).await), Vec::<String>::new());
     coordinator.signal("TERM").await;
     coordinator.end().await.exits(0);

@@ -156,3 +156,16 @@ async fn a_machine_that_was_not_woken_does_not_outlive_its_coordinator() {
     second.end().await.exits(0);
     bench.is_clean(None).await;
 }
+
+#[tokio::test]
+async fn a_save_that_may_take_no_room_is_not_made_and_the_device_boots() {
+    let Some(bench) = Bench::new().await else { return };
+    let text = std::fs::read_to_string("lab/laptop.toml").unwrap();
+    let (lab, bounded) = (bench.path("bounded.toml"), format!("warm_disk_mib = 20\n{text}"));
+    std::fs::write(&lab, bounded).unwrap();
+    let run = bench.run(&["ping", "--json", "--lab", lab.to_str().unwrap()]).await.exits(0);
+    let start = start(&run);
+    assert!(start["cause"].as_str().unwrap().ends_with("MiB, and 20 MiB is the most"), "{start}");
+    assert_eq!(saves(&bench, "save"), Vec::<PathBuf>::new());
+    bench.is_clean(None).await;
+}
