@@ -73,8 +73,8 @@ async fn end(child: tokio::process::Child) -> Ended {
     end_within(child, PATIENCE).await
 }
 
-/// Reads until standard output holds `text`.
-async fn shows(child: &mut tokio::process::Child, text: &str) {
+/// Reads until standard output holds `text`; what was read.
+async fn shows(child: &mut tokio::process::Child, text: &str) -> String {
     let stdout = child.stdout.as_mut().unwrap();
     let stderr = child.stderr.as_mut().unwrap();
     let mut seen = String::new();
@@ -91,6 +91,7 @@ async fn shows(child: &mut tokio::process::Child, text: &str) {
         }
     };
     assert!(timeout(PATIENCE, reading).await.is_ok(), "waited for {text:?} in vain:\n{seen}");
+    seen
 }
 
 fn processes(place: &str) -> Vec<String> {

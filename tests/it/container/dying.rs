@@ -42,11 +42,12 @@ async fn a_podman_service_that_is_killed_in_the_middle_of_a_run_is_the_labs_faul
  {
     let Some(bench) = Bench::new() else { return };
     let mut run = bench.start(&[&used(&bench), "deploy-lifecycle"]);
-    shows(&mut run, "\"name\":\"wait for its end\"").await;
+    // The other run may have ended before.
+    let shown = shows(&mut run, "\"name\":\"wait for its end\"").await;
     let pattern = format!("podman.*system service.*{}", bench.instances()[0]);
     Command::new("pkill").args(["-KILL", "-f", &pattern]).output().await.unwrap();
     let ended = end(run).await;
-    let outcomes = outcomes(&ended.stdout);
+    let outcomes = outcomes(&(shown + &ended.stdout));
     let told = outcomes["used"]["reason"].as_str().unwrap();
     assert_eq!(outcomes["used"]["verdict"], "lab", "{told}");
     let why = "podman's service, which all devices share, ended in mid-run: signal: 9 (SIGKILL)";
@@ -60,14 +61,15 @@ async fn a_podman_service_that_is_killed_in_the_middle_of_a_run_is_the_labs_faul
 async fn an_agents_container_that_is_killed_in_the_middle_of_a_run_is_a_device_that_went_away() {
     let Some(bench) = Bench::new() else { return };
     let mut run = bench.start(&[&used(&bench), "ping"]);
-    shows(&mut run, "\"name\":\"wait for its end\"").await;
+    // The other run may have ended before.
+    let shown = shows(&mut run, "\"name\":\"wait for its end\"").await;
     let [instance] = bench.instances().try_into().unwrap();
     let agents = ["ps", "--quiet", "--filter", "label=pilab.agent-of"];
     let agents = bench.podman(&instance, &agents).await;
     let agents: Vec<&str> = ["kill"].into_iter().chain(agents.lines()).collect();
     bench.podman(&instance, &agents).await;
     let ended = end(run).await;
-    let outcomes = outcomes(&ended.stdout);
+    let outcomes = outcomes(&(shown + &ended.stdout));
     assert!(outcomes.contains_key("used"), "{ended:?}");
     let told = outcomes["used"]["reason"].as_str().unwrap();
     assert_eq!(outcomes["used"]["verdict"], "lab", "{told}");
