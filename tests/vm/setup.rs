@@ -105,6 +105,41 @@ impl Debian {
     }
 }
 
+/// A Debian that is the one device of a lab, which enters it as the user that its file names, if any; and the test's own way in, as root.
+struct Card {
+    debian: Debian,
+    lab: String,
+    shown: HostKey,
+    remote: Remote,
+}
+
+impl Card {
+    /// None when there is no machine to be had.
+    async fn new(bench: &Bench, user: &str) -> Option<Self> {
+        let key = generate_key("lab").unwrap();
+        let debian = Debian::boot(&bench.path(""), &key.public).await?;
+        let (lab, identity, port) = (bench.path("card.toml"), bench.path("lab.key"), debian.port);
+        fs::write(&identity, &key.private).unwrap();
+        fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "name = \"card\"\n[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\n\
+             ssh = {{ address = \"127.0.0.1\", port = {port}, {user}identity = \"lab.key\", lab_address = \"10.0.2.2\" }}\n"
+        );
+        fs::write(&lab, text).unwrap();
+        let login = CardLogin {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port,
+            user: "root".to_owned(),
+            identity,
+            lab_address: None,
+        };
+        let way = Way { device: DeviceId::new(DEVICE).unwrap(), login, pin: bench.path("pin") };
+        let shown = way.glance().await.unwrap();
+        let remote = way.connect_to(&shown, PATIENCE).await.unwrap();
+        Some(Self { debian, lab: lab.to_str().unwrap().to_owned(), shown, remote })
+    }
+}
+
 async fn sh(remote: &Remote, script: &str) -> String {
     let command: Vec<String> = ["sh", "-c", script].map(str::to_owned).to_vec();
     let output = remote.run(&command, PATIENCE).await.unwrap();
@@ -123,44 +158,23 @@ fn difference(before: &str, after: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_debian_gets_the_agent_takes_part_and_is_as_it_was_afterwards() {
     let Some(bench) = Bench::new().await else { return };
-    let key = generate_key("lab").unwrap();
-    let Some(debian) = Debian::boot(&bench.path(""), &key.public).await else { return };
-    let (lab, identity) = (bench.path("card.toml"), bench.path("lab.key"));
-    fs::write(&identity, &key.private).unwrap();
-    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
-    let port = debian.port;
-    let text = format!(
-        "name = \"card\"\n[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\n\
-         ssh = {{ address = \"127.0.0.1\", port = {port}, identity = \"lab.key\", lab_address = \"10.0.2.2\" }}\n"
-    );
-    fs::write(&lab, text).unwrap();
-    let lab = lab.to_str().unwrap();
+    let Some(card) = Card::new(&bench, "").await else { return };
+    let lab = card.lab.as_str();
     let setup =
         async |args: &[&str]| bench.call("device", &[&["setup", DEVICE, "--lab", lab], args].concat()).await;
 
-    // The test's own way in, beside the program's.
-    let login = CardLogin {
-        address: Ipv4Addr::LOCALHOST.into(),
-        port,
-        user: "root".to_owned(),
-        identity,
-        lab_address: None,
-    };
-    let way = Way { device: DeviceId::new(DEVICE).unwrap(), login, pin: bench.path("pin") };
-    let shown: HostKey = way.glance().await.unwrap();
+    let Card { debian, shown, remote, .. } = &card;
     assert_eq!(shown.public.split(' ').nth(1), debian.host_key.public.split(' ').nth(1));
-    let remote = way.connect_to(&shown, PATIENCE).await.unwrap();
     // What podman makes at its first call is no part of the set-up.
-    sh(&remote, "podman ps; systemctl start podman.socket; systemctl stop podman.socket podman.service")
-        .await;
-    let before = sh(&remote, FILES).await;
+    sh(remote, "podman ps; systemctl start podman.socket; systemctl stop podman.socket podman.service").await;
+    let before = sh(remote, FILES).await;
 
     // Nobody is trusted unasked, and looking changes nothing.
     setup(&["--yes"]).await.exits(2).says("There is nobody to ask").says(&shown.fingerprint);
     setup(&["--yes", "--fingerprint", "SHA256:x"]).await.exits(2).says("not SHA256:x");
     let looked = setup(&["--dry-run", "--fingerprint", &shown.fingerprint]).await.exits(0);
     looked.says("+ /usr/lib/pilab/pilab-agent (").says("+ /etc/systemd/system/pilab-agent.service (");
-    assert_eq!(sh(&remote, "ls -d /usr/lib/pilab /etc/systemd/system/pilab*").await, "");
+    assert_eq!(sh(remote, "ls -d /usr/lib/pilab /etc/systemd/system/pilab*").await, "");
 
     let coordinator = bench.coordinator_of("card", &["--lab", lab]).await;
     let done = setup(&["--yes", "--fingerprint", &shown.fingerprint]).await.exits(0);
@@ -169,12 +183,12 @@ async fn a_debian_gets_the_agent_takes_part_and_is_as_it_was_afterwards() {
 
     // At rest it has no credentials, nothing runs, and a second call finds nothing to do.
     bench.device(DEVICE, "it to be free", |row| row["usage"]["state"] == "free").await;
-    assert_eq!(sh(&remote, "systemctl is-active pilab-agent; ls -A /run/pilab-agent").await, "inactive\n");
+    assert_eq!(sh(remote, "systemctl is-active pilab-agent; ls -A /run/pilab-agent").await, "inactive\n");
     setup(&["--dry-run"]).await.exits(0).says("nothing to change");
 
     // A link that was lost, and a file that somebody has changed: the next call mends both.
     sh(
-        &remote,
+        remote,
         "echo half > /usr/lib/pilab/pilab-agent.pilab-new; echo >> /etc/systemd/system/pilab-agent.service",
     )
     .await;
@@ -196,7 +210,7 @@ async fn a_debian_gets_the_agent_takes_part_and_is_as_it_was_afterwards() {
 
     let removed = setup(&["--remove", "--yes"]).await.exits(0);
     removed.says("- /usr/lib/pilab/pilab-agent").says("nothing of the lab's is left");
-    assert_eq!(difference(&before, &sh(&remote, FILES).await), Vec::<String>::new());
+    assert_eq!(difference(&before, &sh(remote, FILES).await), Vec::<String>::new());
     coordinator.signal("TERM").await;
     coordinator.end().await.exits(0);
 }
@@ -246,47 +260,26 @@ impl BadLink {
 #[tokio::test]
 async fn an_ordinary_user_s_set_up_that_is_killed_half_way_is_mended_or_taken_back() {
     let Some(bench) = Bench::new().await else { return };
-    let key = generate_key("lab").unwrap();
-    let Some(debian) = Debian::boot(&bench.path(""), &key.public).await else { return };
-    let (lab, identity) = (bench.path("card.toml"), bench.path("lab.key"));
-    fs::write(&identity, &key.private).unwrap();
-    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
-    let port = debian.port;
-    let text = format!(
-        "name = \"card\"\n[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\n\
-         ssh = {{ address = \"127.0.0.1\", port = {port}, user = \"pi\", identity = \"lab.key\", lab_address = \"10.0.2.2\" }}\n"
-    );
-    fs::write(&lab, text).unwrap();
-    let lab = lab.to_str().unwrap();
-    let login = CardLogin {
-        address: Ipv4Addr::LOCALHOST.into(),
-        port,
-        user: "root".to_owned(),
-        identity,
-        lab_address: None,
-    };
-    let way = Way { device: DeviceId::new(DEVICE).unwrap(), login, pin: bench.path("pin") };
-    let shown = way.glance().await.unwrap();
-    let remote = way.connect_to(&shown, PATIENCE).await.unwrap();
-    let all = ["setup", DEVICE, "--lab", lab, "--yes", "--fingerprint", shown.fingerprint.as_str()];
+    let Some(card) = Card::new(&bench, "user = \"pi\", ").await else { return };
+    let Card { debian, lab, shown, remote } = &card;
+    let all = ["setup", DEVICE, "--lab", lab.as_str(), "--yes", "--fingerprint", shown.fingerprint.as_str()];
     let setup = async |args: &[&str]| bench.call("device", &[&all, args].concat()).await;
 
     // Where sudo wants a password it is said what to do, and that helps.
     let refused = setup(&[]).await.exits(4).says("pi is not root at 127.0.0.1:");
     let (_, hint) = refused.stderr.split_once("on the device: ").unwrap();
-    sh(&remote, hint.lines().next().unwrap()).await;
-    sh(&remote, "podman ps; systemctl start podman.socket; systemctl stop podman.socket podman.service")
-        .await;
-    let before = sh(&remote, FILES).await;
+    sh(remote, hint.lines().next().unwrap()).await;
+    sh(remote, "podman ps; systemctl start podman.socket; systemctl stop podman.socket podman.service").await;
+    let before = sh(remote, FILES).await;
 
     // Killed in the middle of the upload, with no coordinator and with one: something is left, and no file that looks whole.
     let killed = async || {
-        let mut link = BadLink::to(port, 300_000).await;
+        let mut link = BadLink::to(debian.port, 300_000).await;
         let through = link.port.to_string();
         let call = bench.begin("device", &[&all[..], &["--port", &through]].concat());
         link.until_stalled().await;
         let deadline = Instant::now() + PATIENCE;
-        let there = async || sh(&remote, "ls /usr/lib/pilab; ls /etc/systemd/system | grep pilab").await;
+        let there = async || sh(remote, "ls /usr/lib/pilab; ls /etc/systemd/system | grep pilab").await;
         while there().await != "pilab-agent.pilab-new\n" {
             assert!(Instant::now() < deadline, "nothing arrives: {}", there().await);
             sleep(POLL).await;
@@ -298,7 +291,7 @@ async fn an_ordinary_user_s_set_up_that_is_killed_half_way_is_mended_or_taken_ba
     };
     killed().await;
     setup(&["--remove"]).await.exits(0).says("nothing of the lab's is left");
-    assert_eq!(difference(&before, &sh(&remote, FILES).await), Vec::<String>::new());
+    assert_eq!(difference(&before, &sh(remote, FILES).await), Vec::<String>::new());
     let labs = fs::read_dir(bench.path("state/instances")).unwrap();
     assert_eq!(labs.count(), 0, "the lab of the one that was killed is left");
 
@@ -312,7 +305,7 @@ async fn an_ordinary_user_s_set_up_that_is_killed_half_way_is_mended_or_taken_ba
     let again = bench.call("device", &["setup", DEVICE, "--lab", lab, "--dry-run"]).await;
     again.exits(0).says("nothing to change");
     setup(&["--remove"]).await.exits(0).says("nothing of the lab's is left");
-    assert_eq!(difference(&before, &sh(&remote, FILES).await), Vec::<String>::new());
+    assert_eq!(difference(&before, &sh(remote, FILES).await), Vec::<String>::new());
     coordinator.signal("TERM").await;
     coordinator.end().await.exits(0);
 }
