@@ -45,7 +45,3 @@ fn pilab(dir: &Path, args: &[&str]) -> tokio::process::Command {
 fn percentile(sorted: &[f64], part: usize) -> f64 {
     sorted[(sorted.len() - 1) * part / 100]
 }
-
-fn met(is: bool) -> &'static str {
-    if is { "yes" } else { "no" }
-}

@@ -1,6 +1,7 @@
 //! A page of 500 runs and 30 nights, as `pilab nightly last` makes it of their records, in a browser.
 
-use crate::{met, percentile, pilab};
+use crate::document::yes;
+use crate::{percentile, pilab};
 use pilab::model::device::{Backend, Model};
 use pilab::model::night::{Cell, NIGHT_VERSION, Record, Run, Used};
 use pilab::model::run::Verdict;
@@ -20,7 +21,7 @@ pub(crate) async fn rows(dir: &Path) -> String {
     let size = std::fs::metadata(&page).unwrap().len() as f64 / 1e6;
     let row = format!(
         "| page of {RUNS} runs after {NIGHTS} nights | {size:.2} MB | < 3 MB | {} |\n",
-        met(size < 3.0)
+        yes(size < 3.0)
     );
     let Some((opened, empty)) = opened(dir, &page).await else {
         return row + "| the same, opened in headless Chromium | Chromium is not installed | < 1 s | |\n";
@@ -28,7 +29,7 @@ pub(crate) async fn rows(dir: &Path) -> String {
     let more = opened - empty;
     format!(
         "{row}| the same, opened in headless Chromium | {more:.2} s more than an empty page ({opened:.2} s and {empty:.2} s with the browser's own start) | < 1 s | {} |\n",
-        met(more < 1.0)
+        yes(more < 1.0)
     )
 }
 

@@ -1,6 +1,7 @@
 //! From the beginning of a step to that of the next, less what the step itself took.
 
-use crate::{met, percentile, pilab};
+use crate::document::yes;
+use crate::{percentile, pilab};
 use serde_json::Value;
 use std::path::Path;
 
@@ -31,7 +32,7 @@ pub(crate) async fn rows(dir: &Path, steps: usize) -> String {
         "| a step of the engine (n {}) | p50 {p50:.2} ms, p99 {p99:.2} ms | < 5 ms | {} |\n\
          | a `ping` itself, agent's answer over NATS | p50 {:.2} ms, p99 {:.2} ms | | |\n",
         engine.len(),
-        met(p99 < 5.0),
+        yes(p99 < 5.0),
         percentile(&took, 50),
         percentile(&took, 99),
     )

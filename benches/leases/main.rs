@@ -14,6 +14,7 @@ mod document;
 mod ledger;
 mod simulator;
 
+use document::yes;
 use std::fmt::Write as _;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,10 +44,6 @@ async fn main() {
 
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)].as_secs_f64() * 1e3
-}
-
-fn yes(met: bool) -> &'static str {
-    if met { "yes" } else { "no" }
 }
 
 fn ledger_table(figures: ledger::Figures) -> String {

@@ -1,5 +1,6 @@
 //! Nights of 500 drawn runs on 50 drawn devices: planned, then run with other times than were thought.
 
+use super::document::yes;
 use super::random::Random;
 use pilab::model::device::{Capability, Device, Model};
 use pilab::model::id::DeviceId;
@@ -69,10 +70,6 @@ pub(crate) fn table(seed: u64) -> String {
         mean(&against_order),
         mean(&against_bound),
     )
-}
-
-fn yes(met: bool) -> &'static str {
-    if met { "yes" } else { "no" }
 }
 
 /// Runs, devices, and what each run really takes: half to one and a half times what is thought. One run in ten takes

@@ -19,3 +19,9 @@ pub(crate) fn tell(name: &str, text: &str) {
     let (_, after) = rest.split_once(&end).unwrap();
     std::fs::write(path, format!("{before}{begin}\n{}\n\n{end}{after}", text.trim())).unwrap();
 }
+
+/// Whether a bound is met, as it stands in a table.
+#[allow(dead_code, reason = "not each bench has bounds")]
+pub(crate) fn yes(met: bool) -> &'static str {
+    if met { "yes" } else { "no" }
+}
