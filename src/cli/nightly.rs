@@ -306,11 +306,13 @@ fn last(args: &NightlyArgs, plan: &Nightly, nights: &Nights, ui: Ui) -> Result<E
     let missed = calendar::missed(Some(night.began_ms), clock::wall_ms(), plan.start, MOST_MISSED);
     let missed: Vec<String> =
         missed.into_iter().map(|night| words::day(calendar::starts_ms(night, plan.start))).collect();
-    let mut page = (!running).then(|| nights.dir(night).join(PAGE));
-    // One that died has not made its page.
-    if page.as_ref().is_some_and(|page| !page.exists()) {
-        page = Some(nights.put(night, PAGE, page::page(&all, &compare(&all)).as_bytes())?);
-    }
+    let made = nights.dir(night).join(PAGE);
+    let page = match (running, made.exists()) {
+        (true, _) => None,
+        (false, true) => Some(made),
+        // One that died has not made its page.
+        (false, false) => Some(nights.put(night, PAGE, page::page(&all, &compare(&all)).as_bytes())?),
+    };
     if args.json.json {
         let died = night.ended_ms.is_none() && !running;
         let told = json!({
