@@ -111,7 +111,8 @@ impl InterpretError {
     }
 }
 
-fn words(last: &str) -> String {
+/// Last words behind what they belong to.
+pub(super) fn words(last: &str) -> String {
     if last.is_empty() { String::new() } else { format!(": {last}") }
 }
 

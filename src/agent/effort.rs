@@ -4,9 +4,11 @@ use super::act::InterpretError;
 use super::ledger::Ledger;
 use super::score;
 use super::store::Record;
+use crate::model::id::ContainerName;
 use crate::model::workload::Desired;
 use crate::plan::backoff;
 use crate::plan::rollout::{self, Probation, Target};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,6 +20,20 @@ pub(super) struct Failure {
     pub(super) tries: u32,
     /// How long after it the next one begins.
     pub(super) pause: Duration,
+}
+
+/// The pause of a service that ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest {
+    pub(super) pause: Duration,
+    pub(super) until: Instant,
+}
+
+impl Rest {
+    /// One that begins now.
+    pub(super) fn of(pause: Duration) -> Self {
+        Self { pause, until: Instant::now() + pause }
+    }
 }
 
 /// What is being done about one deployment.
@@ -41,14 +57,29 @@ pub(super) struct Effort {
     pub(super) line: String,
     /// The container whose end was asked for last.
     pub(super) evidenced: String,
+    /// The services that ended, and whose end has been counted, until they are started again.
+    pub(super) resting: BTreeMap<ContainerName, Rest>,
+    /// Those that the act under way starts again.
+    pub(super) restarting: BTreeSet<ContainerName>,
+    /// Since when services run that ended before.
+    pub(super) up_since: BTreeMap<ContainerName, Instant>,
 }
 
 impl Effort {
-    /// Turns to another set: what was tried for the one before says nothing about it.
+    /// Turns to another set: what was tried for the one before says nothing about it. A service that is in both
+    /// goes on as it was.
     pub(super) fn turn_to(&mut self, set: &str) {
         if self.set != set {
-            let (busy, fresh_from) = (self.busy, self.fresh_from);
-            *self = Self { busy, fresh_from, set: set.to_owned(), ..Self::default() };
+            let before = std::mem::take(self);
+            *self = Self {
+                set: set.to_owned(),
+                busy: before.busy,
+                fresh_from: before.fresh_from,
+                resting: before.resting,
+                restarting: before.restarting,
+                up_since: before.up_since,
+                ..Self::default()
+            };
         }
     }
 
@@ -63,7 +94,8 @@ impl Effort {
     /// When something is due although nothing happens.
     pub(super) fn due(&self) -> impl Iterator<Item = Instant> {
         let waits = !self.busy;
-        [self.not_before, self.probation_ends].into_iter().flatten().filter(move |_| waits)
+        let restarts = self.resting.values().map(|rest| rest.until);
+        [self.not_before, self.probation_ends].into_iter().flatten().chain(restarts).filter(move |_| waits)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is told of a deployment, given all that is known of it. Pure.
 
-use super::act::last_words;
+use super::act::{last_words, words};
 use super::effort::{Effort, target};
 use super::health::Findings;
 use super::intake::Intake;
@@ -166,16 +166,39 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
             let names: Vec<&str> = services.iter().map(ContainerName::as_str).collect();
             (Phase::Pending, None, format!("not running yet: {}", names.join(", ")))
         }
+        Standing::Restarting { service, code } => restarting(&service, code, specs, evidence),
         Standing::Exited { service, code, .. } => {
-            let end = evidence.ledger.and_then(|ledger| ledger.ends.get(&service));
-            let words = end.map(last_words).filter(|line| !line.is_empty());
-            let words = words.map(|line| format!(": {line}")).unwrap_or_default();
-            let message = format!("{service} ended with exit code {code}{words}");
+            let message = how_it_ended(&service, code, evidence.ledger);
             // While the evidence is read, the change is about to be undone; before it is judged, it may be.
             let undoing = !evidence.judged || evidence.effort.is_some_and(|effort| effort.busy);
             (if undoing { Phase::Pending } else { Phase::Failed }, Some(Reason::ServiceExited), message)
         }
     }
+}
+
+/// What is told of a service that ended and is to be started again.
+fn restarting(service: &ContainerName, code: i32, specs: &[ServiceSpec], evidence: &Evidence<'_>) -> Verdict {
+    let restarts = evidence.ledger.and_then(|ledger| ledger.restarts.get(service));
+    let hash = specs.iter().find(|spec| spec.name == *service).map_or("", |spec| spec.hash.as_str());
+    let ends = restarts.map_or(0, |restarts| restarts.ends(hash));
+    let reason = if ends > 1 { Reason::CrashLoop } else { Reason::ServiceExited };
+    let pause = evidence.effort.and_then(|effort| effort.resting.get(service)).map(|rest| rest.pause);
+    let Some(pause) = pause else {
+        return (Phase::Pending, Some(reason), format!("{service} ended with exit code {code}"));
+    };
+    let message = how_it_ended(service, code, evidence.ledger);
+    let message = match pause.as_secs() {
+        0 => format!("{message}; it is started again"),
+        seconds => format!("{message}; restart {ends} follows in {seconds} s"),
+    };
+    (Phase::Pending, Some(reason), message)
+}
+
+fn how_it_ended(service: &ContainerName, code: i32, ledger: Option<&Ledger>) -> String {
+    let end = ledger.and_then(|ledger| ledger.ends.get(service));
+    let memory = if end.is_some_and(|end| end.oom) { ", out of memory" } else { "" };
+    let last = end.map(last_words).unwrap_or_default();
+    format!("{service} ended with exit code {code}{memory}{}", words(&last))
 }
 
 /// An init container as the ledger has it.

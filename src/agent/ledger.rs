@@ -8,6 +8,7 @@
 use super::store::{Kind, Store, StoreError};
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::{ContainerEnd, Desired};
+use crate::plan::restart::Restarts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,9 @@ pub(super) struct Ledger {
     pub(super) ends: BTreeMap<ContainerName, ContainerEnd>,
     /// Limits that the device cannot hold its services to, in the runtime's words.
     pub(super) limits_not_enforced: Vec<String>,
+    /// The ends of services that followed each other too soon. Ledgers of earlier agents have none.
+    #[serde(default)]
+    pub(super) restarts: BTreeMap<ContainerName, Restarts>,
 }
 
 /// How far the init containers of one set have come in one boot.

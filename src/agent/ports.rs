@@ -31,7 +31,7 @@ pub struct ServiceSpec {
     pub volumes: Vec<Volume>,
     /// What is reachable from outside.
     pub ports: Vec<PortMapping>,
-    /// When the runtime starts it again.
+    /// When the agent starts it again; the runtime never does.
     pub restart: RestartPolicy,
     /// What it may use.
     pub limits: Limits,

@@ -5,6 +5,7 @@
 //! deployment that is being acted on is planned again only from a look that began after the act ended.
 
 mod change;
+mod restarts;
 
 use super::act::{Act, InterpretError, Progress, Work};
 use super::effort::{Effort, target};
@@ -22,6 +23,7 @@ use crate::model::id::{ContainerName, DeploymentName, DeviceId};
 use crate::model::workload::{ContainerEnd, Desired};
 use crate::plan::backoff;
 use crate::plan::reconcile::{self, Known, SeenService, Step, WantedService};
+use crate::plan::restart::SETTLED;
 use crate::support::chain::Chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,8 +37,6 @@ use tokio_util::sync::CancellationToken;
 const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// The pause after a look that failed.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
-/// How long a deployment must run before its failures are forgotten.
-const SETTLED: Duration = Duration::from_secs(60);
 /// How many looks in a row may fail before statuses tell of it.
 const PATIENCE: u32 = 3;
 /// How many lines of progress may wait for the reconciler.
@@ -45,18 +45,18 @@ const PROGRESS: usize = 64;
 /// What a task of the reconciler ended with.
 enum Done {
     Looked(Result<Vec<ManagedService>, RuntimeError>),
-    Acted {
-        deployment: DeploymentName,
-        set: String,
-        ledger: Box<Ledger>,
-        result: Result<(), InterpretError>,
-    },
-    Ended {
-        deployment: DeploymentName,
-        service: ContainerName,
-        end: Option<ContainerEnd>,
-        bad: Option<String>,
-    },
+    Acted { deployment: DeploymentName, set: String, ledger: Box<Ledger>, result: Result<(), InterpretError> },
+    Ended { deployment: DeploymentName, service: ContainerName, end: Option<ContainerEnd>, why: Why },
+}
+
+/// What the evidence of a container's end is read for.
+enum Why {
+    /// It ended for good.
+    Told,
+    /// It is started again.
+    Restart(restarts::End),
+    /// It fails the change that brought it, for this cause.
+    Condemned(String),
 }
 
 /// The reconciler.
@@ -200,7 +200,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 }
             }
             Done::Acted { deployment, set, ledger, result } => self.acted(deployment, &set, *ledger, result),
-            Done::Ended { deployment, service, end, bad } => self.ended(deployment, service, end, bad),
+            Done::Ended { deployment, service, end, why } => self.ended(deployment, service, end, why),
         }
         self.report();
     }
@@ -231,6 +231,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
 
     fn reconcile(&mut self) {
         let Some(seen) = self.seen.as_deref() else { return };
+        let findings = self.findings.borrow().clone();
+        let there: Vec<SeenService> = seen.iter().map(|service| seen_service(service, &findings)).collect();
         let deleted: BTreeSet<DeploymentName> = self
             .intake
             .records()
@@ -244,17 +246,22 @@ impl<R: ContainerRuntime> Reconciler<R> {
             .keys()
             .filter_map(|name| Some((name.clone(), wanted(&self.specs(name)?))))
             .collect();
-        let findings = self.findings.borrow().clone();
-        let there: Vec<SeenService> = seen.iter().map(|service| seen_service(service, &findings)).collect();
-        let known = Known { listed: self.intake.listed(), deleted: &deleted, wanted: &wanted, seen: &there };
-        let plan = reconcile::plan(known);
         for name in wanted.keys() {
             self.turn(name);
         }
+        let rested = self.rested(&wanted, &there);
+        let listed = self.intake.listed();
+        let plan = reconcile::plan(Known {
+            listed,
+            deleted: &deleted,
+            wanted: &wanted,
+            seen: &there,
+            rested: &rested,
+        });
         self.order_checks();
         self.settle(&plan, &wanted, &there);
         for (name, steps) in plan {
-            self.begin(name, steps);
+            self.begin(name, steps, &there);
         }
         self.clear_broken_off(&there);
         self.forget(&there);
@@ -285,18 +292,24 @@ impl<R: ContainerRuntime> Reconciler<R> {
         self.efforts.entry(name.clone()).or_default().turn_to(&set);
     }
 
-    fn begin(&mut self, name: DeploymentName, steps: Vec<Step>) {
+    fn begin(&mut self, name: DeploymentName, steps: Vec<Step>, there: &[SeenService]) {
         let now = Instant::now();
         let effort = self.efforts.entry(name.clone()).or_default();
         let removes = |step: &Step| matches!(step, Step::Remove { .. } | Step::Discard { .. });
         let removes_only = steps.iter().all(removes);
-        let waits = !removes_only && effort.not_before.is_some_and(|at| now < at);
+        let restarting = restarts::restarts(&steps, there);
+        // Restarts have waited already, and do not hold up the next change.
+        let restarts_only = restarting.len() == steps.len() && !steps.is_empty() && effort.failure.is_none();
+        let waits = !removes_only && !restarts_only && effort.not_before.is_some_and(|at| now < at);
         if effort.busy || self.looks < effort.fresh_from || waits {
             return;
         }
         effort.busy = true;
-        effort.acts += 1;
-        effort.not_before = Some(now + backoff::pause(effort.acts));
+        effort.restarting = restarting;
+        if !restarts_only {
+            effort.acts += 1;
+            effort.not_before = Some(now + backoff::pause(effort.acts));
+        }
         let target = self.target(&name);
         let work = Work {
             services: target.map(|target| score::services(&name, target)).unwrap_or_default(),
@@ -326,7 +339,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let to_go = self.intake.records().iter().filter(|(name, record)| self.intake.is_to_go(name, record));
         let names: Vec<DeploymentName> = to_go.map(|(name, _)| name.clone()).filter(broken_off).collect();
         for name in names {
-            self.begin(name, Vec::new());
+            self.begin(name, Vec::new(), there);
         }
     }
 

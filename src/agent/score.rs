@@ -43,8 +43,10 @@ pub enum Reason {
     RuntimeFailed,
     /// A service's health check fails.
     Unhealthy,
-    /// A service ended with a failure and its policy is not to start it again.
+    /// A service ended: phase `Failed` if its policy is not to start it again, else `Pending`, for a moment.
     ServiceExited,
+    /// A service ends again and again; it is started again after a pause that grows.
+    CrashLoop,
 }
 
 impl fmt::Display for Reason {

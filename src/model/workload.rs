@@ -101,7 +101,7 @@ pub struct PodmanService {
     /// `[address:]host:container[/protocol]`.
     #[serde(default)]
     pub ports: Vec<String>,
-    /// When podman starts it again.
+    /// When the agent starts it again.
     #[serde(default)]
     pub restart: RestartPolicy,
     /// What it may use; no bound when missing.

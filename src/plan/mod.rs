@@ -13,6 +13,7 @@ pub mod operator;
 pub mod place;
 pub mod reconcile;
 pub mod recovery;
+pub mod restart;
 pub mod retention;
 pub mod retry;
 pub mod rollout;

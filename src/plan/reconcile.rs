@@ -93,6 +93,8 @@ pub struct Known<'a> {
     pub wanted: &'a BTreeMap<DeploymentName, Vec<WantedService>>,
     /// What there is.
     pub seen: &'a [SeenService],
+    /// The containers that ended and whose pause is over (`plan::restart`).
+    pub rested: &'a BTreeSet<String>,
 }
 
 impl Known<'_> {
@@ -115,7 +117,7 @@ pub fn plan(known: Known<'_>) -> BTreeMap<DeploymentName, Vec<Step>> {
         let steps = if known.is_unwanted(name) {
             there.iter().map(|service| Step::Remove { id: service.id.clone() }).collect()
         } else if let Some(wanted) = known.wanted.get(name) {
-            converge(wanted, there)
+            converge(wanted, there, known.rested)
         } else {
             // Named by the index, but its value has not been understood: what runs stays.
             Vec::new()
@@ -127,7 +129,7 @@ pub fn plan(known: Known<'_>) -> BTreeMap<DeploymentName, Vec<Step>> {
     plan
 }
 
-fn converge(wanted: &[WantedService], seen: &[&SeenService]) -> Vec<Step> {
+fn converge(wanted: &[WantedService], seen: &[&SeenService], rested: &BTreeSet<String>) -> Vec<Step> {
     let gone = seen.iter().filter(|there| wanted.iter().all(|service| service.name != there.service));
     let mut steps: Vec<Step> = gone.map(|there| Step::Remove { id: there.id.clone() }).collect();
     for service in wanted {
@@ -143,15 +145,15 @@ fn converge(wanted: &[WantedService], seen: &[&SeenService]) -> Vec<Step> {
             continue;
         };
         steps.extend(same.iter().map(|there| Step::Remove { id: there.id.clone() }));
-        if should_start(service.restart, keep.state) {
+        let due = keep.state == SeenState::NotStarted || rested.contains(&keep.id);
+        if due && should_start(service.restart, keep.state) {
             steps.push(Step::Start { id: keep.id.clone() });
         }
     }
     steps
 }
 
-/// Whether a container that is as it should be is to be started. podman starts again what ends, unless
-/// podman or its monitor were killed, or the device restarted: then we do.
+/// Whether a container that is as it should be is to be started, now or after a pause.
 fn should_start(restart: RestartPolicy, state: SeenState) -> bool {
     match (state, restart) {
         (SeenState::NotStarted, _) | (SeenState::Ended { .. }, RestartPolicy::Always) => true,
@@ -159,6 +161,21 @@ fn should_start(restart: RestartPolicy, state: SeenState) -> bool {
         (SeenState::Ended { .. }, RestartPolicy::No)
         | (SeenState::Running | SeenState::Lost | SeenState::Unhealthy | SeenState::Other, _) => false,
     }
+}
+
+/// The containers that ended and whose services are to be started again.
+pub fn ended<'a>(
+    wanted: &'a [WantedService],
+    seen: &'a [SeenService],
+) -> impl Iterator<Item = &'a SeenService> {
+    let again = |service: &'a WantedService| {
+        seen.iter().find(|there| there.service == service.name && there.hash == service.hash).filter(
+            |there| {
+                matches!(there.state, SeenState::Ended { .. }) && should_start(service.restart, there.state)
+            },
+        )
+    };
+    wanted.iter().filter_map(again)
 }
 
 /// How a deployment stands.
@@ -176,6 +193,13 @@ pub enum Standing {
         /// Which.
         services: Vec<ContainerName>,
     },
+    /// One ended and is to be started again.
+    Restarting {
+        /// Which.
+        service: ContainerName,
+        /// Its exit code.
+        code: i32,
+    },
     /// One ended with a failure and is not started again.
     Exited {
         /// Which.
@@ -189,7 +213,7 @@ pub enum Standing {
 
 /// How the wanted services of one deployment stand, given that deployment's containers.
 pub fn standing(wanted: &[WantedService], seen: &[SeenService]) -> Standing {
-    let (mut running, mut completed, mut waiting) = (0, 0, Vec::new());
+    let (mut running, mut completed, mut waiting, mut restarting) = (0, 0, Vec::new(), None);
     for service in wanted {
         let there = seen.iter().find(|there| there.service == service.name && there.hash == service.hash);
         match there.map(|there| (there.state, there)) {
@@ -200,13 +224,16 @@ pub fn standing(wanted: &[WantedService], seen: &[SeenService]) -> Standing {
                 }
                 completed += 1;
             }
+            Some((SeenState::Ended { code }, _)) => {
+                restarting.get_or_insert(Standing::Restarting { service: service.name.clone(), code });
+            }
             _ => waiting.push(service.name.clone()),
         }
     }
-    if waiting.is_empty() {
-        Standing::Running { running, completed }
-    } else {
-        Standing::Waiting { services: waiting }
+    match restarting {
+        Some(restarting) => restarting,
+        None if waiting.is_empty() => Standing::Running { running, completed },
+        None => Standing::Waiting { services: waiting },
     }
 }
 
@@ -232,9 +259,21 @@ mod tests {
         let wanted = BTreeMap::from([(deployment("d"), wanted_services)]);
         let listed = BTreeSet::from([deployment("d")]);
         let deleted = BTreeSet::new();
-        plan(Known { listed: Some(&listed), deleted: &deleted, wanted: &wanted, seen: there })
-            .remove(&deployment("d"))
-            .unwrap_or_default()
+        let rested = ids(there);
+        plan(Known {
+            listed: Some(&listed),
+            deleted: &deleted,
+            wanted: &wanted,
+            seen: there,
+            rested: &rested,
+        })
+        .remove(&deployment("d"))
+        .unwrap_or_default()
+    }
+
+    /// None of them has to wait.
+    fn ids(there: &[SeenService]) -> BTreeSet<String> {
+        there.iter().map(|service| service.id.clone()).collect()
     }
 
     fn create(name: &str, replaces: &[&str]) -> Step {
@@ -330,10 +369,12 @@ mod tests {
         let there =
             [seen("x", "old", "a", "1", SeenState::Running), seen("y", "gone", "a", "1", SeenState::Running)];
         let (wanted, deleted) = (BTreeMap::new(), BTreeSet::from([deployment("gone")]));
-        let none = plan(Known { listed: None, deleted: &deleted, wanted: &wanted, seen: &there });
+        let rested = ids(&there);
+        let known = Known { listed: None, deleted: &deleted, wanted: &wanted, seen: &there, rested: &rested };
+        let none = plan(known);
         assert_eq!(none, BTreeMap::from([(deployment("gone"), vec![Step::Remove { id: "y".into() }])]));
         let empty = BTreeSet::new();
-        let all = plan(Known { listed: Some(&empty), deleted: &deleted, wanted: &wanted, seen: &there });
+        let all = plan(Known { listed: Some(&empty), ..known });
         assert_eq!(all.len(), 2, "an index that names nothing removes all");
     }
 
@@ -342,8 +383,48 @@ mod tests {
         let there = [seen("x", "d", "a", "1", SeenState::Running)];
         let listed = BTreeSet::from([deployment("d")]);
         let (wanted, deleted) = (BTreeMap::new(), BTreeSet::new());
-        let plan = plan(Known { listed: Some(&listed), deleted: &deleted, wanted: &wanted, seen: &there });
+        let (listed, rested) = (Some(&listed), ids(&there));
+        let plan = plan(Known { listed, deleted: &deleted, wanted: &wanted, seen: &there, rested: &rested });
         assert_eq!(plan, BTreeMap::new());
+    }
+
+    #[test]
+    fn what_ended_is_started_again_as_its_policy_says_and_when_its_pause_is_over() {
+        use RestartPolicy::{Always, No, OnFailure};
+        use SeenState::{Ended, NotStarted};
+        let (wanted_of, deleted, listed) =
+            (deployment("d"), BTreeSet::new(), BTreeSet::from([deployment("d")]));
+        for (restart, state, is_again, at_once) in [
+            (Always, Ended { code: 0 }, true, false),
+            (Always, Ended { code: 3 }, true, false),
+            (OnFailure, Ended { code: 3 }, true, false),
+            (OnFailure, Ended { code: 0 }, false, false),
+            (No, Ended { code: 3 }, false, false),
+            (No, Ended { code: 0 }, false, false),
+            // After a reboot of the device nothing has ended.
+            (Always, NotStarted, false, true),
+            (No, NotStarted, false, true),
+        ] {
+            let services = vec![wanted("a", "1", restart)];
+            let there = [seen("x", "d", "a", "1", state)];
+            let what = format!("{restart:?} {state:?}");
+            assert_eq!(ended(&services, &there).count(), usize::from(is_again), "{what}");
+            let restarting = matches!(standing(&services, &there), Standing::Restarting { .. });
+            assert_eq!(restarting, is_again, "{what}");
+            let wanted = BTreeMap::from([(wanted_of.clone(), services)]);
+            for (rested, starts) in [(BTreeSet::new(), at_once), (ids(&there), is_again || at_once)] {
+                let known = Known {
+                    listed: Some(&listed),
+                    deleted: &deleted,
+                    wanted: &wanted,
+                    seen: &there,
+                    rested: &rested,
+                };
+                assert_eq!(!plan(known).is_empty(), starts, "{what}, rested {rested:?}");
+            }
+        }
+        let other = [seen("x", "d", "a", "2", Ended { code: 3 })];
+        assert_eq!(ended(&[wanted("a", "1", Always)], &other).count(), 0, "one that is replaced");
     }
 
     #[test]
@@ -360,6 +441,8 @@ mod tests {
             standing(&services, &[a.clone(), b(SeenState::Ended { code: 1 })]),
             Standing::Exited { code: 1, .. }
         ));
+        let crashed = seen("x", "d", "a", "1", SeenState::Ended { code: 5 });
+        assert!(matches!(standing(&services, &[crashed]), Standing::Restarting { code: 5, .. }));
         assert!(matches!(standing(&services, &[a]), Standing::Waiting { .. }));
         assert_eq!(standing(&[], &[]), Standing::Running { running: 0, completed: 0 });
     }
@@ -394,7 +477,8 @@ mod tests {
             let deleted = BTreeSet::new();
             let before = there.clone();
             let round = |there: &[SeenService]| {
-                plan(Known { listed: Some(&listed), deleted: &deleted, wanted: &wanted, seen: there })
+                let rested = ids(there);
+                plan(Known { listed: Some(&listed), deleted: &deleted, wanted: &wanted, seen: there, rested: &rested })
             };
             for (of, steps) in round(&before) {
                 for step in steps {

@@ -69,7 +69,7 @@ impl Probation {
             let cause = format!("{service} became unhealthy within its probation");
             return Trial::Failed { service: service.clone(), cause };
         }
-        if let Standing::Exited { service, code, .. } = standing {
+        if let Standing::Exited { service, code, .. } | Standing::Restarting { service, code } = standing {
             let cause = format!("{service} ended with exit code {code} within its probation");
             return Trial::Failed { service: service.clone(), cause };
         }
@@ -148,6 +148,10 @@ mod tests {
             panic!()
         };
         assert_eq!(cause, "web ended with exit code 3 within its probation");
+        let restarting = Standing::Restarting { service: web(), code: 5 };
+        let failed = Probation::default().observe(&restarting, None, &starts(7), LENGTH, at(1));
+        let cause = "web ended with exit code 5 within its probation".to_owned();
+        assert_eq!(failed, Trial::Failed { service: web(), cause });
         let mut probation = Probation::default();
         probation.observe(&waiting(), None, &starts(7), LENGTH, at(0));
         let Trial::Failed { cause, .. } = probation.observe(&running(), None, &starts(9), LENGTH, at(2))

@@ -4,7 +4,7 @@ use super::api::HostInfo;
 use crate::agent::ports::{InitSpec, ServiceSpec};
 use crate::agent::score::{PortMapping, Protocol, Volume};
 use crate::model::id::{ContainerName, DeploymentName, DeviceId};
-use crate::model::workload::{Limits, RestartPolicy, label};
+use crate::model::workload::{Limits, label};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -134,11 +134,8 @@ pub(super) fn service(
         command: spec.args.clone(),
         env: spec.env.clone(),
         labels,
-        restart_policy: match spec.restart {
-            RestartPolicy::Always => "always",
-            RestartPolicy::OnFailure => "on-failure",
-            RestartPolicy::No => "no",
-        },
+        // The agent starts again what ended: podman would do so without a pause, and keep no evidence.
+        restart_policy: "no",
         mounts,
         volumes,
         portmappings: spec.ports.iter().map(port).collect(),

@@ -38,6 +38,7 @@ mod podman_canned;
 mod podman_host;
 mod podman_inits;
 mod podman_killed;
+mod podman_restarts;
 mod podman_services;
 mod podman_verbs;
 mod power;

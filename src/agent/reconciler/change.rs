@@ -1,7 +1,7 @@
 //! What becomes of a change: what an act came to, the probation, the evidence, the way back.
 
-use super::{Done, Reconciler, SETTLED};
-use crate::agent::act::InterpretError;
+use super::{Done, Reconciler, SETTLED, Why};
+use crate::agent::act::{self, InterpretError};
 use crate::agent::judge::{self, of};
 use crate::agent::ledger::{Bad, Ledger};
 use crate::agent::ports::{ContainerRuntime, ManagedService};
@@ -9,7 +9,7 @@ use crate::agent::score;
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::ContainerEnd;
 use crate::plan::reconcile::{self, SeenService, Standing, Step, WantedService};
-use crate::plan::rollout::Trial;
+use crate::plan::rollout::{Probation, Trial};
 use crate::support::chain::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,10 +29,16 @@ impl<R: ContainerRuntime> Reconciler<R> {
         effort.busy = false;
         effort.line.clear();
         effort.fresh_from = self.looks + 1;
+        let restarted = std::mem::take(&mut effort.restarting);
+        let turned = effort.set != set;
         self.ledgers.insert(deployment.clone(), ledger);
-        if effort.set != set {
+        if result.is_ok() {
+            self.restarted(&deployment, &restarted);
+        }
+        if turned {
             return;
         }
+        let effort = self.efforts.entry(deployment.clone()).or_default();
         match result {
             Ok(()) => effort.failure = None,
             Err(error) => {
@@ -52,19 +58,24 @@ impl<R: ContainerRuntime> Reconciler<R> {
         deployment: DeploymentName,
         service: ContainerName,
         end: Option<ContainerEnd>,
-        bad: Option<String>,
+        why: Why,
     ) {
         self.look_wanted = true;
-        if let Some(end) = end {
+        if let Some(end) = end.clone() {
             let ledger = self.ledgers.entry(deployment.clone()).or_default();
-            ledger.ends.insert(service, end);
+            ledger.ends.insert(service.clone(), end);
             self.keep_ledger(&deployment);
         }
-        if let Some(cause) = bad {
-            if let Some(effort) = self.efforts.get_mut(&deployment) {
-                effort.busy = false;
+        match why {
+            Why::Told => {}
+            Why::Restart(ended) => self.count_end(&deployment, &service, &ended, end.as_ref()),
+            Why::Condemned(cause) => {
+                if let Some(effort) = self.efforts.get_mut(&deployment) {
+                    effort.busy = false;
+                }
+                let words = end.as_ref().map(act::last_words).unwrap_or_default();
+                self.condemn(&deployment, format!("{cause}{}", act::words(&words)));
             }
-            self.condemn(&deployment, cause);
         }
     }
 
@@ -104,6 +115,8 @@ impl<R: ContainerRuntime> Reconciler<R> {
             }
             self.judge_change(name, &standing, now);
             self.read_evidence(name, &standing);
+            self.read_restart(name, wanted, &there);
+            self.forget_ends(name, wanted, &there);
         }
     }
 
@@ -147,7 +160,10 @@ impl<R: ContainerRuntime> Reconciler<R> {
                     self.seen.iter().flatten().find(|seen| seen.deployment == *name && seen.name == service);
                 if let (true, Some(id)) = (can_go_back, id.map(|seen| seen.id.clone())) {
                     effort.busy = true;
-                    self.read_end(name.clone(), service, id, Some(cause));
+                    self.read_end(name.clone(), service, id, Why::Condemned(cause));
+                } else {
+                    // Nothing to go back to: it may yet become good.
+                    effort.probation = Probation::default();
                 }
             }
         }
@@ -159,16 +175,16 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let Some(effort) = self.efforts.get_mut(name) else { return };
         if !effort.busy && effort.evidenced != *id {
             effort.evidenced.clone_from(id);
-            self.read_end(name.clone(), service.clone(), id.clone(), None);
+            self.read_end(name.clone(), service.clone(), id.clone(), Why::Told);
         }
     }
 
-    fn read_end(
+    pub(super) fn read_end(
         &mut self,
         deployment: DeploymentName,
         service: ContainerName,
         id: String,
-        bad: Option<String>,
+        why: Why,
     ) {
         let runtime = Arc::clone(&self.runtime);
         self.tasks.spawn(async move {
@@ -176,7 +192,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 tracing::warn!(%deployment, id, error = %Chain(&error), "cannot read how a container ended");
                 None
             });
-            Done::Ended { deployment, service, end, bad }
+            Done::Ended { deployment, service, end, why }
         });
     }
 }

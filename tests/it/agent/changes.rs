@@ -72,7 +72,7 @@ async fn a_service_that_ends_within_its_probation_is_replaced_by_the_one_before(
     let status = lab.status("shop", undone).await;
     let rollback = status.rollback.unwrap();
     assert_eq!((rollback.from, rollback.to), (2, 1));
-    assert_eq!(rollback.cause, "web ended with exit code 5 within its probation");
+    assert_eq!(rollback.cause, "web ended with exit code 5 within its probation: last words");
     assert_eq!(status.services[0].image, V1, "generation 1 runs again");
     agent.stop().await;
 }
