@@ -122,10 +122,13 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
         return (Phase::Pending, None, "the container runtime does not answer".to_owned());
     }
     let line = evidence.effort.map(|effort| effort.line.as_str()).unwrap_or_default();
+    let failure = evidence.effort.and_then(|effort| effort.failure.as_ref());
     if !line.is_empty() {
-        return (Phase::Pending, None, line.to_owned());
+        // While it is tried again, what failed last is not overcome.
+        let reason = failure.map(|failure| failure.error.refusal().reason);
+        return (Phase::Pending, reason, line.to_owned());
     }
-    if let Some(failure) = evidence.effort.and_then(|effort| effort.failure.as_ref()) {
+    if let Some(failure) = failure {
         let Refusal { reason, message } = failure.error.refusal();
         let (tries, pause) = (failure.tries, failure.pause.as_secs());
         let message = format!("{message}; try {tries} failed, the next follows {pause} s later");

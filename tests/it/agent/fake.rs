@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 #[derive(Clone)]
 pub(crate) struct Fake {
@@ -31,12 +32,25 @@ struct State {
     outcomes: BTreeMap<String, RunOutcome>,
     /// The init containers that are there, and of which deployment.
     inits: Vec<(DeploymentName, LeftOver)>,
+    /// How long init containers take.
+    inits_take: Duration,
+    /// When each init container began, and when each service was made or started.
+    begun: Vec<Instant>,
+    /// Services end with this code as soon as they run.
+    crash: Option<i32>,
     /// How many more calls that change something are answered before all of them hang.
     calls_left: Option<usize>,
 }
 
 /// What every container of this runtime wrote.
 const LOG: &str = "first\nlast words\n\n";
+
+impl State {
+    /// What a service does that was started.
+    fn runs(&self) -> ServiceState {
+        self.crash.map_or(ServiceState::Running, |code| ServiceState::Exited { code })
+    }
+}
 
 impl Fake {
     pub(crate) fn with_images(images: &[&str]) -> Self {
@@ -76,6 +90,21 @@ impl Fake {
     /// What becomes of an init container of this name from now on.
     pub(crate) fn outcome(&self, init: &str, outcome: RunOutcome) {
         self.change(|state| state.outcomes.insert(init.to_owned(), outcome));
+    }
+
+    /// How long each init container takes from now on.
+    pub(crate) fn slow_inits(&self, time: Duration) {
+        self.change(|state| state.inits_take = time);
+    }
+
+    /// Whether services end with a code as soon as they run.
+    pub(crate) fn crash(&self, code: Option<i32>) {
+        self.change(|state| state.crash = code);
+    }
+
+    /// When each init container began, and when each service was made or started.
+    pub(crate) fn begun(&self) -> Vec<Instant> {
+        self.state().begun.clone()
     }
 
     /// From now on `calls` calls that change something are answered; the next ones hang before they change
@@ -212,9 +241,10 @@ impl ContainerRuntime for Fake {
                 name: spec.name.clone(),
                 hash: spec.hash.clone(),
                 image: spec.image.clone(),
-                state: ServiceState::Running,
+                state: state.runs(),
                 started_at: state.made,
             };
+            state.begun.push(Instant::now());
             state.containers.insert(id.clone(), container);
             Started { id, limits_not_enforced: Vec::new() }
         }))
@@ -228,9 +258,12 @@ impl ContainerRuntime for Fake {
             let id = format!("i{}", state.made);
             let init = LeftOver { id: id.clone(), name: spec.name.clone(), end: None };
             state.inits.push((spec.deployment.clone(), init));
+            state.begun.push(Instant::now());
             id
         });
         self.enter().await;
+        let time = self.state().inits_take;
+        tokio::time::sleep(time).await;
         Ok(self.change(|state| {
             let outcome = state.outcomes.get(spec.name.as_str()).copied();
             let outcome = outcome.unwrap_or(RunOutcome::Exited { exit_code: 0 });
@@ -270,8 +303,10 @@ impl ContainerRuntime for Fake {
         self.enter().await;
         self.change(|state| {
             state.journal.push(format!("start {id}"));
+            state.begun.push(Instant::now());
+            let runs = state.runs();
             if let Some(container) = state.containers.get_mut(id) {
-                container.state = ServiceState::Running;
+                container.state = runs;
                 container.started_at += 1;
             }
         });

@@ -8,6 +8,7 @@ mod fake;
 mod inits;
 pub(crate) mod lab;
 mod offline;
+mod paced;
 mod rights;
 
 use fake::Fake;
