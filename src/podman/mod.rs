@@ -9,5 +9,6 @@ mod images;
 mod init;
 mod inspect;
 mod logs;
+mod look;
 mod monitor;
 pub mod topology;

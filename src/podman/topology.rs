@@ -4,10 +4,11 @@
 //! both status 500 (5.x: 404 for the image), told apart by the `cause`; a container whose start failed
 //! stays `created`; one whose monitor was killed reads `running` for ever.
 
-use super::api::{Created, HostInfo, Info, Listed, Problem};
+use super::api::{Created, HostInfo, Info, Problem};
 use super::create::{self, Create};
 use super::http::{Answer, Call, Socket};
 use super::inspect::Inspected;
+use super::look::Looks;
 use super::monitor::Monitors;
 use super::{access, images, init};
 use crate::agent::ports::{
@@ -50,6 +51,7 @@ pub struct PodmanTopology {
     pub(super) socket: Socket,
     pub(super) oci_runtime: Option<String>,
     pub(super) monitors: Monitors,
+    pub(super) looks: Looks,
     host: OnceCell<HostInfo>,
     pub(super) shares_processes: OnceCell<bool>,
     exec: bool,
@@ -63,6 +65,7 @@ impl PodmanTopology {
             socket: Socket::new(options.socket),
             oci_runtime: options.oci_runtime,
             monitors: Monitors::default(),
+            looks: Looks::default(),
             host: OnceCell::new(),
             shares_processes: OnceCell::new(),
             exec: false,
@@ -81,16 +84,6 @@ impl PodmanTopology {
         operation: String,
     ) -> Result<Answer, RuntimeError> {
         self.socket.call(Call { operation, method, path, body: Vec::new(), timeout: CALL_TIMEOUT }).await
-    }
-
-    /// Only services: init containers carry no such label.
-    fn filters(&self) -> String {
-        let labels = [
-            format!("{}={}", label::MANAGED_BY, label::AGENT),
-            format!("{}={}", label::DEVICE, self.device),
-            label::SERVICE.to_owned(),
-        ];
-        query(&serde_json::json!({ "label": labels }).to_string())
     }
 
     async fn info(&self) -> Result<Info, RuntimeError> {
@@ -155,13 +148,7 @@ impl PodmanTopology {
 
 impl ContainerRuntime for PodmanTopology {
     async fn list_managed_services(&self) -> Result<Vec<ManagedService>, RuntimeError> {
-        let operation = "list containers".to_owned();
-        let path = format!("/containers/json?all=true&filters={}", self.filters());
-        let answer = self.call(Method::GET, path, operation.clone()).await?;
-        succeeded(&answer, &operation)?;
-        // podman answers `null` for none.
-        let listed: Option<Vec<Listed>> = decode(&answer, &operation)?;
-        let listed: Vec<ManagedService> = listed.into_iter().flatten().filter_map(Listed::managed).collect();
+        let listed = self.look().await?;
         self.monitors.retain(|id| listed.iter().any(|service| service.id == id));
         let check = |service: ManagedService| async move {
             let state = match service.state {
@@ -188,6 +175,15 @@ impl ContainerRuntime for PodmanTopology {
         let (body, mut limits_not_enforced) =
             create::service(&self.device, self.oci_runtime.as_deref(), host, spec);
         let Created { id, warnings } = self.make(&body).await?;
+        self.looks.made(ManagedService {
+            id: id.clone(),
+            deployment: spec.deployment.clone(),
+            name: spec.name.clone(),
+            hash: spec.hash.clone(),
+            image: spec.image.clone(),
+            state: ServiceState::Created,
+            started_at: 0,
+        });
         for warning in warnings.unwrap_or_default() {
             tracing::warn!(container = body.name, warning, "podman warns");
             // "Your kernel does not support … Limitation discarded."; rootless with cgroups v1: "Resource limits
@@ -257,10 +253,11 @@ impl ContainerRuntime for PodmanTopology {
         if problem(&answer).contains("container state improper") {
             answer = self.call(Method::DELETE, path, operation.clone()).await?;
         }
-        match answer.status {
-            StatusCode::NOT_FOUND => Ok(()),
-            _ => succeeded(&answer, &operation),
+        if answer.status != StatusCode::NOT_FOUND {
+            succeeded(&answer, &operation)?;
         }
+        self.looks.removed(id);
+        Ok(())
     }
 
     async fn logs(&self, id: &str, lines: usize) -> Result<String, RuntimeError> {

@@ -40,6 +40,7 @@ mod podman_inits;
 mod podman_killed;
 mod podman_restarts;
 mod podman_services;
+mod podman_stuck;
 mod podman_verbs;
 mod power;
 mod rack;

@@ -133,6 +133,11 @@ impl Podman {
         String::from_utf8(podman(self.dir.path(), args).output().await.unwrap()).unwrap()
     }
 
+    /// podman itself, left to run.
+    pub(crate) fn spawn(&self, args: &[&str]) -> tokio::process::Child {
+        podman(self.dir.path(), args).build().spawn().unwrap()
+    }
+
     pub(crate) async fn names(&self) -> Vec<String> {
         let mut names: Vec<_> =
             self.run(&["ps", "-a", "--format", "{{.Names}}"]).await.lines().map(str::to_owned).collect();
