@@ -33,8 +33,30 @@ pub(super) struct Work {
     /// Hash of the whole set, and the boot of the device.
     pub(super) set: String,
     pub(super) boot_id: String,
+    /// It is what a failed change goes back to, not what is wanted.
+    pub(super) undo: bool,
     /// Owned by the act while it lasts.
     pub(super) ledger: Ledger,
+}
+
+impl Work {
+    /// Going back takes the images that ran then: fetching would bring what a name stands for today, or fail
+    /// where the registry is away. Without a record of them (ledgers of earlier agents) it takes what has the
+    /// name on the device.
+    fn pin(&mut self) {
+        let images = &self.ledger.good_images;
+        for service in &mut self.services {
+            service.pull = PullPolicy::Never;
+            if let Some(id) = images.get(&service.name) {
+                service.image.clone_from(id);
+            }
+        }
+        for init in &mut self.inits {
+            if let Some(id) = images.get(&init.name) {
+                init.image.clone_from(id);
+            }
+        }
+    }
 }
 
 /// How an act is getting on.
@@ -132,6 +154,9 @@ pub(super) struct Act<'a, R> {
 impl<R: ContainerRuntime> Act<'_, R> {
     /// Does what was planned.
     pub(super) async fn run(&self, mut work: Work) -> (Ledger, Result<(), InterpretError>) {
+        if work.undo {
+            work.pin();
+        }
         let done = self.all(&mut work).await;
         (work.ledger, done)
     }
@@ -145,8 +170,9 @@ impl<R: ContainerRuntime> Act<'_, R> {
         if starts {
             work.ledger.inits.enter(&work.set, &work.boot_id);
             let inits = work.inits.iter().filter(|init| !work.ledger.inits.has_done(&init.name));
+            let policy = if work.undo { PullPolicy::Never } else { PullPolicy::IfMissing };
             let mut images: BTreeMap<String, PullPolicy> =
-                inits.map(|init| (init.image.clone(), PullPolicy::IfMissing)).collect();
+                inits.map(|init| (init.image.clone(), policy)).collect();
             for service in work.services.iter().filter(|service| made(&service.name)) {
                 images.insert(service.image.clone(), service.pull);
             }
@@ -187,11 +213,11 @@ impl<R: ContainerRuntime> Act<'_, R> {
         let Some(broken_off) = work.ledger.inits.running.clone() else { return Ok(()) };
         let failed = |error| failure(broken_off.as_str(), &error);
         let left_over = self.runtime.list_init_containers(&work.deployment).await.map_err(failed)?;
-        for LeftOver { name, end, .. } in &left_over {
+        for LeftOver { name, end, image_id, .. } in &left_over {
             let Some(end) = end.clone() else { continue };
             let succeeded = end.exit_code == 0 && !end.timed_out;
             if goes_on && succeeded && *name == broken_off && !work.ledger.inits.has_done(name) {
-                work.ledger.inits.done.push(name.clone());
+                work.ledger.inits.succeeded(name, image_id);
             }
             work.ledger.ends.insert(name.clone(), end);
         }
@@ -213,7 +239,8 @@ impl<R: ContainerRuntime> Act<'_, R> {
         let (number, count) = (at + 1, work.inits.len());
         self.tell(work, format!("init container {number} of {count}: {}", spec.name)).await;
         let ran = self.runtime.run_to_completion(&spec, spec.timeout).await;
-        let Completed { id, outcome, end } = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
+        let ran = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
+        let Completed { id, outcome, end, image_id } = ran;
         let last_words = last_words(&end);
         work.ledger.ends.insert(spec.name.clone(), end);
         let failed = match outcome {
@@ -230,7 +257,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
             }),
         };
         if failed.is_none() {
-            work.ledger.inits.done.push(spec.name.clone());
+            work.ledger.inits.succeeded(&spec.name, &image_id);
             tracing::info!(deployment = %work.deployment, container = %spec.name, "init container completed");
         }
         self.keep(work)?;

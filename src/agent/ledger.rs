@@ -5,6 +5,7 @@
 //! lies on disk before the act goes on, so an agent that is killed at any point knows after its restart
 //! what it had finished.
 
+use super::score;
 use super::store::{Kind, Store, StoreError};
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::{ContainerEnd, Desired};
@@ -23,6 +24,9 @@ pub(super) struct Ledger {
     pub(super) inits: Inits,
     /// What ran through its probation: what a failed upgrade goes back to.
     pub(super) good: Option<Desired>,
+    /// The ids of the images that its containers ran by then: their names may stand for other images since.
+    #[serde(default)]
+    pub(super) good_images: BTreeMap<ContainerName, String>,
     /// Sets that failed when there was a good one to go back to. They are not tried again.
     pub(super) bad: Vec<Bad>,
     /// How containers ended last, by their names; the evidence outlives the container.
@@ -43,6 +47,9 @@ pub(super) struct Inits {
     pub(super) boot_id: String,
     /// Those that have succeeded.
     pub(super) done: Vec<ContainerName>,
+    /// The ids of the images that those ran.
+    #[serde(default)]
+    pub(super) images: BTreeMap<ContainerName, String>,
     /// The one of which a container may be there.
     pub(super) running: Option<ContainerName>,
 }
@@ -68,8 +75,15 @@ impl Inits {
     pub(super) fn enter(&mut self, set: &str, boot_id: &str) {
         if !self.is_of(set, boot_id) {
             let running = self.running.take();
-            *self = Self { set: set.to_owned(), boot_id: boot_id.to_owned(), done: Vec::new(), running };
+            let (set, boot_id) = (set.to_owned(), boot_id.to_owned());
+            *self = Self { set, boot_id, running, ..Self::default() };
         }
+    }
+
+    /// Takes note that an init container has succeeded, and with which image.
+    pub(super) fn succeeded(&mut self, name: &ContainerName, image_id: &str) {
+        self.done.push(name.clone());
+        self.images.insert(name.clone(), image_id.to_owned());
     }
 
     /// Whether an init container has succeeded.
@@ -82,6 +96,15 @@ impl Ledger {
     /// Why a set is known to fail.
     pub(super) fn bad(&self, set: &str) -> Option<&Bad> {
         self.bad.iter().find(|bad| bad.set == set)
+    }
+
+    /// Takes what ran through its probation, with the images that its services run, as what a failed change goes
+    /// back to.
+    pub(super) fn settle(&mut self, good: Desired, services: BTreeMap<ContainerName, String>) {
+        let is_its = self.inits.set == score::set(&good);
+        let inits = self.inits.images.iter().filter(|_| is_its).map(|(name, id)| (name.clone(), id.clone()));
+        self.good_images = inits.chain(services).filter(|(_, id)| !id.is_empty()).collect();
+        self.good = Some(good);
     }
 
     /// Remembers that a set fails.
@@ -141,6 +164,20 @@ mod tests {
             ledger.condemn(Bad { set: n.to_string(), generation: n, cause: "c".into() });
         }
         assert_eq!((ledger.bad.len(), ledger.bad("3"), ledger.bad("4").is_some()), (MAX_BAD, None, true));
+    }
+
+    #[test]
+    fn a_ledger_of_an_agent_that_kept_no_images_is_read() {
+        let mut old =
+            serde_json::to_value(Ledger { limits_not_enforced: vec!["memory".into()], ..Ledger::default() })
+                .unwrap();
+        assert!(old.as_object_mut().unwrap().remove("good_images").is_some());
+        assert!(old["inits"].as_object_mut().unwrap().remove("images").is_some());
+        let ledger: Ledger = serde_json::from_value(old).unwrap();
+        assert_eq!(
+            (ledger.limits_not_enforced, ledger.good_images),
+            (vec!["memory".to_owned()], BTreeMap::new())
+        );
     }
 
     #[test]

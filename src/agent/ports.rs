@@ -21,7 +21,7 @@ pub struct ServiceSpec {
     pub generation: u64,
     /// Hash of the specification: what is equal need not be made anew.
     pub hash: String,
-    /// Image reference.
+    /// Image reference, or the id of an image that is on the device.
     pub image: String,
     /// Arguments, in place of the image's own; empty leaves those.
     pub args: Vec<String>,
@@ -52,7 +52,7 @@ pub struct InitSpec {
     pub name: ContainerName,
     /// The generation that brought this specification.
     pub generation: u64,
-    /// Image reference.
+    /// Image reference, or the id of an image that is on the device.
     pub image: String,
     /// Arguments, in place of the image's own; empty leaves those.
     pub args: Vec<String>,
@@ -89,6 +89,8 @@ pub struct Completed {
     pub outcome: RunOutcome,
     /// The evidence.
     pub end: ContainerEnd,
+    /// The id of the image that it ran; empty when unknown.
+    pub image_id: String,
 }
 
 /// An init container that an act which was broken off left behind.
@@ -100,6 +102,8 @@ pub struct LeftOver {
     pub name: ContainerName,
     /// How it ended, if it ran and did.
     pub end: Option<ContainerEnd>,
+    /// The id of the image that it ran; empty when unknown.
+    pub image_id: String,
 }
 
 /// A container that this device's agent made.
@@ -113,8 +117,10 @@ pub struct ManagedService {
     pub name: ContainerName,
     /// Hash of the specification it was made from.
     pub hash: String,
-    /// Its image.
+    /// Its image, by the name that the runtime has for it, else by its id.
     pub image: String,
+    /// The image's id; empty when unknown.
+    pub image_id: String,
     /// What it does.
     pub state: ServiceState,
     /// When it was last started, in seconds since 1970 by the device's clock; 0 when never.

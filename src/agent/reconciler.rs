@@ -312,6 +312,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         }
         let target = self.target(&name);
         let work = Work {
+            undo: self.is_undone(&name),
             services: target.map(|target| score::services(&name, target)).unwrap_or_default(),
             inits: target.map(|target| score::inits(&name, target)).unwrap_or_default(),
             set: target.map(score::set).unwrap_or_default(),

@@ -21,8 +21,11 @@ pub(super) struct Created {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Listed {
     pub(super) id: String,
+    /// Empty when no name of the image is left.
     #[serde(default)]
     image: String,
+    #[serde(default, rename = "ImageID")]
+    image_id: String,
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -44,7 +47,8 @@ impl Listed {
             name: ContainerName::new(label(label::SERVICE)?).ok()?,
             hash: label(label::SPEC_HASH).unwrap_or_default(),
             id: self.id,
-            image: self.image,
+            image: if self.image.is_empty() { self.image_id.clone() } else { self.image },
+            image_id: self.image_id,
             state: state(&self.state, self.exit_code),
             started_at: u64::try_from(self.started_at).unwrap_or(0),
         })

@@ -14,7 +14,7 @@ use crate::agent::ports::{
     Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, RuntimeError, ServiceState,
 };
 use crate::model::id::{ContainerName, DeploymentName};
-use crate::model::workload::{ContainerEnd, label};
+use crate::model::workload::label;
 use crate::support::chain::Chain;
 use hyper::Method;
 use std::time::Duration;
@@ -57,18 +57,19 @@ pub(super) async fn run(
     let completed = match ended {
         Some(ended) => {
             let end = podman.evidence(&ended).await;
-            Completed { id, outcome: RunOutcome::Exited { exit_code: end.exit_code }, end }
+            let outcome = RunOutcome::Exited { exit_code: end.exit_code };
+            Completed { id, outcome, end, image_id: ended.image }
         }
         None => {
             let waited = began.elapsed();
-            let mut end = match podman.inspect(&id).await? {
-                Some(running) => podman.evidence(&running).await,
-                None => ContainerEnd::default(),
+            let (mut end, image_id) = match podman.inspect(&id).await? {
+                Some(running) => (podman.evidence(&running).await, running.image),
+                None => Default::default(),
             };
             end.timed_out = true;
             end.ran_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
             podman.remove(&id).await?;
-            Completed { id, outcome: RunOutcome::TimedOut { waited }, end }
+            Completed { id, outcome: RunOutcome::TimedOut { waited }, end, image_id }
         }
     };
     Ok(completed)
@@ -166,7 +167,7 @@ pub(super) async fn list(
         let name = seen.label(label::INIT_CONTAINER_LABEL).and_then(|name| ContainerName::new(name).ok());
         let Some(name) = name else { continue };
         let end = if seen.has_ended() { Some(podman.evidence(&seen).await) } else { None };
-        there.push(LeftOver { id, name, end });
+        there.push(LeftOver { id, name, end, image_id: seen.image });
     }
     Ok(there)
 }

@@ -21,7 +21,7 @@ pub(super) struct Inspected {
     pub(super) state: State,
     /// The image's id.
     #[serde(default)]
-    image: String,
+    pub(super) image: String,
     #[serde(default)]
     image_digest: String,
     #[serde(default)]

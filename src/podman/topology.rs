@@ -181,6 +181,7 @@ impl ContainerRuntime for PodmanTopology {
             name: spec.name.clone(),
             hash: spec.hash.clone(),
             image: spec.image.clone(),
+            image_id: String::new(),
             state: ServiceState::Created,
             started_at: 0,
         });

@@ -218,7 +218,7 @@ async fn with_a_dead_agent_conmon_ends_it_and_the_next_start_tells() {
     inspected(&podman, "{{.State.Status}} {{.State.ExitCode}}", |said| said == "exited -1").await;
     let deployment = DeploymentName::new("shop").unwrap();
     let there = topology.list_init_containers(&deployment).await.unwrap();
-    let [LeftOver { id, name, end: Some(end) }] = there.as_slice() else { panic!("{there:?}") };
+    let [LeftOver { id, name, end: Some(end), .. }] = there.as_slice() else { panic!("{there:?}") };
     assert_eq!((name.as_str(), end.exit_code, end.timed_out), ("migrate", -1, true), "{end:?}");
     assert_eq!(end.log_tail, "begun\n");
     topology.remove(id).await.unwrap();

@@ -152,3 +152,90 @@ async fn an_image_comes_from_its_registry_as_its_policy_says() {
     assert!(last.contains("what is on the device is used"), "{last}");
     assert_eq!(id().await, new_id);
 }
+
+/// The tag moves between two generations, and a rollback comes before or after the registry has gone.
+#[tokio::test]
+async fn a_rollback_fetches_nothing_and_runs_the_image_that_was_good() {
+    let mut podman = podman_or_return!();
+    let registry = Registry::start().await;
+    podman.set_registries(&registry.config()).await;
+    let ((old, old_id), (new, new_id)) = (podman.layout("old").await, podman.layout("new").await);
+    let [old_id, new_id] = [old_id, new_id].map(|id| id.trim().to_owned());
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    let image = registry.image();
+    let score = |script: &str, generation: u64| {
+        let script = format!("echo $GENERATION >> /shared/runs; {script}");
+        let mut web = shell(&podman, "web", &script);
+        let mut prepare = shell(&podman, "prepare", "exit 0");
+        for container in [&mut web, &mut prepare] {
+            container["image"] = json!(image);
+        }
+        web["env"] = json!({ "GENERATION": generation.to_string() });
+        web["pull"] = json!("always");
+        web["restart"] = json!("no");
+        web["stop_timeout"] = json!(0);
+        json!({ "init_containers": [prepare], "services": [web], "probation": 1 })
+    };
+    let ran = async |name: &str| {
+        let name = format!("lab-1.{name}.web");
+        podman.run(&["inspect", "--format", "{{.Image}}", &name]).await.trim().to_owned()
+    };
+    for (shop, registry_stays) in [("open", true), ("gone", false)] {
+        registry.offer(&old);
+        lab.deploy_score(shop, 1, score("exec sleep 1000", 1)).await;
+        let first = lab.phase(shop, Phase::Running).await;
+        lab.ledger(shop, |ledger| ledger["good"].is_object()).await;
+        assert_eq!(ran(shop).await, old_id);
+
+        // What is to be undone runs until it is told to end.
+        registry.offer(&new);
+        let bad = "while [ ! -e /shared/end ]; do sleep 0.1; done; exit 5";
+        lab.deploy_score(shop, 2, score(&format!("echo broken; {bad}"), 2)).await;
+        lab.until("the second generation runs", || {
+            std::fs::read_to_string(shared(&podman).join("runs")).unwrap_or_default().ends_with("2\n")
+        })
+        .await;
+        assert_eq!(ran(shop).await, new_id, "it fetched the image that the tag had moved to");
+        if !registry_stays {
+            registry.offer(std::path::Path::new("/none"));
+        }
+        let asked = registry.asked();
+        std::fs::write(shared(&podman).join("end"), "").unwrap();
+        let undone = lab.phase(shop, Phase::RolledBack).await;
+        assert_eq!((ran(shop).await, registry.asked()), (old_id.clone(), asked), "{shop}");
+        let rollback = undone.rollback.clone().unwrap();
+        assert_eq!((rollback.from, rollback.to), (2, 1));
+        assert_eq!(undone.services[0].image, old_id, "no name is left of it");
+        let prepared = |status: &Status| status.init_containers[0].end.clone().unwrap().image_digest;
+        assert_eq!(prepared(&undone), prepared(&first), "init containers go back too");
+
+        // A look that sees it as it should be changes nothing: the hash is that of what was asked for.
+        let id = podman.run(&["inspect", "--format", "{{.Id}}", &format!("lab-1.{shop}.web")]).await;
+        lab.deploy_score(&format!("{shop}-other"), 1, json!({ "services": [] })).await;
+        lab.phase(&format!("{shop}-other"), Phase::Running).await;
+        assert_eq!(undone.services[0].id, id.trim());
+        let still = podman.run(&["inspect", "--format", "{{.Id}}", &format!("lab-1.{shop}.web")]).await;
+        assert_eq!(still, id);
+        std::fs::remove_file(shared(&podman).join("end")).unwrap();
+        lab.delete(shop).await;
+        lab.gone(shop).await;
+    }
+
+    // Without the image there is nothing to go back to, and that is told.
+    registry.offer(&old);
+    lab.deploy_score("shop", 1, score("exec sleep 1000", 1)).await;
+    lab.phase("shop", Phase::Running).await;
+    lab.ledger("shop", |ledger| ledger["good"].is_object()).await;
+    registry.offer(&new);
+    lab.deploy_score("shop", 2, score("while [ ! -e /shared/end ]; do sleep 0.1; done; exit 5", 2)).await;
+    lab.status("shop", |status| status.generation == 2 && status.phase == Phase::Running).await;
+    podman.run(&["rmi", &old_id]).await;
+    let asked = registry.asked();
+    std::fs::write(shared(&podman).join("end"), "").unwrap();
+    let missing = lab.status("shop", |status| status.reason == "ImageMissing").await;
+    assert!(missing.message.contains("going back to generation 1"), "{}", missing.message);
+    assert!(missing.message.contains(&old_id), "{}", missing.message);
+    assert_eq!((missing.phase, registry.asked()), (Phase::Pending, asked));
+    agent.stop().await;
+}

@@ -90,6 +90,12 @@ impl<R: ContainerRuntime> Reconciler<R> {
         self.keep_ledger(name);
     }
 
+    /// Whether what is brought up is what a failed change goes back to, not what is wanted.
+    pub(super) fn is_undone(&self, name: &DeploymentName) -> bool {
+        let wanted = self.intake.records().get(name).and_then(|record| record.accepted.as_ref());
+        self.target(name).map(score::set) != wanted.map(score::set)
+    }
+
     /// Judges what nothing is to be done for: whether it has failed, is on probation, or has settled.
     pub(super) fn settle(
         &mut self,
@@ -133,6 +139,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let same = |service: &&ManagedService| hashes.iter().any(|spec| spec.hash == service.hash);
         let made: Vec<&ManagedService> = there.filter(same).collect();
         let starts = made.iter().map(|service| (service.name.clone(), service.started_at)).collect();
+        let images = made.iter().map(|service| (service.name.clone(), service.image_id.clone())).collect();
         let findings = self.findings.borrow();
         let unhealthy = made.iter().find(|service| judge::is_unhealthy(&findings, &service.id));
         let unhealthy = unhealthy.map(|service| service.name.clone());
@@ -151,7 +158,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             Trial::Until(at) => effort.probation_ends = Some(self.began + at),
             Trial::Passed => {
                 let ledger = self.ledgers.entry(name.clone()).or_default();
-                ledger.good = Some(target);
+                ledger.settle(target, images);
                 self.keep_ledger(name);
             }
             Trial::Failed { service, cause } => {

@@ -162,6 +162,7 @@ impl Fake {
             name: ContainerName::new(service).unwrap(),
             hash: hash.into(),
             image: "localhost/old:1".into(),
+            image_id: String::new(),
             state: ServiceState::Running,
             started_at: 1,
         };
@@ -241,6 +242,7 @@ impl ContainerRuntime for Fake {
                 name: spec.name.clone(),
                 hash: spec.hash.clone(),
                 image: spec.image.clone(),
+                image_id: spec.image.clone(),
                 state: state.runs(),
                 started_at: state.made,
             };
@@ -256,7 +258,8 @@ impl ContainerRuntime for Fake {
             state.journal.push(format!("init {}", spec.name));
             state.made += 1;
             let id = format!("i{}", state.made);
-            let init = LeftOver { id: id.clone(), name: spec.name.clone(), end: None };
+            let init =
+                LeftOver { id: id.clone(), name: spec.name.clone(), end: None, image_id: spec.image.clone() };
             state.inits.push((spec.deployment.clone(), init));
             state.begun.push(Instant::now());
             id
@@ -276,7 +279,7 @@ impl ContainerRuntime for Fake {
             for (_, init) in state.inits.iter_mut().filter(|(_, init)| init.id == id) {
                 init.end = Some(end.clone());
             }
-            Completed { id, outcome, end }
+            Completed { id, outcome, end, image_id: spec.image.clone() }
         }))
     }
 
