@@ -8,8 +8,9 @@
 //! Until the last init container has succeeded, nothing that runs is touched. The first failure ends the
 //! act; the next plan starts from what is then seen, and from the ledger.
 //!
-//! An init container goes only after its end is in the ledger. So an agent that is killed at any point finds the
-//! end in the one or the other, and what has succeeded is not run again.
+//! An init container goes only after its end is in the ledger, however it ended. So an agent that is killed at any
+//! point finds the end in the one or the other: what has succeeded is not run again, and what has failed counts as
+//! a try. Services that are made anew because they fail go only after what is known of them is in the ledger, too.
 
 use super::ledger::Ledger;
 use super::ports::{Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, RuntimeError, ServiceSpec};
@@ -30,6 +31,8 @@ pub(super) struct Work {
     pub(super) services: Vec<ServiceSpec>,
     pub(super) inits: Vec<InitSpec>,
     pub(super) steps: Vec<Step>,
+    /// The services' containers that go because they fail, by their ids.
+    pub(super) failing: BTreeMap<String, ContainerName>,
     /// Hash of the whole set, and the boot of the device.
     pub(super) set: String,
     pub(super) boot_id: String,
@@ -64,8 +67,9 @@ impl Work {
 pub(super) struct Progress {
     pub(super) deployment: DeploymentName,
     pub(super) ledger: Ledger,
-    /// One line for people.
+    /// One line for people, and the cause when it tells of a failure.
     pub(super) line: String,
+    pub(super) reason: Option<Reason>,
 }
 
 /// An init container or service could not be brought to where it should be.
@@ -168,6 +172,13 @@ impl<R: ContainerRuntime> Act<'_, R> {
         let starts = work.steps.iter().any(|step| matches!(step, Step::Create { .. } | Step::Start { .. }));
         let goes_on = work.ledger.inits.is_of(&work.set, &work.boot_id);
         if starts {
+            // What is gone back to is told with how the failed change ended.
+            if work.ledger.inits.set != work.set && !work.undo {
+                let stays = |name: &ContainerName| {
+                    work.services.iter().any(|service| service.name == *name) && !made(name)
+                };
+                work.ledger.ends.retain(|name, _| stays(name));
+            }
             work.ledger.inits.enter(&work.set, &work.boot_id);
             let inits = work.inits.iter().filter(|init| !work.ledger.inits.has_done(&init.name));
             let policy = if work.undo { PullPolicy::Never } else { PullPolicy::IfMissing };
@@ -180,8 +191,9 @@ impl<R: ContainerRuntime> Act<'_, R> {
                 self.image(work, &image, policy).await?;
             }
         }
-        self.clear(work, goes_on).await?;
+        let failed = self.clear(work, goes_on).await?;
         if starts {
+            failed.map_or(Ok(()), Err)?;
             for at in 0..work.inits.len() {
                 self.init(work, at).await?;
             }
@@ -199,6 +211,7 @@ impl<R: ContainerRuntime> Act<'_, R> {
                 deployment: work.deployment.clone(),
                 ledger: work.ledger.clone(),
                 line: format!("fetching {image}: {}", line.trim()),
+                reason: None,
             };
             // A line that finds the queue full is followed by others.
             let _ = self.progress.try_send(progress);
@@ -207,26 +220,35 @@ impl<R: ContainerRuntime> Act<'_, R> {
         there.map_err(|error| failure(work.deployment.as_str(), &error))
     }
 
-    /// Removes what an act that was broken off left of an init container. If that one has succeeded meanwhile
-    /// and this act goes on where the other was, it counts; else it runs again from its start.
-    async fn clear(&self, work: &mut Work, goes_on: bool) -> Result<(), InterpretError> {
-        let Some(broken_off) = work.ledger.inits.running.clone() else { return Ok(()) };
-        let failed = |error| failure(broken_off.as_str(), &error);
-        let left_over = self.runtime.list_init_containers(&work.deployment).await.map_err(failed)?;
-        for LeftOver { name, end, image_id, .. } in &left_over {
-            let Some(end) = end.clone() else { continue };
-            let succeeded = end.exit_code == 0 && !end.timed_out;
-            if goes_on && succeeded && *name == broken_off && !work.ledger.inits.has_done(name) {
-                work.ledger.inits.succeeded(name, image_id);
+    /// Removes what an act that was broken off left of an init container. If this act goes on where the other was,
+    /// what came of it meanwhile counts: a success as such, and a failure, which is answered, as that of this try.
+    /// One that has not ended runs again from its start.
+    async fn clear(&self, work: &mut Work, goes_on: bool) -> Result<Option<InterpretError>, InterpretError> {
+        let Some(broken_off) = work.ledger.inits.running.clone() else { return Ok(None) };
+        let runtime = |error| failure(broken_off.as_str(), &error);
+        let left_over = self.runtime.list_init_containers(&work.deployment).await.map_err(runtime)?;
+        let counts = goes_on && !work.ledger.inits.abandoned;
+        let mut failed = None;
+        for LeftOver { name, completed, .. } in &left_over {
+            let Some(completed) = completed else {
+                work.ledger.inits.abandoned = true;
+                continue;
+            };
+            if counts && *name == broken_off && !work.ledger.inits.has_done(name) {
+                failed = verdict(name, completed);
+                if failed.is_none() {
+                    work.ledger.inits.succeeded(name, &completed.image_id);
+                }
             }
-            work.ledger.ends.insert(name.clone(), end);
+            work.ledger.ends.insert(name.clone(), completed.end.clone());
         }
         self.keep(work)?;
         for LeftOver { id, .. } in &left_over {
-            self.runtime.remove(id).await.map_err(failed)?;
+            self.runtime.remove(id).await.map_err(runtime)?;
         }
-        work.ledger.inits.running = None;
-        self.keep(work)
+        work.ledger.inits.cleared();
+        self.keep(work)?;
+        Ok(failed)
     }
 
     async fn init(&self, work: &mut Work, at: usize) -> Result<(), InterpretError> {
@@ -234,36 +256,28 @@ impl<R: ContainerRuntime> Act<'_, R> {
         if work.ledger.inits.has_done(&spec.name) {
             return Ok(());
         }
-        work.ledger.inits.running = Some(spec.name.clone());
+        work.ledger.inits.begin(&spec.name);
         self.keep(work)?;
         let (number, count) = (at + 1, work.inits.len());
-        self.tell(work, format!("init container {number} of {count}: {}", spec.name)).await;
+        self.tell(work, format!("init container {number} of {count}: {}", spec.name), None).await;
         let ran = self.runtime.run_to_completion(&spec, spec.timeout).await;
         let ran = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
+        let failed = verdict(&spec.name, &ran);
         let Completed { id, outcome, end, image_id } = ran;
-        let last_words = last_words(&end);
         work.ledger.ends.insert(spec.name.clone(), end);
-        let failed = match outcome {
-            RunOutcome::Exited { exit_code: 0 } => None,
-            RunOutcome::Exited { exit_code } => Some(InterpretError::InitContainerFailed {
-                container: spec.name.clone(),
-                exit_code,
-                last_words,
-            }),
-            RunOutcome::TimedOut { waited } => Some(InterpretError::InitContainerTimedOut {
-                container: spec.name.clone(),
-                waited,
-                last_words,
-            }),
-        };
         if failed.is_none() {
             work.ledger.inits.succeeded(&spec.name, &image_id);
             tracing::info!(deployment = %work.deployment, container = %spec.name, "init container completed");
         }
         self.keep(work)?;
+        // podman may take seconds to remove it.
+        if let (RunOutcome::Lost, Some(error)) = (outcome, &failed) {
+            let Refusal { reason, message } = error.refusal();
+            self.tell(work, message, Some(reason)).await;
+        }
         let removed = self.runtime.remove(&id).await;
         removed.map_err(|error| failure(spec.name.as_str(), &error))?;
-        work.ledger.inits.running = None;
+        work.ledger.inits.cleared();
         // The next one's beginning is kept anyway.
         if failed.is_some() || number == count {
             self.keep(work)?;
@@ -274,11 +288,13 @@ impl<R: ContainerRuntime> Act<'_, R> {
     async fn step(&self, work: &mut Work, step: &Step) -> Result<(), InterpretError> {
         match step {
             Step::Remove { id } => {
+                self.keep_evidence(work, id).await?;
                 let ended = self.end(id).await;
                 ended.map_err(|error| failure(work.deployment.as_str(), &error))
             }
             Step::Discard { id } => {
                 tracing::warn!(deployment = %work.deployment, id, "the runtime lost it; removing it");
+                self.keep_evidence(work, id).await?;
                 let removed = self.runtime.remove(id).await;
                 removed.map_err(|error| failure(work.deployment.as_str(), &error))
             }
@@ -287,17 +303,35 @@ impl<R: ContainerRuntime> Act<'_, R> {
                 started.map_err(|error| failure(work.deployment.as_str(), &error))
             }
             Step::Create { service, replaces } => {
+                for id in replaces {
+                    self.keep_evidence(work, id).await?;
+                }
                 let Some(spec) = work.services.iter().find(|spec| spec.name == *service) else {
                     return Ok(());
                 };
                 let created = self.replace(spec, replaces).await;
                 let limits = created.map_err(|error| failure(service.as_str(), &error))?;
-                work.ledger.ends.remove(service);
                 let others = |line: &String| !line.starts_with(&format!("{service}: "));
                 work.ledger.limits_not_enforced.retain(others);
                 let limits = limits.into_iter().map(|limit| format!("{service}: {limit}"));
                 work.ledger.limits_not_enforced.extend(limits);
                 self.keep(work)
+            }
+        }
+    }
+
+    /// Puts what is known of a container that goes because it fails into the ledger.
+    async fn keep_evidence(&self, work: &mut Work, id: &str) -> Result<(), InterpretError> {
+        let Some(name) = work.failing.remove(id) else { return Ok(()) };
+        match self.runtime.end_of(id).await {
+            Ok(Some(end)) => {
+                work.ledger.ends.insert(name, end);
+                self.keep(work)
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                tracing::warn!(id, error = %Chain(&error), "nothing can be read of a container that goes");
+                Ok(())
             }
         }
     }
@@ -327,10 +361,28 @@ impl<R: ContainerRuntime> Act<'_, R> {
         kept.map_err(|error| InterpretError::Ledger { cause: Chain(&error).to_string() })
     }
 
-    async fn tell(&self, work: &Work, line: String) {
+    async fn tell(&self, work: &Work, line: String, reason: Option<Reason>) {
         let (deployment, ledger) = (work.deployment.clone(), work.ledger.clone());
         // The reconciler is gone only when the agent ends.
-        let _ = self.progress.send(Progress { deployment, ledger, line }).await;
+        let _ = self.progress.send(Progress { deployment, ledger, line, reason }).await;
+    }
+}
+
+/// What makes what came of an init container a failure, if it is one.
+fn verdict(name: &ContainerName, completed: &Completed) -> Option<InterpretError> {
+    let (container, last_words) = (name.clone(), last_words(&completed.end));
+    match completed.outcome {
+        RunOutcome::Exited { exit_code: 0 } => None,
+        RunOutcome::Exited { exit_code } => {
+            Some(InterpretError::InitContainerFailed { container, exit_code, last_words })
+        }
+        RunOutcome::TimedOut { waited } => {
+            Some(InterpretError::InitContainerTimedOut { container, waited, last_words })
+        }
+        RunOutcome::Lost => {
+            let lost = RuntimeError::RuntimeLost { container: name.to_string() };
+            Some(failure(name.as_str(), &lost))
+        }
     }
 }
 

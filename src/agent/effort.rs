@@ -2,7 +2,7 @@
 
 use super::act::InterpretError;
 use super::ledger::Ledger;
-use super::score;
+use super::score::{self, Reason};
 use super::store::Record;
 use crate::model::id::ContainerName;
 use crate::model::workload::Desired;
@@ -53,8 +53,9 @@ pub(super) struct Effort {
     pub(super) probation: Probation,
     /// When the probation has to be looked at again.
     pub(super) probation_ends: Option<Instant>,
-    /// What the act under way does.
+    /// What the act under way does, and what went wrong in it.
     pub(super) line: String,
+    pub(super) line_reason: Option<Reason>,
     /// The container whose end was asked for last.
     pub(super) evidenced: String,
     /// The services that ended, and whose end has been counted, until they are started again.

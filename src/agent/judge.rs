@@ -121,12 +121,11 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
     if !evidence.runtime_answers {
         return (Phase::Pending, None, "the container runtime does not answer".to_owned());
     }
-    let line = evidence.effort.map(|effort| effort.line.as_str()).unwrap_or_default();
     let failure = evidence.effort.and_then(|effort| effort.failure.as_ref());
-    if !line.is_empty() {
+    if let Some(effort) = evidence.effort.filter(|effort| !effort.line.is_empty()) {
         // While it is tried again, what failed last is not overcome.
         let reason = failure.map(|failure| failure.error.refusal().reason);
-        return (Phase::Pending, reason, line.to_owned());
+        return (Phase::Pending, effort.line_reason.or(reason), effort.line.clone());
     }
     if let Some(failure) = failure {
         let Refusal { reason, message } = failure.error.refusal();
@@ -198,7 +197,8 @@ fn restarting(service: &ContainerName, code: i32, specs: &[ServiceSpec], evidenc
 }
 
 fn how_it_ended(service: &ContainerName, code: i32, ledger: Option<&Ledger>) -> String {
-    let end = ledger.and_then(|ledger| ledger.ends.get(service));
+    // It may be the end of the container before this one.
+    let end = ledger.and_then(|ledger| ledger.ends.get(service)).filter(|end| end.exit_code == code);
     let memory = if end.is_some_and(|end| end.oom) { ", out of memory" } else { "" };
     let last = end.map(last_words).unwrap_or_default();
     format!("{service} ended with exit code {code}{memory}{}", words(&last))

@@ -52,6 +52,9 @@ pub(super) struct Inits {
     pub(super) images: BTreeMap<ContainerName, String>,
     /// The one of which a container may be there.
     pub(super) running: Option<ContainerName>,
+    /// That container is being removed without having ended by itself, so its end says nothing.
+    #[serde(default)]
+    pub(super) abandoned: bool,
 }
 
 /// A set that failed.
@@ -74,10 +77,20 @@ impl Inits {
     /// Goes on with `set` in this boot; what was done for another set or in another boot does not count.
     pub(super) fn enter(&mut self, set: &str, boot_id: &str) {
         if !self.is_of(set, boot_id) {
-            let running = self.running.take();
+            let (running, abandoned) = (self.running.take(), self.abandoned);
             let (set, boot_id) = (set.to_owned(), boot_id.to_owned());
-            *self = Self { set, boot_id, running, ..Self::default() };
+            *self = Self { set, boot_id, running, abandoned, ..Self::default() };
         }
+    }
+
+    /// Takes note that one is about to run.
+    pub(super) fn begin(&mut self, name: &ContainerName) {
+        (self.running, self.abandoned) = (Some(name.clone()), false);
+    }
+
+    /// Takes note that no container is left.
+    pub(super) fn cleared(&mut self) {
+        (self.running, self.abandoned) = (None, false);
     }
 
     /// Takes note that an init container has succeeded, and with which image.

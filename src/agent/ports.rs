@@ -72,18 +72,20 @@ pub enum RunOutcome {
         /// Its exit code.
         exit_code: i32,
     },
-    /// Its time was up, and it was removed.
+    /// Its time was up, and it was killed.
     TimedOut {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The runtime's monitor of it died: how it ended cannot be known.
+    Lost,
 }
 
 /// An init container that ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completed {
-    /// The runtime's id. One that ended by itself is still there: whoever asked for it removes it once it is
-    /// on record, so that one who dies in between finds it again.
+    /// The runtime's id. The container is still there: whoever asked for it removes it once it is on record, so
+    /// that one who dies in between finds it again.
     pub id: String,
     /// What came of it.
     pub outcome: RunOutcome,
@@ -100,10 +102,8 @@ pub struct LeftOver {
     pub id: String,
     /// Its name in the deployment.
     pub name: ContainerName,
-    /// How it ended, if it ran and did.
-    pub end: Option<ContainerEnd>,
-    /// The id of the image that it ran; empty when unknown.
-    pub image_id: String,
+    /// What came of it; none when it still runs or never ran.
+    pub completed: Option<Completed>,
 }
 
 /// A container that this device's agent made.
@@ -295,8 +295,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Runs an init container from start to end: frees its name of an earlier try's left-over, makes it
     /// without restart policy, starts it, waits for its end or until `timeout` is over and reads the evidence.
-    /// Only one that ended by itself is left there, for the caller to remove. Of two deadlines the runtime's
-    /// own, a little later, holds when the agent is dead.
+    /// However it ended, it is left there for the caller to remove; only one that never ran is not. Of two deadlines
+    /// the runtime's own, a little later, holds when the agent is dead.
     fn run_to_completion(
         &self,
         spec: &InitSpec,
@@ -309,7 +309,8 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         deployment: &DeploymentName,
     ) -> impl Future<Output = Result<Vec<LeftOver>, RuntimeError>> + Send;
 
-    /// How a container that ended did. One that is gone is `None`.
+    /// How a container ended; of one that runs, or whose monitor died, what is known, with exit code -1. One that is
+    /// gone or never ran is `None`.
     fn end_of(&self, id: &str) -> impl Future<Output = Result<Option<ContainerEnd>, RuntimeError>> + Send;
 
     /// Runs a container's health check once: whether it passed, and what it printed.

@@ -206,9 +206,9 @@ impl<R: ContainerRuntime> Reconciler<R> {
     }
 
     fn progressed(&mut self, progress: Progress) {
-        let Progress { deployment, ledger, line } = progress;
+        let Progress { deployment, ledger, line, reason } = progress;
         if let Some(effort) = self.efforts.get_mut(&deployment).filter(|effort| effort.busy) {
-            effort.line = line;
+            (effort.line, effort.line_reason) = (line, reason);
             self.ledgers.insert(deployment, ledger);
             self.report();
         }
@@ -317,6 +317,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             inits: target.map(|target| score::inits(&name, target)).unwrap_or_default(),
             set: target.map(score::set).unwrap_or_default(),
             steps,
+            failing: self.failing(&name),
             boot_id: self.boot_id.clone(),
             ledger: self.ledgers.get(&name).cloned().unwrap_or_default(),
             deployment: name.clone(),

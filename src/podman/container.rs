@@ -6,11 +6,10 @@ use super::inspect::Inspected;
 use super::logs::{Frames, Tail};
 use super::monitor::Conmon;
 use super::topology::{PodmanTopology, decode, succeeded};
-use crate::agent::ports::{ContainerRuntime, RuntimeError, ServiceState};
+use crate::agent::ports::{RuntimeError, ServiceState};
 use crate::model::workload::{ContainerEnd, LOG_TAIL_BYTES, LOG_TAIL_LINES};
 use crate::support::chain::Chain;
 use hyper::{Method, StatusCode};
-use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 
 /// How long a call may take that only adds to what is known already: a container whose lock is held by a
@@ -52,20 +51,24 @@ impl PodmanTopology {
         seen.is_ok_and(|shares| *shares)
     }
 
-    /// Removes a container whose monitor is gone. Its process is ended first: podman
-    /// takes seconds for that.
-    pub(super) async fn remove_lost(&self, id: &str) -> Result<(), RuntimeError> {
-        if let Some(seen) = self.inspect(id).await?
-            && let Conmon::Gone = self.conmon(seen.state.conmon_pid).await
-            && let Some(pid) = Pid::from_raw(seen.state.pid).filter(|_| seen.state.pid > 1)
-            && let Err(error) = kill_process(pid, Signal::KILL)
-        {
-            tracing::debug!(id, %error, "the process of a lost container has ended already");
-        }
-        self.remove(id).await
+    /// Whether podman calls a container running whose monitor is gone.
+    pub(super) async fn has_lost(&self, seen: &Inspected) -> bool {
+        seen.state() == ServiceState::Running
+            && matches!(self.conmon(seen.state.conmon_pid).await, Conmon::Gone)
     }
 
-    /// The evidence of a container's end, with the end of its log.
+    /// Kills a container. One that has ended is fine.
+    pub(super) async fn kill(&self, id: &str) -> Result<(), RuntimeError> {
+        let operation = format!("kill container {id}");
+        let path = format!("/containers/{id}/kill?signal=KILL");
+        let answer = self.call(Method::POST, path, operation.clone()).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(()),
+            _ => succeeded(&answer, &operation),
+        }
+    }
+
+    /// What is known of a container's end, with the end of its log.
     pub(super) async fn evidence(&self, seen: &Inspected) -> ContainerEnd {
         let log = self.tail(&seen.id, LOG_TAIL_LINES, LOG_TAIL_BYTES, DETAIL_TIMEOUT).await;
         let log_tail = log.unwrap_or_else(|error| {

@@ -7,7 +7,6 @@ use crate::model::id::{ContainerName, DeploymentName, DeviceId};
 use crate::model::workload::{Limits, label};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// The period that a bound on processor time speaks of, in microseconds: the kernel's default
 /// (cgroups(7), `cpu.cfs_period_us`).
@@ -152,14 +151,9 @@ pub(super) fn service(
     (body, unheld)
 }
 
-/// Makes the body that creates an init container, which conmon ends after `deadline` should nobody else
+/// Makes the body that creates an init container, which conmon ends after `deadline` seconds should nobody else
 /// do so before.
-pub(super) fn init(
-    device: &DeviceId,
-    oci_runtime: Option<&str>,
-    spec: &InitSpec,
-    deadline: Duration,
-) -> Create {
+pub(super) fn init(device: &DeviceId, oci_runtime: Option<&str>, spec: &InitSpec, deadline: u64) -> Create {
     let (mounts, volumes) = volumes(&spec.volumes);
     let mut labels = labels(device, &spec.deployment, spec.generation);
     labels.insert(label::INIT_CONTAINER_LABEL, spec.name.to_string());
@@ -174,8 +168,7 @@ pub(super) fn init(
         volumes,
         portmappings: Vec::new(),
         oci_runtime: oci_runtime.map(str::to_owned),
-        // Rounded up; podman takes 0 for "never".
-        timeout: Some(deadline.as_secs() + 1),
+        timeout: Some(deadline),
         stop_timeout: None,
         resource_limits: None,
         healthconfig: None,

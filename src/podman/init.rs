@@ -17,12 +17,15 @@ use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::label;
 use crate::support::chain::Chain;
 use hyper::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How much later than the agent conmon ends an init container: enough for the agent, when it lives, to
 /// have read the evidence.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a killed one may take to be seen dead; one that hangs in the kernel is told all the same.
+const DIES: Duration = Duration::from_secs(10);
 /// The pause before podman is asked again what it does not know yet.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How much longer than the deadline a call to `wait` may take: the deadline ends it, not this.
@@ -34,7 +37,8 @@ pub(super) async fn run(
     spec: &InitSpec,
     timeout: Duration,
 ) -> Result<Completed, RuntimeError> {
-    let body = create::init(&podman.device, podman.oci_runtime.as_deref(), spec, timeout + GRACE);
+    let deadline = conmon_deadline(timeout);
+    let body = create::init(&podman.device, podman.oci_runtime.as_deref(), spec, deadline);
     let name = body.name.clone();
     // Making it removes a left-over that holds its name.
     let id = podman.make(&body).await?.id;
@@ -43,36 +47,78 @@ pub(super) async fn run(
         return Err(error);
     }
     let began = Instant::now();
-    let ended = match tokio::time::timeout(timeout, end(podman, &id, &name, timeout)).await {
-        Ok(Ok(ended)) => Some(ended),
+    match tokio::time::timeout(timeout, end(podman, &id, &name, timeout)).await {
+        Ok(Ok(End::Exited(seen))) => Ok(exited(podman, seen).await),
+        Ok(Ok(End::Lost(seen))) => {
+            end_process(&seen);
+            Ok(lost(podman, seen).await)
+        }
         Ok(Err(error)) => {
-            if let Err(remains) = podman.remove_lost(&id).await {
-                tracing::warn!(container = name, error = %Chain(&remains), "remains cannot be removed");
-            }
-            return Err(error);
+            discard(podman, &id).await;
+            Err(error)
         }
-        // It may have ended in this very moment.
-        Err(_) => podman.inspect(&id).await?.filter(Inspected::has_ended),
+        Err(_) => run_out(podman, &id, began).await,
+    }
+}
+
+/// After how many seconds conmon ends one that may take this long: rounded up.
+fn conmon_deadline(timeout: Duration) -> u64 {
+    (timeout + GRACE).as_secs() + 1
+}
+
+/// How long one might take, given when conmon ends it.
+fn timeout(seen: &Inspected) -> Option<Duration> {
+    seen.deadline().checked_sub(GRACE + Duration::from_secs(1))
+}
+
+/// How the wait for an init container ended.
+enum End {
+    Exited(Inspected),
+    /// Its monitor is gone.
+    Lost(Inspected),
+}
+
+async fn exited(podman: &PodmanTopology, seen: Inspected) -> Completed {
+    let end = podman.evidence(&seen).await;
+    let outcome = RunOutcome::Exited { exit_code: end.exit_code };
+    Completed { id: seen.id, outcome, end, image_id: seen.image }
+}
+
+async fn lost(podman: &PodmanTopology, seen: Inspected) -> Completed {
+    let end = podman.evidence(&seen).await;
+    Completed { id: seen.id, outcome: RunOutcome::Lost, end, image_id: seen.image }
+}
+
+/// Ends the process of a container that nobody watches any more: podman takes seconds for that.
+fn end_process(seen: &Inspected) {
+    if let Some(pid) = Pid::from_raw(seen.state.pid).filter(|_| seen.state.pid > 1)
+        && let Err(error) = kill_process(pid, Signal::KILL)
+    {
+        tracing::debug!(id = seen.id, %error, "the process of a lost container has ended already");
+    }
+}
+
+/// Kills one whose time is up.
+async fn run_out(podman: &PodmanTopology, id: &str, began: Instant) -> Result<Completed, RuntimeError> {
+    // It may have ended in this very moment.
+    if let Some(ended) = podman.inspect(id).await?.filter(Inspected::has_ended) {
+        return Ok(exited(podman, ended).await);
+    }
+    let waited = began.elapsed();
+    podman.kill(id).await?;
+    let mut seen = podman.inspect(id).await?;
+    let killed = Instant::now();
+    while seen.as_ref().is_some_and(|seen| !seen.has_ended()) && killed.elapsed() < DIES {
+        tokio::time::sleep(AGAIN).await;
+        seen = podman.inspect(id).await?;
+    }
+    let (mut end, image_id) = match seen {
+        Some(seen) => (podman.evidence(&seen).await, seen.image),
+        None => Default::default(),
     };
-    let completed = match ended {
-        Some(ended) => {
-            let end = podman.evidence(&ended).await;
-            let outcome = RunOutcome::Exited { exit_code: end.exit_code };
-            Completed { id, outcome, end, image_id: ended.image }
-        }
-        None => {
-            let waited = began.elapsed();
-            let (mut end, image_id) = match podman.inspect(&id).await? {
-                Some(running) => (podman.evidence(&running).await, running.image),
-                None => Default::default(),
-            };
-            end.timed_out = true;
-            end.ran_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-            podman.remove(&id).await?;
-            Completed { id, outcome: RunOutcome::TimedOut { waited }, end, image_id }
-        }
-    };
-    Ok(completed)
+    end.timed_out = true;
+    end.ran_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+    Ok(Completed { id: id.to_owned(), outcome: RunOutcome::TimedOut { waited }, end, image_id })
 }
 
 async fn discard(podman: &PodmanTopology, id: &str) {
@@ -81,30 +127,26 @@ async fn discard(podman: &PodmanTopology, id: &str) {
     }
 }
 
-/// Waits until a started container has ended. Ends early only when its end cannot be known any more; a
+/// Waits until a started container has ended. Ends early only when its end cannot be known any more; an error
+/// means that it is gone or never ran. A
 /// podman that does not answer is asked again, for the caller's deadline bounds it all.
-async fn end(
-    podman: &PodmanTopology,
-    id: &str,
-    name: &str,
-    timeout: Duration,
-) -> Result<Inspected, RuntimeError> {
-    let lost = || RuntimeError::RuntimeLost { container: name.to_owned() };
+async fn end(podman: &PodmanTopology, id: &str, name: &str, timeout: Duration) -> Result<End, RuntimeError> {
+    let gone = || RuntimeError::RuntimeLost { container: name.to_owned() };
     let mut waited = false;
     loop {
-        let mut seen = look(podman, id).await.ok_or_else(lost)?;
+        let mut seen = look(podman, id).await.ok_or_else(gone)?;
         if waited && !seen.has_ended() {
             tokio::time::sleep(AGAIN).await;
-            seen = look(podman, id).await.ok_or_else(lost)?;
+            seen = look(podman, id).await.ok_or_else(gone)?;
         }
         if seen.has_ended() {
-            return Ok(seen);
+            return Ok(End::Exited(seen));
         }
         if waited && seen.state() == ServiceState::Created {
             return Err(RuntimeError::NeverStarted { container: name.to_owned() });
         }
         match podman.conmon(seen.state.conmon_pid).await {
-            Conmon::Gone if waited => return Err(lost()),
+            Conmon::Gone if waited => return Ok(End::Lost(seen)),
             Conmon::Gone => {}
             Conmon::There(monitor) => tokio::select! {
                 () = wait(podman, id, timeout) => {}
@@ -166,8 +208,27 @@ pub(super) async fn list(
         let Some(seen) = podman.inspect(&id).await? else { continue };
         let name = seen.label(label::INIT_CONTAINER_LABEL).and_then(|name| ContainerName::new(name).ok());
         let Some(name) = name else { continue };
-        let end = if seen.has_ended() { Some(podman.evidence(&seen).await) } else { None };
-        there.push(LeftOver { id, name, end, image_id: seen.image });
+        let completed = if seen.has_ended() {
+            Some(left_over(podman, seen).await)
+        } else if podman.has_lost(&seen).await {
+            Some(lost(podman, seen).await)
+        } else {
+            None
+        };
+        there.push(LeftOver { id, name, completed });
     }
     Ok(there)
+}
+
+/// What came of one that ended while nobody waited for it. The agent that waited may have killed it and not said so
+/// any more, which podman tells as any other end.
+async fn left_over(podman: &PodmanTopology, seen: Inspected) -> Completed {
+    let timeout = timeout(&seen);
+    let mut completed = exited(podman, seen).await;
+    let ran = Duration::from_millis(completed.end.ran_ms);
+    if let Some(waited) = timeout.filter(|timeout| completed.end.exit_code != 0 && ran >= *timeout) {
+        completed.end.timed_out = true;
+        completed.outcome = RunOutcome::TimedOut { waited };
+    }
+    completed
 }

@@ -6,7 +6,7 @@ use crate::model::id::DeviceId;
 use crate::model::workload::{ContainerEnd, DEFAULT_STOP_TIMEOUT, label};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How much sooner than its deadline, counted from the container's start, conmon may end it: it counts
 /// from its own start, which comes first by as long as the OCI runtime takes.
@@ -88,16 +88,28 @@ impl Inspected {
         api::state(&self.state.status, self.state.exit_code)
     }
 
-    /// Whether it ran and ended. podman's `wait` answers 0 for one that never started.
-    pub(super) fn has_ended(&self) -> bool {
-        matches!(self.state(), ServiceState::Exited { .. }) && unix_ms(&self.state.started_at).is_some()
+    /// Whether it was ever started.
+    pub(super) fn has_run(&self) -> bool {
+        unix_ms(&self.state.started_at).is_some()
     }
 
-    /// The evidence of its end, all but the log.
+    /// After which time conmon ends it; zero when never.
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_secs(self.config.timeout)
+    }
+
+    /// Whether it ran and ended. podman's `wait` answers 0 for one that never started.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state(), ServiceState::Exited { .. }) && self.has_run()
+    }
+
+    /// The evidence of its end, all but the log; of one that has not ended, what is known by now.
     pub(super) fn end(&self) -> ContainerEnd {
-        let code = self.state.exit_code;
+        let ended = self.has_ended();
+        let code = if ended { self.state.exit_code } else { -1 };
         let started = unix_ms(&self.state.started_at);
-        let ran_ms = unix_ms(&self.state.finished_at).zip(started).map(|(end, start)| end - start);
+        let until = if ended { unix_ms(&self.state.finished_at) } else { now_ms() };
+        let ran_ms = until.zip(started).map(|(end, start)| end - start);
         let ran_ms = ran_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
         let deadline_ms = self.config.timeout.saturating_mul(1000);
         let image_digest = match (self.image_digest.is_empty(), self.image.is_empty()) {
@@ -110,12 +122,20 @@ impl Inspected {
             signal: u8::try_from(code).ok().and_then(|code| code.checked_sub(128)).filter(|n| *n > 0),
             oom: self.state.oom_killed,
             // conmon's deadline shows as -1, which other failures of the runtime do too.
-            timed_out: code == -1 && deadline_ms > 0 && ran_ms.saturating_add(EARLY_MS) >= deadline_ms,
+            timed_out: ended
+                && code == -1
+                && deadline_ms > 0
+                && ran_ms.saturating_add(EARLY_MS) >= deadline_ms,
             image_digest,
             ran_ms,
             log_tail: String::new(),
         }
     }
+}
+
+fn now_ms() -> Option<i64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    i64::try_from(now.as_millis()).ok()
 }
 
 /// Milliseconds since 1970 of an RFC 3339 time; none for one before, as podman's "never" is.
@@ -195,5 +215,7 @@ mod tests {
         assert!(!inspected("exited", -1, start, at_4).end().timed_out, "-1 before the deadline");
         let end = inspected("exited", -1, start, at_8).end();
         assert_eq!((end.exit_code, end.signal, end.timed_out), (-1, None, true));
+        let end = inspected("running", 0, start, "0001-01-01T00:00:00Z").end();
+        assert_eq!((end.exit_code, end.timed_out, end.ran_ms > 0), (-1, false, true), "it has not ended");
     }
 }

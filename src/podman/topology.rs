@@ -207,7 +207,7 @@ impl ContainerRuntime for PodmanTopology {
     }
 
     async fn end_of(&self, id: &str) -> Result<Option<ContainerEnd>, RuntimeError> {
-        match self.inspect(id).await?.filter(Inspected::has_ended) {
+        match self.inspect(id).await?.filter(Inspected::has_run) {
             Some(seen) => Ok(Some(self.evidence(&seen).await)),
             None => Ok(None),
         }

@@ -35,6 +35,7 @@ mod nightly;
 mod operator;
 mod podman;
 mod podman_canned;
+mod podman_evidence;
 mod podman_host;
 mod podman_inits;
 mod podman_killed;

@@ -81,6 +81,19 @@ fn usual(asked: &str) -> Answer {
     }
 }
 
+fn migrate() -> InitSpec {
+    InitSpec {
+        deployment: DeploymentName::new("shop").unwrap(),
+        name: ContainerName::new("migrate").unwrap(),
+        generation: 1,
+        image: "localhost/web:1".into(),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        volumes: Vec::new(),
+        timeout: MINUTE,
+    }
+}
+
 #[tokio::test]
 async fn podman_5s_lists_and_states_are_understood() {
     let libpod = Libpod::start(|asked| {
@@ -109,7 +122,8 @@ async fn podman_5s_lists_and_states_are_understood() {
     let end = topology.end_of("id-c").await.unwrap().unwrap();
     assert_eq!((end.exit_code, end.signal, end.oom, end.ran_ms), (137, Some(9), true, 4000));
     assert_eq!((end.image_digest.as_str(), end.log_tail.as_str()), ("sha256:cd", "begun\n"));
-    assert_eq!(topology.end_of("id-a").await.unwrap(), None, "it runs");
+    let running = topology.end_of("id-a").await.unwrap().unwrap();
+    assert_eq!((running.exit_code, running.log_tail.as_str()), (-1, "begun\n"), "it runs");
     let found = topology.check_health("id-a", MINUTE).await.unwrap();
     assert_eq!(found, (true, "all is well".to_owned()));
     let error = topology.create(&spec("web", &[])).await.unwrap_err();
@@ -139,19 +153,30 @@ async fn an_init_container_is_waited_for_through_all_that_podman_5_says() {
         }
         _ => usual(asked),
     });
-    let init = InitSpec {
-        deployment: DeploymentName::new("shop").unwrap(),
-        name: ContainerName::new("migrate").unwrap(),
-        generation: 1,
-        image: "localhost/web:1".into(),
-        args: Vec::new(),
-        env: BTreeMap::new(),
-        volumes: Vec::new(),
-        timeout: MINUTE,
-    };
-    let done = topology(&libpod).run_to_completion(&init, MINUTE).await.unwrap();
+    let done = topology(&libpod).run_to_completion(&migrate(), MINUTE).await.unwrap();
     assert_eq!(done.outcome, RunOutcome::Exited { exit_code: 0 });
     assert!(looks.load(Ordering::SeqCst) > 5, "{:?}", libpod.asked());
+}
+
+/// podman's `wait` answers 0 for one that never ran.
+#[tokio::test]
+async fn one_that_was_started_and_never_ran_is_no_success() {
+    let libpod = Libpod::start(|asked| match asked {
+        "POST /containers/create" => whole("201 Created", r#"{"Id":"id-migrate","Warnings":[]}"#),
+        _ if asked.contains("/wait?") => whole("200 OK", "0"),
+        _ if asked.ends_with("/containers/id-migrate/json") => {
+            let mut created = inspected("migrate", "created", 0, false);
+            created["State"]["StartedAt"] = json!(NEVER);
+            ok(&created)
+        }
+        _ => usual(asked),
+    });
+    let error = topology(&libpod).run_to_completion(&migrate(), MINUTE).await.unwrap_err();
+    assert!(
+        matches!(&error, RuntimeError::NeverStarted { container } if container == "lab-1.shop.migrate"),
+        "{error}"
+    );
+    assert!(libpod.asked().iter().any(|asked| asked.starts_with("DELETE /containers/id-migrate?")));
 }
 
 #[tokio::test]

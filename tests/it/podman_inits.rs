@@ -114,6 +114,13 @@ async fn its_time_is_bounded_and_its_log_kept() {
     let RunOutcome::TimedOut { waited } = done.outcome else { panic!("{done:?}") };
     assert!(waited >= timeout && waited < MINUTE, "{waited:?}");
     assert!(done.end.timed_out && done.end.log_tail == "begun\n", "{:?}", done.end);
+    assert_eq!(
+        (done.end.exit_code, done.end.signal),
+        (137, Some(9)),
+        "it is dead, and there until that is on record"
+    );
+    assert_eq!(podman.names().await, [NAME]);
+    topology.remove(&done.id).await.unwrap();
     assert_eq!(podman.names().await, Vec::<String>::new());
 }
 
@@ -138,20 +145,28 @@ async fn one_that_cannot_start_is_no_success() {
 async fn a_dead_monitor_is_told_at_once() {
     let podman = podman_or_return!();
     let topology = podman.topology("lab-1");
-    let script = init("sleep 1000");
-    let (killed, error) = {
+    let script = init("echo begun; sleep 1000");
+    let (killed, done) = {
         let running = topology.run_to_completion(&script, MINUTE);
         tokio::pin!(running);
         tokio::select! {
             done = &mut running => panic!("{done:?}"),
             () = kill_monitor(&podman) => {}
         }
-        (Instant::now(), running.await.unwrap_err())
+        (Instant::now(), running.await.unwrap())
     };
     let took = killed.elapsed();
-    eprintln!("init container: monitor's death to error with its remains removed: {took:?}");
-    assert!(matches!(&error, RuntimeError::RuntimeLost { container } if container == NAME), "{error}");
     assert!(took < SOON, "{took:?}");
+    assert_eq!(
+        (done.outcome, done.end.exit_code, done.end.log_tail.as_str()),
+        (RunOutcome::Lost, -1, "begun\n")
+    );
+    // An agent that died over it finds the same.
+    let there = topology.list_init_containers(&script.deployment).await.unwrap();
+    let [LeftOver { completed: Some(again), .. }] = there.as_slice() else { panic!("{there:?}") };
+    assert_eq!((again.outcome, again.end.log_tail.as_str()), (RunOutcome::Lost, "begun\n"));
+    topology.remove(&done.id).await.unwrap();
+    eprintln!("init container: monitor's death told after {took:?}, removed after {:?}", killed.elapsed());
     assert_eq!(podman.names().await, Vec::<String>::new());
 }
 
@@ -218,7 +233,10 @@ async fn with_a_dead_agent_conmon_ends_it_and_the_next_start_tells() {
     inspected(&podman, "{{.State.Status}} {{.State.ExitCode}}", |said| said == "exited -1").await;
     let deployment = DeploymentName::new("shop").unwrap();
     let there = topology.list_init_containers(&deployment).await.unwrap();
-    let [LeftOver { id, name, end: Some(end), .. }] = there.as_slice() else { panic!("{there:?}") };
+    let [LeftOver { id, name, completed: Some(Completed { outcome, end, .. }) }] = there.as_slice() else {
+        panic!("{there:?}")
+    };
+    assert_eq!(*outcome, RunOutcome::TimedOut { waited: timeout });
     assert_eq!((name.as_str(), end.exit_code, end.timed_out), ("migrate", -1, true), "{end:?}");
     assert_eq!(end.log_tail, "begun\n");
     topology.remove(id).await.unwrap();
@@ -238,7 +256,7 @@ async fn those_of_a_deployment_are_listed_without_its_services() {
     }
     let deployment = DeploymentName::new("shop").unwrap();
     let there = topology.list_init_containers(&deployment).await.unwrap();
-    let [LeftOver { id: running, end: None, .. }] = there.as_slice() else { panic!("{there:?}") };
+    let [LeftOver { id: running, completed: None, .. }] = there.as_slice() else { panic!("{there:?}") };
     topology.remove(running).await.unwrap();
     assert_eq!(podman.names().await, ["lab-1.shop.web"]);
     until(&topology, |seen| seen.state == ServiceState::Exited { code: 4 }).await;

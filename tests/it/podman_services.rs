@@ -61,7 +61,8 @@ async fn a_health_check_is_run_and_what_it_finds_is_told_and_acted_on() {
     let Some(lab) = Lab::start().await else { return };
     let agent = lab.agent(podman.topology("lab-1"));
     let checked = |word: &str| {
-        let mut service = shell(&podman, "web", &format!("echo {word} > /word; exec sleep 1000"));
+        let mut service =
+            shell(&podman, "web", &format!("echo serving {word}; echo {word} > /word; exec sleep 1000"));
         let command = ["sh", "-c", "cat /word /shared/sick; [ ! -e /shared/sick ] && grep -q good /word"];
         service["stop_timeout"] = json!(0);
         service["health"] = json!({ "command": command, "interval": 1, "timeout": 20, "retries": 2 });
@@ -75,9 +76,11 @@ async fn a_health_check_is_run_and_what_it_finds_is_told_and_acted_on() {
     // One that never passes is undone within its probation.
     lab.deploy_score("shop", 2, score("bad", 60)).await;
     let undone = lab.phase("shop", Phase::RolledBack).await;
-    let rollback = undone.rollback.unwrap();
+    let rollback = undone.rollback.clone().unwrap();
     assert_eq!((rollback.from, rollback.to), (2, 1));
     assert!(rollback.cause.contains("web became unhealthy"), "{}", rollback.cause);
+    let known = |status: &Status| status.services[0].end.clone().map(|end| (end.exit_code, end.log_tail));
+    assert_eq!(known(&undone), Some((-1, "serving bad\n".to_owned())));
 
     // One that falls sick later is told with what its check printed, and made anew.
     let before = undone.services[0].id.clone();
@@ -90,6 +93,7 @@ async fn a_health_check_is_run_and_what_it_finds_is_told_and_acted_on() {
     };
     let last = lab.status("shop", well).await;
     assert_ne!(last.services[0].id, first.services[0].id);
+    assert_eq!(known(&last), Some((-1, "serving good\n".to_owned())));
     agent.stop().await;
 }
 

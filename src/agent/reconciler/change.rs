@@ -4,7 +4,7 @@ use super::{Done, Reconciler, SETTLED, Why};
 use crate::agent::act::{self, InterpretError};
 use crate::agent::judge::{self, of};
 use crate::agent::ledger::{Bad, Ledger};
-use crate::agent::ports::{ContainerRuntime, ManagedService};
+use crate::agent::ports::{ContainerRuntime, ManagedService, ServiceState};
 use crate::agent::score;
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::ContainerEnd;
@@ -77,6 +77,16 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 self.condemn(&deployment, format!("{cause}{}", act::words(&words)));
             }
         }
+    }
+
+    /// The containers of a deployment that are made anew because of what they do, by their ids.
+    pub(super) fn failing(&self, name: &DeploymentName) -> BTreeMap<String, ContainerName> {
+        let findings = self.findings.borrow();
+        let fails = |seen: &&ManagedService| {
+            seen.state == ServiceState::Lost || judge::is_unhealthy(&findings, &seen.id)
+        };
+        let there = self.seen.iter().flatten().filter(|seen| seen.deployment == *name);
+        there.filter(fails).map(|seen| (seen.id.clone(), seen.name.clone())).collect()
     }
 
     /// Gives up what a deployment was changed to, when there is a good one to go back to.

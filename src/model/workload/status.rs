@@ -100,7 +100,8 @@ pub struct ContainerStatus {
 /// How a container ended: the evidence that is kept of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerEnd {
-    /// Its exit code; -1 when the runtime's monitor ended it.
+    /// Its exit code; -1 when the runtime's monitor ended it, or when none is known: the monitor died, or the
+    /// container was still running when it had to go.
     pub exit_code: i32,
     /// The signal that ended it, as the exit code tells (128 + n, the shells' convention).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -128,6 +128,18 @@ impl Fake {
         self.state().inits.len()
     }
 
+    /// The init containers that are there have been killed.
+    pub(crate) fn kill_left_over(&self) {
+        let end = ContainerEnd { exit_code: 137, signal: Some(9), ..ContainerEnd::default() };
+        let outcome = RunOutcome::Exited { exit_code: 137 };
+        self.change(|state| {
+            for (_, init) in &mut state.inits {
+                let (id, end) = (init.id.clone(), end.clone());
+                init.completed = Some(Completed { id, outcome, end, image_id: String::new() });
+            }
+        });
+    }
+
     /// Takes one of the calls that are left, or hangs.
     async fn enter(&self) {
         let passes = self.change(|state| match &mut state.calls_left {
@@ -258,8 +270,7 @@ impl ContainerRuntime for Fake {
             state.journal.push(format!("init {}", spec.name));
             state.made += 1;
             let id = format!("i{}", state.made);
-            let init =
-                LeftOver { id: id.clone(), name: spec.name.clone(), end: None, image_id: spec.image.clone() };
+            let init = LeftOver { id: id.clone(), name: spec.name.clone(), completed: None };
             state.inits.push((spec.deployment.clone(), init));
             state.begun.push(Instant::now());
             id
@@ -273,13 +284,15 @@ impl ContainerRuntime for Fake {
             let (exit_code, timed_out) = match outcome {
                 RunOutcome::Exited { exit_code } => (exit_code, false),
                 RunOutcome::TimedOut { .. } => (-1, true),
+                RunOutcome::Lost => (-1, false),
             };
             state.journal.push(format!("init {} ended {exit_code}", spec.name));
             let end = ContainerEnd { exit_code, timed_out, log_tail: LOG.into(), ..ContainerEnd::default() };
-            for (_, init) in state.inits.iter_mut().filter(|(_, init)| init.id == id) {
-                init.end = Some(end.clone());
+            let completed = Completed { id, outcome, end, image_id: spec.image.clone() };
+            for (_, init) in state.inits.iter_mut().filter(|(_, init)| init.id == completed.id) {
+                init.completed = Some(completed.clone());
             }
-            Completed { id, outcome, end, image_id: spec.image.clone() }
+            completed
         }))
     }
 

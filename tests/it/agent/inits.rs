@@ -4,7 +4,7 @@ use super::fake::Fake;
 use super::lab::{Lab, service};
 use super::{V1, lab};
 use pilab::agent::ports::RunOutcome;
-use pilab::model::workload::Phase;
+use pilab::model::workload::{Phase, Status};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -127,5 +127,40 @@ async fn a_deployment_deleted_in_mid_init_leaves_nothing() {
     let agent = lab.agent(fake.clone());
     lab.gone("shop").await;
     assert_eq!((fake.left_over(), fake.ids().len()), (0, 0));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn one_whose_monitor_died_is_told_before_it_is_removed() {
+    let Some((lab, fake)) = lab().await else { return };
+    fake.outcome("fetch", RunOutcome::Lost);
+    fake.freeze_after(1);
+    let agent = lab.agent(fake.clone());
+    deploy(&lab).await;
+    let status = lab.status("shop", |status| !status.reason.is_empty()).await;
+    assert_eq!((status.phase, status.reason.as_str()), (Phase::Pending, "RuntimeLost"));
+    assert_eq!(status.init_containers[0].end.as_ref().unwrap().log_tail, "first\nlast words\n\n");
+    assert_eq!(fake.left_over(), 1);
+    agent.stop().await;
+}
+
+/// An agent that removes what its predecessor left running kills it; its successor must not take that for its end.
+#[tokio::test]
+async fn one_that_is_killed_to_be_removed_has_not_failed() {
+    let Some((lab, fake)) = lab().await else { return };
+    fake.freeze_after(0);
+    let agent = lab.agent(fake.clone());
+    deploy(&lab).await;
+    fake.wait(|| fake.left_over() == 1).await;
+    agent.stop().await;
+    let agent = lab.agent(fake.clone());
+    lab.ledger("shop", |ledger| ledger["inits"]["abandoned"] == true).await;
+    agent.stop().await;
+    fake.kill_left_over();
+    fake.thaw();
+    let agent = lab.agent(fake.clone());
+    let done = |status: &Status| status.phase == Phase::Running || !status.reason.is_empty();
+    let status = lab.status("shop", done).await;
+    assert_eq!(status.phase, Phase::Running, "{}", status.message);
     agent.stop().await;
 }
