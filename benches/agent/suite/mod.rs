@@ -50,6 +50,8 @@ pub(crate) struct Figures {
     pub(crate) bare_return: Vec<Duration>,
     /// Death of a service's process → a changed status on its key.
     pub(crate) exit: Vec<Duration>,
+    /// Death of a service's conmon → `RuntimeLost` on its key.
+    pub(crate) lost: Vec<Duration>,
     pub(crate) idle: Usage,
     pub(crate) steps: Vec<Step>,
 }
@@ -79,15 +81,17 @@ pub(crate) async fn run(plan: &Plan) -> Option<Figures> {
     let lab = Lab::start().await?;
     let bed = Bed { agent: start(plan, &lab, &podman), lab, podman };
     bed.lab.ping().await;
-    let (mut agent_start, mut exit) = (Vec::new(), Vec::new());
+    let (mut agent_start, mut exit, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     let (mut bare_start, mut bare_return) = (Vec::new(), Vec::new());
     // The first of each is not counted: caches are cold.
     for n in 0..=plan.samples {
         let (started, ended) = bed.deploy_and_kill(&format!("one-{n}")).await;
+        let told = bed.deploy_and_lose(&format!("lost-{n}")).await;
         let (bare, returned) = bed.bare(&format!("bare-{n}")).await;
         if n > 0 {
             agent_start.push(started);
             exit.push(ended);
+            lost.push(told);
             bare_start.push(bare);
             bare_return.push(returned);
         }
@@ -115,7 +119,7 @@ pub(crate) async fn run(plan: &Plan) -> Option<Figures> {
         }
     }
     let program_bytes = std::fs::metadata(&plan.program).unwrap().len();
-    Some(Figures { program_bytes, agent_start, bare_start, bare_return, exit, idle: idle?, steps })
+    Some(Figures { program_bytes, agent_start, bare_start, bare_return, exit, lost, idle: idle?, steps })
 }
 
 fn start(plan: &Plan, lab: &Lab, podman: &Podman) -> tokio::process::Child {
@@ -170,15 +174,37 @@ impl Bed {
         until(&mut told, name, |status| status.phase == Phase::Running).await;
         let container = format!("{}.{name}.web", self.lab.device);
         let started = self.since(from, &container).await;
-        let pid = self.podman.run(&["inspect", "--format", "{{.State.Pid}}", &container]).await;
-        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-        let killed = Instant::now();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let killed = self.kill(&container, "{{.State.Pid}}").await;
         until(&mut told, name, |status| status.phase != Phase::Running).await;
         let ended = killed.elapsed();
         self.lab.delete(name).await;
         self.lab.gone(name).await;
         (started, ended)
+    }
+
+    /// Kills a process of a container; answers when.
+    async fn kill(&self, container: &str, which: &str) -> Instant {
+        let pid = self.podman.run(&["inspect", "--format", which, container]).await;
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let killed = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        killed
+    }
+
+    /// Puts a deployment, then kills its service's monitor: how long until its status said so.
+    async fn deploy_and_lose(&self, name: &str) -> Duration {
+        let mut told = self.statuses().await;
+        self.lab.put_index(&[(name, 1)]).await;
+        self.lab.put(name, &crate::agent::lab::desired(1, score())).await;
+        until(&mut told, name, |status| status.phase == Phase::Running).await;
+        let container = format!("{}.{name}.web", self.lab.device);
+        let killed = self.kill(&container, "{{.State.ConmonPid}}").await;
+        until(&mut told, name, |status| status.reason == "RuntimeLost").await;
+        let lost = killed.elapsed();
+        until(&mut told, name, |status| status.phase == Phase::Running).await;
+        self.lab.delete(name).await;
+        self.lab.gone(name).await;
+        lost
     }
 
     /// The same container by the command line: how long until it was started, and until that returned.

@@ -9,6 +9,7 @@ const MAX_PSS_MIB: f64 = 6.0;
 const MAX_IDLE_CPU: f64 = 0.1;
 const MAX_START_RATIO: f64 = 1.2;
 const MAX_EXIT_MS: f64 = 250.0;
+const MAX_LOST_MS: f64 = 1000.0;
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
@@ -42,7 +43,7 @@ fn verdict(met: bool) -> &'static str {
 
 /// Both tables.
 pub(crate) fn markdown(figures: &Figures) -> String {
-    let Figures { program_bytes, agent_start, bare_start, bare_return, exit, idle, steps } = figures;
+    let Figures { program_bytes, agent_start, bare_start, bare_return, exit, lost, idle, steps } = figures;
     let mut text = String::from("| what | measured | bound | met |\n|---|---|---|---|\n");
     let mut row = |what: &str, measured: String, bound: String, met: Option<bool>| {
         let met = met.map_or("", verdict);
@@ -79,6 +80,13 @@ pub(crate) fn markdown(figures: &Figures) -> String {
         "process of a service dies → status changed",
         spread(exit),
         bound(MAX_EXIT_MS, "ms (p95)"),
+        Some(met),
+    );
+    let met = quantile(lost, 0.95) <= MAX_LOST_MS;
+    row(
+        "conmon killed → `RuntimeLost` in the status",
+        spread(lost),
+        bound(MAX_LOST_MS, "ms (p95)"),
         Some(met),
     );
     row("size of the program", format!("{:.2} MiB", mib(*program_bytes)), String::new(), None);
