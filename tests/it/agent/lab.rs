@@ -1,6 +1,7 @@
 //! A lab for one agent: the coordinator's embedded server and issuer, so the device has the rights it has
 //! in the field.
 
+use pilab::agent::policy::Policy;
 use pilab::agent::ports::ContainerRuntime;
 use pilab::agent::run::{Resources, run};
 use pilab::bus::connect::{Bus, BusOptions};
@@ -15,6 +16,7 @@ use pilab::wire::fleet::{Pong, Verb};
 use pilab::wire::subject;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -138,16 +140,21 @@ impl Lab {
 
     /// Starts an agent; its state outlives it.
     pub(crate) fn agent<R: ContainerRuntime>(&self, runtime: R) -> Agent {
-        self.agent_at(self.server.url(), runtime)
+        self.agent_at(self.server.url(), Policy::default(), runtime)
     }
 
-    fn agent_at<R: ContainerRuntime>(&self, nats_url: String, runtime: R) -> Agent {
+    /// Starts an agent that lets containers have only what `policy` allows.
+    pub(crate) fn agent_under<R: ContainerRuntime>(&self, policy: Policy, runtime: R) -> Agent {
+        self.agent_at(self.server.url(), policy, runtime)
+    }
+
+    fn agent_at<R: ContainerRuntime>(&self, nats_url: String, policy: Policy, runtime: R) -> Agent {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (_, nats_creds) = self.identity();
         let resources = Resources {
             facts: std::sync::Arc::default(),
-            policy: Default::default(),
+            policy,
             device: self.device.clone(),
             nats_url,
             nats_creds,
@@ -166,7 +173,7 @@ impl Lab {
     /// Starts an agent that finds no server where it looks for one, until the address is served.
     pub(crate) fn agent_without_server<R: ContainerRuntime>(&self, runtime: R) -> (Agent, Away) {
         let away = Away::new();
-        let agent = self.agent_at(away.url(), runtime);
+        let agent = self.agent_at(away.url(), Policy::default(), runtime);
         (agent, away)
     }
 
@@ -179,6 +186,14 @@ impl Lab {
     /// The bytes of the agent's state file `name`, replaced.
     pub(crate) fn spoil(&self, name: &str, content: &str) {
         std::fs::write(self.dir.path().join("state").join(name), content).unwrap();
+    }
+
+    /// Takes the place of the agent's state file `name`, so that it cannot be written; answers what to take away.
+    pub(crate) fn obstruct(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join("state").join(name);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        path
     }
 
     /// How many transitions wait on the agent's disk.

@@ -3,11 +3,13 @@
 use super::lab::{Lab, service};
 use super::{V1, V2, lab};
 use pilab::agent::facts::Facts;
+use pilab::agent::policy::Policy;
 use pilab::agent::presence;
 use pilab::bus::observe::observe;
 use pilab::bus::provision;
 use pilab::model::id::DeploymentName;
 use pilab::model::lease::FencingToken;
+use pilab::model::state_note::StateProblem;
 use pilab::model::workload::{DeniedAction, Phase, Score};
 use pilab::wire::subject;
 use serde_json::{Value, json};
@@ -21,6 +23,8 @@ use tokio_util::task::TaskTracker;
 const TOKEN: FencingToken = FencingToken { epoch: 1, sequence: 1 };
 /// How long a device may take to find out for itself what nobody tells it.
 const BY_ITSELF: Duration = Duration::from_secs(12);
+/// What was not acknowledged is delivered again after the durable's `ack_wait`.
+const REDELIVERED: Duration = Duration::from_secs(60);
 
 fn shop() -> DeploymentName {
     DeploymentName::new("shop").unwrap()
@@ -43,7 +47,11 @@ async fn lose_durable(lab: &Lab) {
 
 /// Waits until the agent has acknowledged `revision`.
 async fn receipted(lab: &Lab, revision: u64) {
-    let deadline = Instant::now() + BY_ITSELF;
+    receipted_within(lab, revision, BY_ITSELF).await;
+}
+
+async fn receipted_within(lab: &Lab, revision: u64, patience: Duration) {
+    let deadline = Instant::now() + patience;
     loop {
         let observed = observe(lab.bus(), &lab.device).await.unwrap();
         if observed.receipt.is_some_and(|receipt| receipt >= revision) {
@@ -82,6 +90,48 @@ async fn a_whole_life_meets_no_refusal() {
     assert!(fake.ids().is_empty(), "{:?}", fake.ids());
     assert!(lab.wait_presence(|_| true).await.denied.is_empty());
     assert_eq!(agent.denied(), 0, "the server's log and the heartbeat know of no violation");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_to_disk_has_no_receipt() {
+    let Some((lab, fake)) = lab().await else { return };
+    let agent = lab.agent(fake.clone());
+    put(&lab, V1).await;
+    lab.phase("shop", Phase::Running).await;
+    let before = fake.ids();
+    let obstacle = lab.obstruct("desired/shop.json");
+    let (_, revision) = put(&lab, V2).await;
+    let presence = lab.wait_presence(|presence| !presence.state.is_empty()).await;
+    let [note] = &presence.state[..] else { panic!("{presence:?}") };
+    assert_eq!(note.file, "desired/shop.json");
+    assert!(matches!(note.problem, StateProblem::NotWritten { .. }), "{note:?}");
+    let receipt = observe(lab.bus(), &lab.device).await.unwrap().receipt;
+    assert!(receipt < Some(revision), "{receipt:?} is the receipt of what lies on no disk, {revision}");
+    assert_eq!(fake.ids(), before, "what is not on disk is not begun");
+
+    std::fs::remove_dir(obstacle).unwrap();
+    lab.status("shop", |s| s.generation == 2 && s.phase == Phase::Running).await;
+    receipted_within(&lab, revision, REDELIVERED).await;
+    lab.wait_presence(|presence| presence.state.is_empty()).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_volume_outside_what_the_device_allows_is_refused_and_what_runs_stays() {
+    let Some((lab, fake)) = lab().await else { return };
+    let policy = Policy { allowed_volumes: Some(vec!["/data".into()]) };
+    let agent = lab.agent_under(policy, fake.clone());
+    put(&lab, V1).await;
+    lab.phase("shop", Phase::Running).await;
+    let before = fake.ids();
+    let mut service = service("web", V2);
+    service["volumes"] = json!(["kept:/kept", "/etc:/host"]);
+    lab.deploy("shop", 2, &[service]).await;
+    let status = lab.status("shop", |status| status.phase == Phase::Failed).await;
+    assert_eq!(status.reason, "NotAllowed", "{status:?}");
+    assert!(status.message.starts_with("services[0].volumes[1]: \"/etc\" is in none of"), "{status:?}");
+    assert_eq!(fake.ids(), before);
     agent.stop().await;
 }
 

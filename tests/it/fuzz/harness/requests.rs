@@ -35,7 +35,7 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         json!({ "version": 1, "generation": 2, "token": token, "score": score }),
         json!({ "version": 1, "deployments": { "web": 2, "db": 7 } }),
         json!({ "version": 1, "device": "lab-vm-1", "attempt": 2, "nats_url": "nats://192.0.2.1:4222" }),
-        json!({ "deployment": "web", "container": "hello", "from": 0, "wait_ms": 100 }),
+        json!({ "deployment": "web", "container": "hello", "cursor": "", "wait_ms": 100 }),
         json!({ "deployment": "web", "container": "hello", "command": ["id"], "timeout": 5 }),
         json!({ "version": 1, "run": "ping-1-1", "from": 3 }),
         json!({
