@@ -157,7 +157,9 @@ impl ImageError {
         match self {
             Self::MissingTool { .. } => Some("run lab/setup"),
             Self::NoBusybox => Some("install busybox-static (Arch: busybox); lab/setup does"),
-            Self::NoMirror => Some("set `mirror` in the recipe, or give a mirror on the command line"),
+            Self::NoMirror => {
+                Some("set `mirror` to a Debian archive in firmware/<recipe>.toml, then build pilab again")
+            }
             Self::NotRoot => Some("run it with sudo; afterwards the image is used without"),
             Self::PartMissing { .. } | Self::PartCorrupt { .. } => {
                 Some("remove the image (pilab image rm) and build it again")
