@@ -4,15 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use crate::agent::lab::Lab;
-use crate::podman_host::{Podman, V1, podman_or_return};
+use crate::podman_host::{Podman, V1, kill, podman_or_return};
 use pilab::bus::connect::Subscription;
 use pilab::model::workload::{Phase, Status};
-use pilab::support::command::Command;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::process::Child;
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -24,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(2);
 const TRIES: usize = 5;
 
 fn shared(podman: &Podman, deployment: &str) -> PathBuf {
-    let path = podman.dir.path().join("shared").join(deployment);
+    let path = podman.shared().join(deployment);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
@@ -48,39 +46,6 @@ fn hanging(podman: &Podman, deployment: &str) -> Value {
     init["timeout"] = json!(1);
     let service = container(podman, deployment, "web", "exec sleep 2000");
     json!({ "init_containers": [init], "services": [service] })
-}
-
-fn spawn(podman: &Podman, lab: &Lab) -> Child {
-    let program = Command::new(env!("CARGO_BIN_EXE_pilab-agent")).args(podman.agent_args(lab));
-    program.build().spawn().unwrap()
-}
-
-async fn kill(mut agent: Child) {
-    agent.start_kill().unwrap();
-    agent.wait().await.unwrap();
-}
-
-/// What podman says of a container, once it says `wanted`.
-async fn inspected(podman: &Podman, format: &str, name: &str, wanted: impl Fn(&str) -> bool) -> String {
-    let deadline = Instant::now() + MINUTE;
-    loop {
-        let args = ["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name=^{name}$")];
-        let listed = !podman.run(&args).await.is_empty();
-        let said =
-            if listed { podman.run(&["inspect", "--format", format, name]).await } else { String::new() };
-        if wanted(said.trim()) {
-            return said.trim().to_owned();
-        }
-        assert!(Instant::now() < deadline, "{name}: not in {MINUTE:?}; last: {said:?}");
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// The number of a process of a container that runs.
-async fn process(podman: &Podman, name: &str, which: &str) -> Pid {
-    let format = format!("{{{{.State.Running}}}} {{{{.State.{which}}}}}");
-    let said = inspected(podman, &format, name, |said| said.starts_with("true")).await;
-    Pid::from_raw(said.split_once(' ').unwrap().1.parse().unwrap()).unwrap()
 }
 
 async fn statuses(lab: &Lab) -> Subscription {
@@ -110,10 +75,10 @@ async fn a_time_out_that_its_agent_did_not_survive_is_told_by_the_next_one() {
     for attempt in 1.. {
         assert!(attempt <= TRIES, "the agent was never killed in time");
         let shop = format!("shop-{attempt}");
-        let agent = spawn(&podman, &lab);
+        let agent = podman.agent(&lab);
         lab.deploy_score(&shop, 1, hanging(&podman, &shop)).await;
         let name = format!("lab-1.{shop}.wait");
-        let pid = process(&podman, &name, "Pid").await;
+        let pid = podman.process(&name, "Pid").await;
         // The agent has just killed it, and goes on to read how it ended.
         while test_kill_process(pid).is_ok() {
             tokio::time::sleep(LOOK).await;
@@ -123,8 +88,8 @@ async fn a_time_out_that_its_agent_did_not_survive_is_told_by_the_next_one() {
             lab.delete(&shop).await;
             continue;
         }
-        inspected(&podman, "{{.State.Status}}", &name, |said| said == "exited").await;
-        let agent = spawn(&podman, &lab);
+        podman.inspected("{{.State.Status}}", &name, |said| said == "exited").await;
+        let agent = podman.agent(&lab);
         let status = lab.status(&shop, |status| status.reason == "InitContainerTimedOut").await;
         let end = status.init_containers[0].end.clone().unwrap();
         assert_eq!((end.timed_out, end.log_tail.as_str()), (true, "begun\n"), "{status:?}");
@@ -140,7 +105,7 @@ async fn a_time_out_that_its_agent_did_not_survive_is_told_by_the_next_one() {
 async fn a_time_out_while_the_agent_is_dead_is_the_failure_of_that_try() {
     let podman = podman_or_return!();
     let Some(lab) = Lab::start().await else { return };
-    let agent = spawn(&podman, &lab);
+    let agent = podman.agent(&lab);
     let good = json!({ "services": [container(&podman, "old", "web", "exec sleep 1000")], "probation": 1 });
     lab.deploy_score("old", 1, good).await;
     let ledger = podman.dir.path().join("state/ledger/old.json");
@@ -155,12 +120,12 @@ async fn a_time_out_while_the_agent_is_dead_is_the_failure_of_that_try() {
     }
     let names = shops.map(|shop| format!("lab-1.{shop}.wait"));
     // Both are begun before the first of them has had its second, or the agent would end it.
-    let (_, _) = tokio::join!(process(&podman, &names[0], "Pid"), process(&podman, &names[1], "Pid"));
+    let (_, _) = tokio::join!(podman.process(&names[0], "Pid"), podman.process(&names[1], "Pid"));
     kill(agent).await;
     for name in &names {
-        inspected(&podman, "{{.State.Status}} {{.State.ExitCode}}", name, |said| said == "exited -1").await;
+        podman.inspected("{{.State.Status}} {{.State.ExitCode}}", name, |said| said == "exited -1").await;
     }
-    let agent = spawn(&podman, &lab);
+    let agent = podman.agent(&lab);
     let told = lab.status("new", |status| status.reason == "InitContainerTimedOut").await;
     assert!(told.message.contains("within 1 s: begun; try 1 failed"), "{}", told.message);
     let end = told.init_containers[0].end.clone().unwrap();
@@ -182,7 +147,7 @@ async fn a_services_dead_monitor_is_told_and_what_is_known_of_it_kept() {
     let agent = lab.agent(podman.topology("lab-1"));
     lab.deploy("shop", 1, &[container(&podman, "shop", "web", "exec sleep 1000")]).await;
     let before = lab.phase("shop", Phase::Running).await;
-    let monitor = process(&podman, "lab-1.shop.web", "ConmonPid").await;
+    let monitor = podman.process("lab-1.shop.web", "ConmonPid").await;
     let mut told = statuses(&lab).await;
     let killed = Instant::now();
     kill_process(monitor, Signal::KILL).unwrap();
@@ -210,7 +175,7 @@ async fn an_init_containers_dead_monitor_is_told_before_it_is_removed() {
     let service = container(&podman, "shop", "web", "exec sleep 1000");
     lab.deploy_score("shop", 1, json!({ "init_containers": [init], "services": [service] })).await;
     let name = "lab-1.shop.migrate";
-    let monitor = process(&podman, name, "ConmonPid").await;
+    let monitor = podman.process(name, "ConmonPid").await;
     lab.until("it has begun", || shared(&podman, "shop").join("again").exists()).await;
     let mut told = statuses(&lab).await;
     let killed = Instant::now();

@@ -6,16 +6,20 @@ use crate::agent::lab::{Lab, installed};
 use pilab::model::id::DeviceId;
 use pilab::podman::topology::{PodmanOptions, PodmanTopology};
 use pilab::support::command::Command;
+use rustix::process::Pid;
 use serde_json::json;
 use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::process::Child;
 use tokio::time::Instant;
 
 pub(crate) const V1: &str = "localhost/busybox:1";
 pub(crate) const V2: &str = "localhost/busybox:2";
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks at podman.
+const LOOK: Duration = Duration::from_millis(2);
 /// Small limits and runc: hosts with cgroups v1, or without the right to raise limits, refuse the defaults.
 const CONTAINERS_CONF: &str = r#"[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -28,7 +32,7 @@ events_logger = "file"
 /// podman with storage of its own, and two local images of the host's static busybox.
 pub(crate) struct Podman {
     pub(crate) dir: tempfile::TempDir,
-    service: tokio::process::Child,
+    service: Child,
 }
 
 impl Podman {
@@ -103,7 +107,7 @@ impl Podman {
     }
 
     /// What happens to containers from about now on, on standard output: a word, a blank and the name.
-    pub(crate) fn events(&self) -> tokio::process::Child {
+    pub(crate) fn events(&self) -> Child {
         let format = "{{.Status}} {{.Name}}";
         let args = ["events", "--filter", "type=container", "--format", format];
         podman(self.dir.path(), &args).build().stdout(std::process::Stdio::piped()).spawn().unwrap()
@@ -123,6 +127,18 @@ impl Podman {
         args.chain(["--oci-runtime".into(), "runc".into()]).collect()
     }
 
+    /// An agent's program that is the device of this lab, on this podman.
+    pub(crate) fn agent(&self, lab: &Lab) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_pilab-agent")).args(self.agent_args(lab)).build().spawn().unwrap()
+    }
+
+    /// A directory of the host's for containers to write in.
+    pub(crate) fn shared(&self) -> PathBuf {
+        let path = self.dir.path().join("shared");
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
     pub(crate) fn topology(&self, device: &str) -> PodmanTopology {
         let options = PodmanOptions { socket: self.socket(), oci_runtime: Some("runc".into()) };
         PodmanTopology::new(DeviceId::new(device).unwrap(), options)
@@ -134,8 +150,31 @@ impl Podman {
     }
 
     /// podman itself, left to run.
-    pub(crate) fn spawn(&self, args: &[&str]) -> tokio::process::Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         podman(self.dir.path(), args).build().spawn().unwrap()
+    }
+
+    /// What podman says of a container, once it says `wanted`; nothing while there is none of that name.
+    pub(crate) async fn inspected(&self, format: &str, name: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let args = ["ps", "-a", "--format", "{{.Names}}", "--filter", &format!("name=^{name}$")];
+            let listed = !self.run(&args).await.is_empty();
+            let said =
+                if listed { self.run(&["inspect", "--format", format, name]).await } else { String::new() };
+            if wanted(said.trim()) {
+                return said.trim().to_owned();
+            }
+            assert!(Instant::now() < deadline, "{name}: not in {DEADLINE:?}; last: {said:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The number of a process of a container that runs: `Pid` or `ConmonPid`.
+    pub(crate) async fn process(&self, name: &str, which: &str) -> Pid {
+        let format = format!("{{{{.State.Running}}}} {{{{.State.{which}}}}}");
+        let said = self.inspected(&format, name, |said| said.starts_with("true")).await;
+        Pid::from_raw(said.split_once(' ').unwrap().1.parse().unwrap()).unwrap()
     }
 
     pub(crate) async fn names(&self) -> Vec<String> {
@@ -144,6 +183,12 @@ impl Podman {
         names.sort();
         names
     }
+}
+
+/// Ends an agent without a chance to do anything about it.
+pub(crate) async fn kill(mut agent: Child) {
+    agent.start_kill().unwrap();
+    agent.wait().await.unwrap();
 }
 
 /// Also when a test fails, no container outlives it.
@@ -155,7 +200,7 @@ impl Drop for Podman {
     }
 }
 
-fn serve(dir: &std::path::Path) -> tokio::process::Child {
+fn serve(dir: &std::path::Path) -> Child {
     let socket = format!("unix://{}", dir.join("podman.sock").display());
     podman(dir, &["system", "service", "--time=0", &socket]).build().spawn().unwrap()
 }

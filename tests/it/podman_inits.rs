@@ -10,7 +10,7 @@ use pilab::agent::ports::{
 use pilab::model::id::{ContainerName, DeploymentName};
 use pilab::model::workload::LOG_TAIL_BYTES;
 use pilab::podman::topology::PodmanTopology;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -41,26 +41,8 @@ async fn run(topology: &PodmanTopology, script: &str) -> Completed {
     done
 }
 
-/// What podman says of a container, once it says `wanted`.
-async fn inspected(podman: &Podman, format: &str, wanted: impl Fn(&str) -> bool) -> String {
-    let deadline = Instant::now() + MINUTE;
-    loop {
-        let listed = podman.names().await.contains(&NAME.to_owned());
-        let said =
-            if listed { podman.run(&["inspect", "--format", format, NAME]).await } else { String::new() };
-        if wanted(said.trim()) {
-            return said.trim().to_owned();
-        }
-        assert!(Instant::now() < deadline, "not in {MINUTE:?}; last: {said:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 async fn kill_monitor(podman: &Podman) {
-    let pid =
-        inspected(podman, "{{.State.Running}} {{.State.ConmonPid}}", |said| said.starts_with("true")).await;
-    let pid = pid.split_once(' ').unwrap().1.parse().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    kill_process(podman.process(NAME, "ConmonPid").await, Signal::KILL).unwrap();
 }
 
 #[tokio::test]
@@ -93,7 +75,7 @@ async fn while_it_runs_it_is_labelled_and_no_service() {
     let look = async {
         let labels = "{{.State.Running}} {{.HostConfig.RestartPolicy.Name}} {{.Config.Timeout}} \
                       {{index .Config.Labels \"pilab.init-container\"}}";
-        let said = inspected(&podman, labels, |said| said.starts_with("true")).await;
+        let said = podman.inspected(labels, NAME, |said| said.starts_with("true")).await;
         assert_eq!(said, "true no 66 migrate");
         let ours = podman.run(&["ps", "-aq", "--filter", "label=pilab.init-container"]).await;
         assert_eq!(ours.lines().count(), 1);
@@ -209,7 +191,7 @@ async fn left_overs_of_its_name_make_way() {
     let script = init("sleep 1000");
     tokio::select! {
         done = topology.run_to_completion(&script, MINUTE) => panic!("{done:?}"),
-        _ = inspected(&podman, "{{.State.Running}}", |said| said == "true") => {}
+        _ = podman.inspected("{{.State.Running}}", NAME, |said| said == "true") => {}
     }
     assert_eq!(podman.names().await, [NAME]);
     assert_eq!(run(&topology, "true").await.outcome, RunOutcome::Exited { exit_code: 0 });
@@ -228,9 +210,9 @@ async fn with_a_dead_agent_conmon_ends_it_and_the_next_start_tells() {
     let script = init("echo begun; sleep 1000");
     tokio::select! {
         done = topology.run_to_completion(&script, timeout) => panic!("{done:?}"),
-        _ = inspected(&podman, "{{.State.Running}}", |said| said == "true") => {}
+        _ = podman.inspected("{{.State.Running}}", NAME, |said| said == "true") => {}
     }
-    inspected(&podman, "{{.State.Status}} {{.State.ExitCode}}", |said| said == "exited -1").await;
+    podman.inspected("{{.State.Status}} {{.State.ExitCode}}", NAME, |said| said == "exited -1").await;
     let deployment = DeploymentName::new("shop").unwrap();
     let there = topology.list_init_containers(&deployment).await.unwrap();
     let [LeftOver { id, name, completed: Some(Completed { outcome, end, .. }) }] = there.as_slice() else {
@@ -252,7 +234,7 @@ async fn those_of_a_deployment_are_listed_without_its_services() {
     let script = init("sleep 1000");
     tokio::select! {
         done = topology.run_to_completion(&script, MINUTE) => panic!("{done:?}"),
-        _ = inspected(&podman, "{{.State.Running}}", |said| said == "true") => {}
+        _ = podman.inspected("{{.State.Running}}", NAME, |said| said == "true") => {}
     }
     let deployment = DeploymentName::new("shop").unwrap();
     let there = topology.list_init_containers(&deployment).await.unwrap();
@@ -275,7 +257,7 @@ async fn podmans_service_may_restart_meanwhile() {
     tokio::pin!(running);
     tokio::select! {
         done = &mut running => panic!("{done:?}"),
-        _ = inspected(&podman, "{{.State.Running}}", |said| said == "true") => {}
+        _ = podman.inspected("{{.State.Running}}", NAME, |said| said == "true") => {}
     }
     let (_, done) = tokio::join!(podman.restart_service(), running);
     let done = done.unwrap();

@@ -8,7 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use crate::agent::lab::Lab;
-use crate::podman_host::{Podman, V1};
+use crate::podman_host::{Podman, V1, kill};
 use pilab::model::workload::Phase;
 use pilab::support::command::Command;
 use serde_json::{Value, json};
@@ -73,11 +73,7 @@ impl Bed {
     }
 
     fn agent(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_pilab-agent"))
-            .args(self.podman.agent_args(&self.lab))
-            .build()
-            .spawn()
-            .unwrap()
+        self.podman.agent(&self.lab)
     }
 
     /// An agent that finds another boot id in place of the kernel's, in a mount namespace of its own.
@@ -200,11 +196,6 @@ impl Shop {
         let lines = self.lines();
         INITS.iter().filter(|init| lines.iter().any(|line| *line == format!("end {init}"))).count()
     }
-}
-
-async fn kill(mut agent: Child) {
-    agent.start_kill().unwrap();
-    agent.wait().await.unwrap();
 }
 
 /// Checks what was written, when the agent was killed before the end of those in `broken_off`: each may have been

@@ -1,12 +1,9 @@
 //! Services that end, on real podman: started again by the agent, with a pause and with the evidence.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
-
 use crate::agent::lab::{Lab, service};
 use crate::podman_host::{Podman, V1, podman_or_return};
 use pilab::model::workload::{Phase, Status};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,20 +12,15 @@ const WINDOW: Duration = Duration::from_secs(20);
 
 /// A service that says in a file that it was started, and then does what the script says.
 fn counted(podman: &Podman, script: &str) -> Value {
-    std::fs::create_dir_all(shared(podman)).unwrap();
     let mut web = service("web", V1);
     web["args"] = json!(["sh", "-c", format!("echo started >> /shared/starts; {script}")]);
-    web["volumes"] = json!([format!("{}:/shared", shared(podman).display())]);
+    web["volumes"] = json!([format!("{}:/shared", podman.shared().display())]);
     web["stop_timeout"] = json!(0);
     web
 }
 
-fn shared(podman: &Podman) -> PathBuf {
-    podman.dir.path().join("shared")
-}
-
 fn starts(podman: &Podman) -> usize {
-    std::fs::read_to_string(shared(podman).join("starts")).unwrap_or_default().lines().count()
+    std::fs::read_to_string(podman.shared().join("starts")).unwrap_or_default().lines().count()
 }
 
 const CRASHES: &str = "echo no config; exit 5";

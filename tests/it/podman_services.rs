@@ -1,26 +1,18 @@
 //! What a score says of its services, from the payload to what podman does, by the agent on real podman.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
-
 use crate::agent::lab::{Lab, service};
 use crate::podman_host::{Podman, V1, podman_or_return};
 use crate::support::registry::Registry;
 use pilab::agent::ports::{ContainerRuntime, RuntimeError};
 use pilab::model::workload::{Phase, PullPolicy, Status};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// A service of a shell script, with a directory of the host's at `/shared`.
 fn shell(podman: &Podman, name: &str, script: &str) -> Value {
     let mut service = service(name, V1);
-    std::fs::create_dir_all(shared(podman)).unwrap();
     service["args"] = json!(["sh", "-c", script]);
-    service["volumes"] = json!([format!("{}:/shared", shared(podman).display())]);
+    service["volumes"] = json!([format!("{}:/shared", podman.shared().display())]);
     service
-}
-
-fn shared(podman: &Podman) -> PathBuf {
-    podman.dir.path().join("shared")
 }
 
 #[tokio::test]
@@ -39,8 +31,8 @@ async fn each_service_gets_the_time_to_end_that_it_asked_for_however_it_goes() {
             service
         })
     };
-    let begun = || std::fs::read_to_string(shared(&podman).join("begun")).unwrap_or_default().lines().count();
-    let ended = || std::fs::read_to_string(shared(&podman).join("ended")).unwrap_or_default();
+    let begun = || std::fs::read_to_string(podman.shared().join("begun")).unwrap_or_default().lines().count();
+    let ended = || std::fs::read_to_string(podman.shared().join("ended")).unwrap_or_default();
     lab.deploy("shop", 1, &score(1)).await;
     lab.phase("shop", Phase::Running).await;
     // Their traps are set.
@@ -84,10 +76,10 @@ async fn a_health_check_is_run_and_what_it_finds_is_told_and_acted_on() {
 
     // One that falls sick later is told with what its check printed, and made anew.
     let before = undone.services[0].id.clone();
-    std::fs::write(shared(&podman).join("sick"), "fever\n").unwrap();
+    std::fs::write(podman.shared().join("sick"), "fever\n").unwrap();
     let sick = lab.status("shop", |status| status.reason == "Unhealthy").await;
     assert!(sick.message.contains("web is unhealthy") && sick.message.contains("fever"), "{}", sick.message);
-    std::fs::remove_file(shared(&podman).join("sick")).unwrap();
+    std::fs::remove_file(podman.shared().join("sick")).unwrap();
     let well = |status: &Status| {
         status.phase == Phase::RolledBack && status.services[0].id != before && status.reason.is_empty()
     };
@@ -197,7 +189,7 @@ async fn a_rollback_fetches_nothing_and_runs_the_image_that_was_good() {
         let bad = "while [ ! -e /shared/end ]; do sleep 0.1; done; exit 5";
         lab.deploy_score(shop, 2, score(&format!("echo broken; {bad}"), 2)).await;
         lab.until("the second generation runs", || {
-            std::fs::read_to_string(shared(&podman).join("runs")).unwrap_or_default().ends_with("2\n")
+            std::fs::read_to_string(podman.shared().join("runs")).unwrap_or_default().ends_with("2\n")
         })
         .await;
         assert_eq!(ran(shop).await, new_id, "it fetched the image that the tag had moved to");
@@ -205,7 +197,7 @@ async fn a_rollback_fetches_nothing_and_runs_the_image_that_was_good() {
             registry.offer(std::path::Path::new("/none"));
         }
         let asked = registry.asked();
-        std::fs::write(shared(&podman).join("end"), "").unwrap();
+        std::fs::write(podman.shared().join("end"), "").unwrap();
         let undone = lab.phase(shop, Phase::RolledBack).await;
         assert_eq!((ran(shop).await, registry.asked()), (old_id.clone(), asked), "{shop}");
         let rollback = undone.rollback.clone().unwrap();
@@ -221,7 +213,7 @@ async fn a_rollback_fetches_nothing_and_runs_the_image_that_was_good() {
         assert_eq!(undone.services[0].id, id.trim());
         let still = podman.run(&["inspect", "--format", "{{.Id}}", &format!("lab-1.{shop}.web")]).await;
         assert_eq!(still, id);
-        std::fs::remove_file(shared(&podman).join("end")).unwrap();
+        std::fs::remove_file(podman.shared().join("end")).unwrap();
         lab.delete(shop).await;
         lab.gone(shop).await;
     }
@@ -236,7 +228,7 @@ async fn a_rollback_fetches_nothing_and_runs_the_image_that_was_good() {
     lab.status("shop", |status| status.generation == 2 && status.phase == Phase::Running).await;
     podman.run(&["rmi", &old_id]).await;
     let asked = registry.asked();
-    std::fs::write(shared(&podman).join("end"), "").unwrap();
+    std::fs::write(podman.shared().join("end"), "").unwrap();
     let missing = lab.status("shop", |status| status.reason == "ImageMissing").await;
     assert!(missing.message.contains("going back to generation 1"), "{}", missing.message);
     assert!(missing.message.contains(&old_id), "{}", missing.message);

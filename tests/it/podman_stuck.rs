@@ -26,8 +26,7 @@ impl Stuck {
     /// podman holds a container's lock for 5 s while it waits for what a monitor has to say of the end of a container
     /// that was killed. The monitor is stopped, and then podman, too.
     async fn make(podman: &Podman, container: &str) -> Self {
-        let pid = podman.run(&["inspect", "--format", "{{.State.ConmonPid}}", container]).await;
-        let monitor = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let monitor = podman.process(container, "ConmonPid").await;
         kill_process(monitor, Signal::STOP).unwrap();
         let holder = podman.spawn(&["kill", container]);
         let deadline = Instant::now() + MINUTE;

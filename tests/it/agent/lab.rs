@@ -1,6 +1,7 @@
 //! A lab for one agent: the coordinator's embedded server and issuer, so the device has the rights it has
 //! in the field.
 
+use super::away::{Away, Served};
 use pilab::agent::policy::Policy;
 use pilab::agent::ports::ContainerRuntime;
 use pilab::agent::run::{Resources, run};
@@ -180,7 +181,7 @@ impl Lab {
     /// Serves the address at which an agent looks for a server, until what is answered is dropped.
     pub(crate) fn serve(&self, away: Away) -> Served {
         let to = self.server.url().trim_start_matches("nats://").to_owned();
-        Served::start(away.listener, to)
+        away.serve(to)
     }
 
     /// The bytes of the agent's state file `name`, replaced.
@@ -367,47 +368,5 @@ impl Lab {
             assert!(Instant::now() < deadline, "not acknowledged: {info}");
             tokio::time::sleep(LOOK).await;
         }
-    }
-}
-
-/// An address at which nothing is served yet: bound, so that nobody else takes it, and not listening, so
-/// that whoever connects is refused.
-pub(crate) struct Away {
-    listener: tokio::net::TcpSocket,
-}
-
-impl Away {
-    fn new() -> Self {
-        let listener = tokio::net::TcpSocket::new_v4().unwrap();
-        listener.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        Self { listener }
-    }
-
-    fn url(&self) -> String {
-        format!("nats://{}", self.listener.local_addr().unwrap())
-    }
-}
-
-/// A way to the server, through the address where an agent looks for it.
-pub(crate) struct Served {
-    _stop: DropGuard,
-}
-
-impl Served {
-    fn start(socket: tokio::net::TcpSocket, to: String) -> Self {
-        let (listener, stop, tasks) =
-            (socket.listen(8).unwrap(), CancellationToken::new(), TaskTracker::new());
-        let (token, inner) = (stop.clone(), tasks.clone());
-        tasks.spawn(async move {
-            while let Some(Ok((mut here, _))) = token.run_until_cancelled(listener.accept()).await {
-                let (to, token) = (to.clone(), token.clone());
-                inner.spawn(async move {
-                    let Ok(mut there) = tokio::net::TcpStream::connect(to).await else { return };
-                    let copy = tokio::io::copy_bidirectional(&mut here, &mut there);
-                    let _ = token.run_until_cancelled(copy).await;
-                });
-            }
-        });
-        Self { _stop: stop.drop_guard() }
     }
 }

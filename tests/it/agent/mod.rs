@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 #![expect(clippy::print_stderr, reason = "a test says what it skipped")]
 
+mod away;
 mod changes;
 mod fake;
 mod inits;
