@@ -11,6 +11,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "who asked is told why there is no table")]
 
+#[path = "../../tests/it/agent/away.rs"]
+mod away;
 #[path = "../shared/document.rs"]
 mod document;
 #[expect(dead_code, reason = "shared with the tests")]
