@@ -21,11 +21,11 @@ use crate::config::lab::Lab;
 use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
-use crate::coordinator::parts::{KeyPair, LabDevice, Parts, Workshop};
+use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts, Workshop};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
 use crate::model::device::Arch;
-use crate::model::id::{LabName, UserName};
+use crate::model::id::{DeviceId, LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::model::tls::TlsFiles;
 use crate::ssh::generate_key;
@@ -84,12 +84,14 @@ pub(super) async fn start(
     };
     let layers = Arc::new(Layers::default());
     let site = Site { lab: &lab, instance: &instance, ground: &ground, rack: rack.as_ref(), layers: &layers };
-    let begun = begin(site, &options, &mut clock, progress, &stop);
-    let begun = tokio::select! {
-        begun = begun => begun,
-        () = stop.cancelled() => Err(CliError::Cancelled),
+    let begun = async {
+        // Told to stop, not broken off: nothing that builds an image may be at work when this is done.
+        let images = boot_images(&lab, &ground, &mut clock, progress, &stop).await?;
+        let begin = Box::pin(begin(site, &options, images, &mut clock));
+        let begun = stop.run_until_cancelled(begin).await;
+        begun.unwrap_or(Err(CliError::Cancelled))
     };
-    match begun {
+    match begun.await {
         Ok(begun) => {
             let login = instance.is_lasting().then(|| instance.dir().join(LOGIN));
             let (name, preparation) = (lab.name, clock.done());
@@ -156,22 +158,39 @@ struct Site<'a> {
     layers: &'a Arc<Layers>,
 }
 
-async fn begin(
-    site: Site<'_>,
-    options: &LabOptions,
+/// What the devices of a lab boot.
+struct BootImages {
+    /// Those that share one.
+    common: BootImage,
+    /// Boards and cards.
+    of: BTreeMap<DeviceId, Arc<BootImage>>,
+}
+
+async fn boot_images(
+    lab: &Lab,
+    ground: &Ground,
     clock: &mut Clock,
     progress: Progress,
     stop: &CancellationToken,
+) -> Result<BootImages, CliError> {
+    clock.end("");
+    clock.begin(ground.boots_title());
+    let (common, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
+    clock.end(note);
+    let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
+    let mut of = image::of_boards(lab, fits.then_some(&common), clock, progress, stop).await?;
+    of.extend(ground::of_cards(lab).await?);
+    Ok(BootImages { common, of })
+}
+
+async fn begin(
+    site: Site<'_>,
+    options: &LabOptions,
+    images: BootImages,
+    clock: &mut Clock,
 ) -> Result<Begun, CliError> {
     let Site { lab, instance, ground, rack: simulated, layers } = site;
     let address = ground.address();
-    clock.end("");
-    clock.begin(ground.boots_title());
-    let (found, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
-    clock.end(note);
-    let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
-    let mut images = image::of_boards(lab, fits.then_some(&found), clock, progress, stop).await?;
-    images.extend(ground::of_cards(lab).await?);
     clock.begin("NATS server and coordinator");
     let ttl = if instance.is_lasting() { LASTING_TTL } else { EMBEDDED_TTL };
     let nats = Nats::start(lab, instance, address, &layers.server, ttl).await?;
@@ -188,7 +207,7 @@ async fn begin(
     let netboot = Netboot::start(lab, &layers.devices).await?;
     let (netboot_of, term_of) = (netboot.as_ref(), term.clone());
     let devices = Devices { lab, instance, ground, layers, netboot: netboot_of, simulated, term: term_of };
-    let devices = devices.make(&found).await?;
+    let devices = devices.make(&images.common).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
@@ -251,8 +270,8 @@ async fn begin(
         dir: instance.dir().to_owned(),
         devices: owned,
         workshop,
-        image: found,
-        images,
+        image: images.common,
+        images: images.of,
         find_image: image::finder(lab),
         uploads: ground.uploads(instance),
         keys: |comment| {

@@ -8,7 +8,7 @@ use super::modules::Dependencies;
 use super::progress::{Bootstrap, Sink, Stage};
 use super::recipe::{KernelRecipe, Recipe, matches};
 use super::store::{Store, hash_file, names};
-use super::{sources, squash};
+use super::{sources, squash, tool};
 use crate::model::device::Arch;
 use crate::support::command::{Command, CommandError};
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ impl BaseBuild<'_> {
         }
         self.sink.tell(Stage::Base, Some(0.4), "pack");
         let packed = self.work.join("root.squashfs");
-        self.or_cancelled(squash::pack(&root, &packed, false)).await?;
+        squash::pack(&root, &packed, false, self.cancel).await?;
 
         let lock_file = self.work.join("lock");
         let json =
@@ -152,15 +152,9 @@ impl BaseBuild<'_> {
         })
     }
 
-    async fn or_cancelled<T>(
-        &self,
-        work: impl Future<Output = Result<T, ImageError>>,
-    ) -> Result<T, ImageError> {
-        self.cancel.run_until_cancelled(work).await.unwrap_or(Err(ImageError::Cancelled))
-    }
-
     /// Runs mmdebstrap. It gets a PID and a mount namespace of its own, whose first process dies with
-    /// us: however this process ends, no dpkg works on and no mount is left.
+    /// us: however this process ends, no dpkg works on and no mount is left. Its process group is its own
+    /// too: Ctrl-C on the terminal is for us to hear.
     async fn bootstrap(&self, root: &Path, cache: &Path) -> Result<(), ImageError> {
         self.sink.tell(Stage::Packages, None, "start");
         let lines = sources::lines(self.recipe, Path::new("/"))?;
@@ -210,7 +204,8 @@ impl BaseBuild<'_> {
             .env("PILAB_KERNEL_SUITE", pinned)
             .env("SOURCE_DATE_EPOCH", squash::EPOCH)
             .env("LC_ALL", "C.UTF-8")
-            .env("TMPDIR", self.work.to_string_lossy());
+            .env("TMPDIR", self.work.to_string_lossy())
+            .own_group();
         require("mmdebstrap", "mmdebstrap").await?;
         require("mksquashfs", "squashfs-tools").await?;
         require("depmod", "kmod").await?;
@@ -235,6 +230,8 @@ impl BaseBuild<'_> {
                 line = output.next_line() => line.at("read", &log)?,
                 () = self.cancel.cancelled() => {
                     child.kill().await.at("stop", Path::new("mmdebstrap"))?;
+                    // Until none of its namespace can write any more: each holds the pipe.
+                    while output.next_line().await.at("read", &log)?.is_some() {}
                     return Err(ImageError::Cancelled);
                 }
             };
@@ -281,14 +278,8 @@ impl BaseBuild<'_> {
     /// Unpacks the kernel, moves the wanted modules into `root`; answers release and kernel file.
     async fn install_kernel(&self, root: &Path) -> Result<(String, PathBuf), ImageError> {
         let unpacked = self.work.join("kernel");
-        let run = |package: &'static str, command: Command| async move {
-            let done = self.or_cancelled(async {
-                command
-                    .output()
-                    .await
-                    .map_err(|e| ImageError::tool("install the kernel", package, self.work, e))
-            });
-            done.await.map(drop)
+        let run = |package: &'static str, command: Command| {
+            tool::run(command, "install the kernel", package, self.work, self.cancel)
         };
         let debs = self.work.join("kernel-debs");
         for deb in names(&debs)? {
@@ -321,7 +312,7 @@ impl BaseBuild<'_> {
         for list in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
             move_file(&from.join(list), &to.join(list))?;
         }
-        self.or_cancelled(initramfs::uncompress_modules(&to)).await?;
+        initramfs::uncompress_modules(&to, self.cancel).await?;
         run("kmod", Command::new("depmod").arg("-b").arg(root).arg(&release)).await?;
         // From Linux 7 on beside the modules.
         let places = [unpacked.join("boot").join(format!("vmlinuz-{release}")), from.join("vmlinuz")];

@@ -150,8 +150,7 @@ impl Store {
         let busybox = self.read_part(&base.busybox)?;
         layer::write(&tree, arch.debian(), agent, &busybox)?;
         let device = work.join("device.squashfs");
-        let packed = cancel.run_until_cancelled(squash::pack(&tree, &device, true)).await;
-        packed.unwrap_or(Err(ImageError::Cancelled))?;
+        squash::pack(&tree, &device, true, cancel).await?;
 
         let mut initramfs = self.read_part(&base.kit)?;
         initramfs.extend(initramfs::scripts()?);

@@ -5,9 +5,11 @@ use super::cpio::Archive;
 use super::error::{At, ImageError};
 use super::modules::Dependencies;
 use super::recipe::KernelRecipe;
+use super::tool;
 use crate::support::command::Command;
 use std::collections::BTreeMap;
 use std::path::Path;
+use tokio_util::sync::CancellationToken;
 
 /// Our scripts, by name.
 const SCRIPTS: &[(&str, &[u8])] = &[
@@ -73,11 +75,10 @@ async fn read_text(path: &Path) -> Result<String, ImageError> {
 
 /// Uncompresses the kernel modules below `tree`. Squashfs compresses them better, and a device
 /// saves the time of doing it one by one.
-pub(super) async fn uncompress_modules(tree: &Path) -> Result<(), ImageError> {
+pub(super) async fn uncompress_modules(tree: &Path, cancel: &CancellationToken) -> Result<(), ImageError> {
     let find =
         Command::new("find").arg(tree).args(["-name", "*.ko.xz", "-exec", "xz", "--decompress", "{}", "+"]);
-    let done = find.output().await;
-    done.map(drop).map_err(|e| ImageError::tool("uncompress kernel modules", "findutils, xz-utils", tree, e))
+    tool::run(find, "uncompress kernel modules", "findutils, xz-utils", tree, cancel).await
 }
 
 #[cfg(test)]

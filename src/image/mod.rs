@@ -21,6 +21,7 @@ mod recipe;
 mod sources;
 mod squash;
 mod store;
+mod tool;
 
 pub use build::BuildRequest;
 pub use error::ImageError;

@@ -1,9 +1,11 @@
 //! Packs a directory into a squashfs, the same bytes for the same files.
 
 use super::error::ImageError;
+use super::tool;
 use crate::support::command::Command;
 use std::path::Path;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The time of every file: 2025-01-01 UTC. Fixed, so that equal content gives equal bytes.
 pub(super) const EPOCH: &str = "1735689600";
@@ -12,7 +14,12 @@ pub(super) const EPOCH: &str = "1735689600";
 const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Packs `tree` into `file`. With `root_owned` all files belong to root whoever owns them in `tree`.
-pub(super) async fn pack(tree: &Path, file: &Path, root_owned: bool) -> Result<(), ImageError> {
+pub(super) async fn pack(
+    tree: &Path,
+    file: &Path,
+    root_owned: bool,
+    cancel: &CancellationToken,
+) -> Result<(), ImageError> {
     let mut command = Command::new("mksquashfs").arg(tree).arg(file);
     // Level 15 is 8 % smaller than level 3 and takes no longer to unpack.
     command = command.args(["-comp", "zstd", "-Xcompression-level", "15", "-b", "131072", "-reproducible"]);
@@ -21,6 +28,5 @@ pub(super) async fn pack(tree: &Path, file: &Path, root_owned: bool) -> Result<(
     if root_owned {
         command = command.arg("-all-root");
     }
-    let packed = command.timeout(TIMEOUT).output().await;
-    packed.map(drop).map_err(|e| ImageError::tool("pack a squashfs", "squashfs-tools", file, e))
+    tool::run(command.timeout(TIMEOUT), "pack a squashfs", "squashfs-tools", file, cancel).await
 }

@@ -1,10 +1,14 @@
 //! Child processes: always with a bound on time, and with program, arguments and stderr in the error.
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
 
 /// A child process that did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +160,36 @@ impl Command {
 
     /// Runs it to the end and answers its standard output.
     pub async fn output(&self) -> Result<Vec<u8>, CommandError> {
-        let ended = tokio::time::timeout(self.timeout, self.collect()).await;
+        let mut child = self.spawn()?;
+        self.outcome(&mut child).await
+    }
+
+    /// The same, until `cancel` is cancelled: then all of its process group is killed, and nothing is answered once
+    /// none of it holds its output any more.
+    pub async fn output_unless(&self, cancel: &CancellationToken) -> Result<Option<Vec<u8>>, CommandError> {
+        let mut child = self.clone().own_group().spawn()?;
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let mut outcome = pin!(self.outcome(&mut child));
+        tokio::select! {
+            outcome = &mut outcome => outcome.map(Some),
+            () = cancel.cancelled() => {
+                // It may have ended by itself a moment ago: there is nobody to kill then.
+                let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+                let _ = outcome.await;
+                Ok(None)
+            }
+        }
+    }
+
+    fn spawn(&self) -> Result<Child, CommandError> {
+        let mut command = self.build();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        child.map_err(|source| self.start_error(source))
+    }
+
+    /// What it wrote, if it ended well and in time.
+    async fn outcome(&self, child: &mut Child) -> Result<Vec<u8>, CommandError> {
+        let ended = tokio::time::timeout(self.timeout, self.collect(child)).await;
         let (status, stdout, stderr) =
             ended.map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })??;
         if status.success() {
@@ -168,10 +201,7 @@ impl Command {
     }
 
     /// How it ended, and all it wrote.
-    async fn collect(&self) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
-        let mut child = self.build();
-        let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.map_err(|source| self.start_error(source))?;
+    async fn collect(&self, child: &mut Child) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
         let streams = tokio::try_join!(self.read(child.stdout.take()), self.read(child.stderr.take()));
         let (stdout, stderr) = streams?;
         let status = child.wait().await.map_err(|source| self.start_error(source))?;
@@ -188,5 +218,40 @@ impl Command {
             return Err(CommandError::TooMuch { line: self.line(), limit: self.limit });
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_cancelled_is_gone_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, cancel) = (dir.path().join("pipe"), CancellationToken::new());
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        // The grandchild has the pipe open for as long as it lives.
+        let script = format!("sleep 1000 > {} & wait", pipe.display());
+        let command = Command::new("sh").arg("-c").arg(script).timeout(Duration::from_secs(600));
+        let opened = {
+            let (pipe, cancel) = (pipe.clone(), cancel.clone());
+            tokio::task::spawn_blocking(move || {
+                let pipe = std::fs::File::open(pipe);
+                cancel.cancel();
+                pipe
+            })
+        };
+        assert!(command.output_unless(&cancel).await.unwrap().is_none());
+        let mut left = Vec::new();
+        std::io::Read::read_to_end(&mut opened.await.unwrap().unwrap(), &mut left).unwrap();
+        assert_eq!(left, b"", "its end is closed");
+    }
+
+    #[tokio::test]
+    async fn what_ends_by_itself_answers_as_ever() {
+        let cancel = CancellationToken::new();
+        assert_eq!(Command::new("echo").arg("hi").output_unless(&cancel).await.unwrap().unwrap(), b"hi\n");
+        let failed = Command::new("false").output_unless(&cancel).await;
+        assert!(matches!(failed, Err(CommandError::Failed { .. })), "{failed:?}");
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn make(path: &Path, mib: u32, user: Option<&str>) -> Result<()
     drop(file);
     let search = std::env::var("PATH").map_or_else(|_| SBIN.to_owned(), |path| format!("{path}:{SBIN}"));
     let mkfs = Command::new("mkfs.ext4").args(["-q", "-F", "-L", "pilab-data", "-E", "nodiscard"]).arg(path);
-    let made = mkfs.env("PATH", &search).timeout(MAKE_TIMEOUT).output().await;
+    let made = mkfs.env("PATH", &search).timeout(MAKE_TIMEOUT).own_group().output().await;
     made.map_err(|source| VmError::DataDisk { path: path.to_owned(), source: source.into() })?;
     if let Some((uid, gid)) = user.and_then(ids) {
         // Who is not root cannot give a file away. The directory, which others may enter but not read, and

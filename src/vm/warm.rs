@@ -185,7 +185,7 @@ impl VmDevice {
     /// By virsh: the crate that binds libvirt leaves `virDomainSave` out.
     async fn save_to(&self, file: &Path) -> Result<(), CommandError> {
         let virsh = Command::new("virsh").args(["-q", "-c", &self.parts.uri, "save", &self.parts.name]);
-        virsh.arg(file).timeout(SAVE_TIMEOUT).output().await.map(|_| ())
+        virsh.arg(file).timeout(SAVE_TIMEOUT).own_group().output().await.map(|_| ())
     }
 
     /// Restores the device and wakes it.

@@ -32,7 +32,7 @@ async fn a_machine_runs_on_while_its_coordinator_is_killed() {
     assert!(!domains().await.contains("-lab-laptop-"), "{}", domains().await);
     second.signal("TERM").await;
     second.end().await.exits(0);
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }
 
 async fn lease(bench: &Bench) -> String {

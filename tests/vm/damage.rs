@@ -52,7 +52,7 @@ async fn an_image_with_one_wrong_byte_is_not_booted() {
         let ended = bench.start_with_images(&images, args).end().await.exits(4);
         ended.says(&format!("{role} of image {} is corrupt", image.id)).says("hint: remove the image");
     }
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }
 
 #[tokio::test]
@@ -65,5 +65,5 @@ async fn a_machine_that_is_taken_away_is_not_taken_for_a_silent_agent() {
     let domain = domains.lines().find(|name| name.contains(&format!("-{instance}-"))).unwrap();
     Command::new("virsh").args(["destroy", domain]).output().await.unwrap();
     call.end().await.exits(4).says("the device went away");
-    bench.is_clean(Some(&instance)).await;
+    bench.is_clean().await;
 }

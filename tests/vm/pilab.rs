@@ -164,6 +164,15 @@ impl Bench {
         }
     }
 
+    /// Waits until it is so.
+    pub(crate) async fn becomes(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "waited for {what}");
+            sleep(POLL).await;
+        }
+    }
+
     fn instances(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.path("state/instances")) else { return Vec::new() };
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -191,25 +200,51 @@ impl Bench {
         }
     }
 
-    /// Nothing of any lab in this place is left: instance, NATS server, QEMU, domain, sockets.
-    pub(crate) async fn is_clean(&self, instance: Option<&str>) {
+    /// Nothing of any lab in this place is left: instance, process, domain, sockets.
+    pub(crate) async fn is_clean(&self) {
         if std::env::var("PILAB_KEEP").is_ok_and(|keep| keep == "1") {
             return;
         }
         assert_eq!(self.instances(), Vec::<String>::new(), "an instance is left");
-        let state = self.dir.path().to_str().unwrap();
-        assert_eq!(processes(state), Vec::<String>::new(), "a process is left");
-        let Some(instance) = instance else { return };
+        assert_eq!(self.processes(), Vec::<String>::new(), "a process is left");
         let domains = domains().await;
-        assert!(!domains.contains(&format!("-{instance}-")), "a domain is left: {domains}");
-        assert!(!Path::new("/run/pilab").join(instance).exists(), "sockets are left");
+        let sockets = std::fs::read_dir("/run/pilab").into_iter().flatten().flatten();
+        let sockets: Vec<String> =
+            sockets.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        for mark in ["instances", "labs"].map(|places| self.mark(places)) {
+            assert!(!domains.contains(&format!("pilab-{mark}-")), "a domain of {mark} is left: {domains}");
+            let own = sockets.iter().find(|name| name.starts_with(&format!("{mark}-")));
+            assert_eq!(own, None, "sockets are left");
+        }
+    }
+
+    /// The command lines of the processes that name this place.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let lines = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+        lines.filter(|line| line.contains(self.dir.path().to_str().unwrap())).collect()
+    }
+
+    /// What the names of domains and of directories of sockets begin with, of all labs of one kind here: the names are the
+    /// machine's, so each has the CRC-32 of the place, its lower half.
+    fn mark(&self, places: &str) -> String {
+        let places = self.path("state").join(places);
+        format!("{:04x}", crc32fast::hash(places.as_os_str().as_encoded_bytes()) & 0xffff)
     }
 }
 
 impl Call {
     fn start(command: Command, args: &[&str]) -> Self {
-        let child = command.build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child =
+            command.own_group().build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Self { child, began: Instant::now(), what: args.join(" ") }
+    }
+
+    /// Interrupts it and all in its process group, as Ctrl-C on a terminal does.
+    pub(crate) async fn interrupt(&self) {
+        let group = format!("-{}", self.child.id().unwrap());
+        Command::new("kill").args(["-s", "INT", "--", &group]).output().await.unwrap();
     }
 
     /// Sends a signal by its name.
@@ -250,12 +285,4 @@ impl Call {
 pub(crate) async fn domains() -> String {
     String::from_utf8(Command::new("virsh").args(["list", "--all", "--name"]).output().await.unwrap())
         .unwrap()
-}
-
-/// The command lines of processes that name `path`.
-fn processes(path: &str) -> Vec<String> {
-    let lines = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = lines.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains(path)).collect()
 }

@@ -82,5 +82,5 @@ async fn a_device_is_entered_from_where_nats_alone_can_be_reached() {
     bench.device(DEVICE, "its return", |row| row["usage"]["state"] == "free" && row["power"] == "off").await;
     coordinator.signal("TERM").await;
     coordinator.end().await.exits(0);
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }

@@ -84,7 +84,7 @@ async fn every_lease_starts_from_the_same_memory_and_no_save_holds_a_secret() {
     assert_eq!(start(&cold)["cause"], "a cold start was asked for");
     let cold = bench.run(&["boot", "--json"]).await.exits(0);
     assert_eq!(start(&cold)["cause"], "the image is under test");
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn a_bad_save_is_thrown_away_and_made_anew() {
         start(&foreign)
     );
     assert_eq!(saves(&bench, "save"), Vec::<PathBuf>::new());
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_save_that_is_killed_leaves_nothing_that_looks_finished() {
     assert!(!domains().await.contains(&killed), "{}", domains().await);
     is_warm(&bench.run(&["ping", "--json"]).await.exits(0), true);
     assert!(!part.exists() && saves(&bench, "json").len() == 1);
-    bench.is_clean(Some(&killed)).await;
+    bench.is_clean().await;
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn a_machine_that_was_not_woken_does_not_outlive_its_coordinator() {
     assert!(!domains().await.contains("-lab-laptop-"), "{}", domains().await);
     second.signal("TERM").await;
     second.end().await.exits(0);
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }
 
 #[tokio::test]
@@ -167,5 +167,5 @@ async fn a_save_that_may_take_no_room_is_not_made_and_the_device_boots() {
     let start = start(&run);
     assert!(start["cause"].as_str().unwrap().ends_with("MiB, and 20 MiB is the most"), "{start}");
     assert_eq!(saves(&bench, "save"), Vec::<PathBuf>::new());
-    bench.is_clean(None).await;
+    bench.is_clean().await;
 }
