@@ -30,7 +30,7 @@ pub enum ConfigError {
         limit: u64,
     },
     /// It is not TOML, has an unknown key, or a value of the wrong type.
-    #[error("{}:{line}:{column}: {message}", path.display())]
+    #[error("{}:{line}:{column}: {}{message}", path.display(), key.iter().map(|key| format!("{key}: ")).collect::<String>())]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,9 @@ pub enum ConfigError {
         line: usize,
         /// Column in bytes, from 1.
         column: usize,
-        /// What is wrong, naming the key.
+        /// The key whose value is wrong, for example `steps[2].ping`. None where the message names it, or there is none.
+        key: Option<String>,
+        /// What is wrong.
         message: String,
     },
     /// A value has the right type and makes no sense.
@@ -75,7 +77,7 @@ impl ConfigError {
     /// The key that is wrong, when it is one.
     pub fn key(&self) -> Option<&str> {
         match self {
-            Self::Value { key, .. } => Some(key),
+            Self::Value { key, .. } | Self::Syntax { key: Some(key), .. } => Some(key),
             _ => None,
         }
     }

@@ -423,8 +423,8 @@ mod tests {
     fn errors_name_file_line_and_key() {
         let table = [
             ("name = \"l\"\npools = []\ncolour = 1\n", "/lab.toml:3:1: unknown field `colour`"),
-            ("name = \"L\"\npools = []\n", "/lab.toml:1:8: lab name \"L\" is not valid"),
-            ("name = \"l\"\npools = []\nimage = 3\n", "/lab.toml:3:9: invalid type: integer `3`"),
+            ("name = \"L\"\npools = []\n", "/lab.toml:1:8: name: lab name \"L\" is not valid"),
+            ("name = \"l\"\npools = []\nimage = 3\n", "/lab.toml:3:9: image: invalid type: integer `3`"),
             (
                 "name = \"l\"\n[[pools]]\nname = \"vm\"\nbackend = \"vm\"\ncount = 0\n",
                 "/lab.toml:2: pools[0].count: 0 is not between 1 and 256",

@@ -69,11 +69,18 @@ impl Login {
             path: path.to_owned(),
             line: e.line(),
             column: e.column(),
+            key: None,
             message: e.to_string(),
         })?;
         if login.version != LOGIN_VERSION {
             let message = format!("version {}; known is {LOGIN_VERSION}", login.version);
-            return Err(ConfigError::Syntax { path: path.to_owned(), line: 1, column: 1, message });
+            return Err(ConfigError::Syntax {
+                path: path.to_owned(),
+                line: 1,
+                column: 1,
+                key: None,
+                message,
+            });
         }
         let dir = path.parent().unwrap_or(Path::new(""));
         login.tls = login.tls.map(|files| files.below(dir));

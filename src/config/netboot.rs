@@ -243,7 +243,7 @@ mod tests {
                 "/lab.toml:10: devices[0].serial: \"9ffe\" is no serial number",
             ),
             (with(&SWITCH.replace("ID", "a"), ""), "/lab.toml:4: devices[0].power: is missing"),
-            (with("\"netboot\"", "\"usb\""), "/lab.toml:7:8: unknown variant `usb`"),
+            (with("\"netboot\"", "\"usb\""), "/lab.toml:7:8: devices[0].boot: unknown variant `usb`"),
             (
                 second("00000002", "9ffefdef"),
                 "/lab.toml:18: devices[1].serial: l-b has the serial of l-a (line 10)",
@@ -258,7 +258,7 @@ mod tests {
                 "/lab.toml:3: netboot.address: ",
             ),
             (format!("{HEAD}dhcp_port = 0\n{one}"), "/lab.toml:4: netboot.dhcp_port: 0 is no port"),
-            (format!("{HEAD}mode = \"half\"\n{one}"), "/lab.toml:4:8: unknown variant `half`"),
+            (format!("{HEAD}mode = \"half\"\n{one}"), "/lab.toml:4:8: netboot.mode: unknown variant `half`"),
             (format!("{HEAD}mode = \"proxy\"\n{one}"), "/lab.toml:12: devices[0].address: in mode \"proxy\""),
         ];
         for (text, expected) in table {

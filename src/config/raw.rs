@@ -10,6 +10,9 @@ use std::time::Duration;
 /// The largest file that is read: a hand-written TOML of this size is a mistake.
 const LIMIT: u64 = 1024 * 1024;
 
+/// What a path has where a value keeps its place (`toml::Spanned`), and nobody wrote.
+const SPANNED: &str = ".$__serde_spanned_private_value";
+
 /// A file's text, to find lines in.
 pub(super) struct Source {
     path: PathBuf,
@@ -36,11 +39,17 @@ impl Source {
     }
 
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(&self.text).map_err(|error| {
-            let at = error.span().unwrap_or_default().start;
-            let (line, column) = self.position(at);
-            let message = error.message().to_owned();
-            ConfigError::Syntax { path: self.path.clone(), line, column, message }
+        let wrong = |error: &toml::de::Error, key: Option<String>| {
+            let (line, column) = self.position(error.span().unwrap_or_default().start);
+            let message = in_toml_s_words(error.message());
+            ConfigError::Syntax { path: self.path.clone(), line, column, key, message }
+        };
+        let file = toml::Deserializer::parse(&self.text).map_err(|error| wrong(&error, None))?;
+        serde_path_to_error::deserialize(file).map_err(|error| {
+            let (key, error) = (error.path().to_string().replace(SPANNED, ""), error.inner());
+            // Of what should not be there, the message names the key; the path of the whole file is a dot.
+            let told = error.message().starts_with("unknown field") || key == ".";
+            wrong(error, (!told).then_some(key))
         })
     }
 
@@ -71,6 +80,13 @@ impl Source {
         let column = before.len() - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
         (line, column)
     }
+}
+
+/// A message of serde's without the names of types that only our source has.
+fn in_toml_s_words(message: &str) -> String {
+    let Some((wrong, name)) = message.rsplit_once("expected struct ") else { return message.to_owned() };
+    let rest = name.split_once(' ').map(|(_, rest)| format!(" {rest}")).unwrap_or_default();
+    format!("{wrong}expected a table{rest}")
 }
 
 /// A length of time as people write it: `90s`, `2m`, `500ms`.

@@ -296,7 +296,11 @@ mod tests {
         assert!(outside("pattern = \"ready\"", "ping").contains(&Capability::Boot));
         let error =
             load_text(&format!("{HEAD}capabilities = [\"wings\"]\n[[steps]]\nping = {{ on = \"dut\" }}\n"));
-        assert!(error.unwrap_err().starts_with("/try.toml:4:17: unknown variant `wings`"));
+        assert!(
+            error
+                .unwrap_err()
+                .starts_with("/try.toml:4:17: needs.dut.capabilities[0]: unknown variant `wings`")
+        );
     }
 
     #[test]
@@ -345,7 +349,7 @@ mod tests {
             ),
             (
                 "[[steps]]\nping = { on = \"dut\" }\ntimeout = \"soon\"\n",
-                "/try.toml:6:11: \"soon\" is not a length of time",
+                "/try.toml:6:11: steps[0].timeout: \"soon\" is not a length of time",
             ),
             (
                 "[[steps]]\nconsole = { on = \"dut\", pattern = \"(\" }\n",

@@ -260,7 +260,10 @@ mod tests {
         let at = "/lab.toml:10: devices[0].simulate";
         let simulate = |text: &str| format!("{BOARD}[devices.simulate]\n{text}\n");
         let table = [
-            (simulate("target = \"raspi4b\""), "/lab.toml:11:10: unknown variant `raspi4b`".to_owned()),
+            (
+                simulate("target = \"raspi4b\""),
+                "/lab.toml:11:10: devices[0].simulate.target: unknown variant `raspi4b`".to_owned(),
+            ),
             (
                 simulate("target = \"raspi3b\""),
                 format!("{at}.target: raspi3b has the chip of a pi3b, and this"),

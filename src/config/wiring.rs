@@ -425,7 +425,7 @@ mod tests {
             ("console = { tcp = \"h\" }\n".to_owned(), "/lab.toml:5: devices[0].console.tcp: \"h\" is not host:port"),
             ("console = { tcp = \"h:1\", baud = 9600 }\n".to_owned(), "/lab.toml:5: devices[0].console.baud: only a `tty`"),
             ("console = { tty = \"/dev/x\", speed = 1 }\n".to_owned(), "/lab.toml:5:29: unknown field `speed`"),
-            ("power = { driver = \"gpio\" }\n".to_owned(), "/lab.toml:5:20: unknown variant `gpio`"),
+            ("power = { driver = \"gpio\" }\n".to_owned(), "/lab.toml:5:20: devices[0].power.driver: unknown variant `gpio`"),
             ("power = { driver = \"none\", pin = 1 }\n".to_owned(), "/lab.toml:5:9: unknown field `pin`"),
             (http("url = \"http://h\", colour = 1"), "/lab.toml:5:9: unknown field `colour`"),
             (http("url = \"https://h\""), "/lab.toml:5: devices[0].power.url: is not http://"),
@@ -462,7 +462,9 @@ mod tests {
         assert_eq!(error, "/lab.toml:2: devices[0].model: vm-aarch64 is the model of a pool");
         let error = load_text(&head.replace("pi4b", "pi-zero")).unwrap_err();
         assert!(
-            error.starts_with("/lab.toml:4:9: unknown variant `pi-zero`, expected one of `pi3b`"),
+            error.starts_with(
+                "/lab.toml:4:9: devices[0].model: unknown variant `pi-zero`, expected one of `pi3b`"
+            ),
             "{error}"
         );
     }

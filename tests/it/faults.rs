@@ -46,10 +46,13 @@ async fn a_wrong_file_is_named_with_line_and_key() {
     let table: [(&[&str], &str); 6] = [
         (&["run", &key], "key.toml:5:1: unknown field `pnig`"),
         (&["check", &key], "key.toml:5:1: unknown field `pnig`"),
-        (&["run", &kind], "kind.toml:5:8: invalid type: integer `3`"),
+        (&["run", &kind], "kind.toml:5:8: steps[0].ping: invalid type: integer `3`, expected a table"),
         (&["run", "ping", "--lab", &lab_key], "lab-key.toml:2:1: unknown field `colour`"),
         (&["check", "ping", "--lab", &lab_key], "lab-key.toml:2:1: unknown field `colour`"),
-        (&["run", "ping", "--lab", &lab_kind], "lab-kind.toml:5:9: invalid type: string \"two\""),
+        (
+            &["run", "ping", "--lab", &lab_kind],
+            "lab-kind.toml:5:9: pools[0].count: invalid type: string \"two\"",
+        ),
     ];
     for (args, words) in table {
         let (code, stderr) = pilab(&dir, args, &[]).await;
