@@ -21,7 +21,6 @@ use crate::model::id::DeviceId;
 use crate::netboot::{LayerSource, Office, OfficeOptions};
 use crate::plan;
 use crate::ssh::SshReach;
-use crate::support::atomic_file;
 use crate::support::lock::lock;
 use crate::support::term::Term;
 use crate::vm::{self, Host, Saves, VmSpec};
@@ -296,42 +295,5 @@ impl Devices<'_> {
         let handle = device::spawn(parts, tracker, token.clone());
         lock(&self.layers.own).insert(handle.id().clone(), own);
         Ok(handle)
-    }
-}
-
-/// How to enter and to remove a device; its SSH key is written to `dir` for that.
-pub(super) fn keep_lines(
-    dir: PathBuf,
-    handles: Vec<DeviceHandle>,
-    machines: Machines,
-) -> impl Fn(&DeviceId, &str) -> Vec<String> {
-    move |id, key| {
-        let machine = match machines.get(id) {
-            Some(Machine::Vm(machine)) => machine,
-            Some(Machine::Container(machine)) => {
-                let keep = machine.keep_instructions();
-                return vec![
-                    format!("{id}: shell:   {}", keep.enter),
-                    format!("{id}: remove:  {}", keep.remove),
-                ];
-            }
-            Some(Machine::Wired { console }) => {
-                return console.iter().map(|line| format!("{id}: console: {line}")).collect();
-            }
-            None => return Vec::new(),
-        };
-        let keep = machine.keep_instructions();
-        let handle = handles.iter().find(|handle| handle.id() == id);
-        let address = handle.and_then(|handle| handle.state().borrow().address);
-        let mut lines = vec![format!("{id}: console: {}", keep.enter)];
-        if let Some(address) = address {
-            let file = dir.join(format!("{id}.ssh-key"));
-            match atomic_file::write(&file, key.as_bytes(), 0o600) {
-                Ok(()) => lines.push(format!("{id}: shell:   ssh -i {} root@{address}", file.display())),
-                Err(error) => tracing::warn!(%error, path = %file.display(), "the SSH key was not written"),
-            }
-        }
-        lines.push(format!("{id}: remove:  {}", keep.remove));
-        lines
     }
 }

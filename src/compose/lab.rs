@@ -2,12 +2,13 @@
 //! The command line talks NATS to it as to any other.
 
 use super::clock::Clock;
-use super::devices::{Devices, Layers, Machines, keep_lines};
+use super::devices::{Devices, Layers, Machines};
 use super::failed;
 use super::gates::{self, gate};
 use super::ground::{self, Ground};
 use super::image;
 use super::instance::Instance;
+use super::keep;
 use super::nats::Nats;
 use super::netboot::Netboot;
 use super::policy::policy;
@@ -210,7 +211,7 @@ async fn begin(
     let devices = devices.make(&images.common).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
-    let keep = keep_lines(instance.dir().to_owned(), handles.clone(), machines.clone());
+    let keep = keep::lines(instance.dir().to_owned(), handles.clone(), machines.clone());
     let (mut owned, mut made) = (Vec::new(), BTreeMap::new());
     for handle in &handles {
         // Where the device is: a board on a segment of its own reaches nothing else of this machine.

@@ -8,6 +8,7 @@ mod gates;
 mod ground;
 mod image;
 mod instance;
+mod keep;
 mod lab;
 mod nats;
 mod netboot;

@@ -7,7 +7,7 @@ use ::pilab::support::command::Command;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The bound of one call: a boot takes seconds, on a busy machine ten times that.
@@ -236,9 +236,22 @@ impl Bench {
 
 impl Call {
     fn start(command: Command, args: &[&str]) -> Self {
-        let child =
-            command.own_group().build().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Self { child, began: Instant::now(), what: args.join(" ") }
+        Self::spawn(&mut command.own_group().build(), format!("pilab {}", args.join(" ")))
+    }
+
+    /// Runs a line of a shell's on a terminal of its own (script(1)), to type on.
+    pub(crate) fn terminal(line: &str) -> Self {
+        let script = Command::new("script").args(["-q", "-e", "-c", line, "/dev/null"]);
+        Self::spawn(script.build().stdin(Stdio::piped()), line.to_owned())
+    }
+
+    fn spawn(command: &mut tokio::process::Command, what: String) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child, began: Instant::now(), what }
+    }
+
+    pub(crate) async fn types(&mut self, keys: &[u8]) {
+        self.child.stdin.as_mut().unwrap().write_all(keys).await.unwrap();
     }
 
     /// Interrupts it and all in its process group, as Ctrl-C on a terminal does.
@@ -253,7 +266,7 @@ impl Call {
         Command::new("kill").args(["-s", name, &pid]).output().await.unwrap();
     }
 
-    /// Reads until standard output, which must be that of `--json`, holds `text`.
+    /// Reads until standard output, which must be that of `--json` or a terminal's, holds `text`.
     pub(crate) async fn shows(&mut self, text: &str) {
         let stdout = self.child.stdout.as_mut().unwrap();
         let mut seen = String::new();
@@ -271,8 +284,8 @@ impl Call {
 
     pub(crate) async fn end(self) -> Ended {
         let ended = timeout(PATIENCE, self.child.wait_with_output()).await;
-        let output = ended.unwrap_or_else(|_| panic!("pilab {} did not end", self.what)).unwrap();
-        eprintln!("{:6.1} s  pilab {}", self.began.elapsed().as_secs_f64(), self.what);
+        let output = ended.unwrap_or_else(|_| panic!("{} did not end", self.what)).unwrap();
+        eprintln!("{:6.1} s  {}", self.began.elapsed().as_secs_f64(), self.what);
         Ended {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

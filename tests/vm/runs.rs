@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crate::pilab::Bench;
+use crate::pilab::{Bench, Call};
+use ::pilab::support::command::Command;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -151,6 +152,37 @@ async fn whoever_stops_it_leaves_nothing() {
     call.shows("step_started").await;
     call.interrupt().await;
     call.end().await.exits(130);
+    bench.is_clean().await;
+}
+
+/// The line that tells how to do `what` with a device that was kept.
+fn told<'a>(stdout: &'a str, what: &str) -> &'a str {
+    let line = stdout.lines().find_map(|line| line.trim().strip_prefix(&format!("laptop-vm-1: {what}:")));
+    line.unwrap_or_else(|| panic!("no {what} of laptop-vm-1: {stdout}")).trim()
+}
+
+async fn shell(line: &str) -> String {
+    let output = Command::new("sh").arg("-c").arg(line).output().await;
+    String::from_utf8(output.unwrap_or_else(|error| panic!("{error}"))).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_kept_is_entered_and_removed_as_told() {
+    let Some(bench) = Bench::new().await else { return };
+    // The second has the same place and the same address, and another host key.
+    for _ in 0..2 {
+        let kept = bench.run(&["ping", "--keep"]).await.exits(0).stdout;
+        let ssh = told(&kept, "shell");
+        assert_eq!(shell(&format!("{ssh} cat /etc/hostname")).await, "laptop-vm-1\n");
+        let mut console = Call::terminal(told(&kept, "console"));
+        console.types(b"\n").await;
+        console.shows("root@laptop-vm-1:~#").await;
+        // Ctrl-] leaves.
+        console.types(b"\x1d").await;
+        console.end().await.exits(0);
+        shell(told(&kept, "remove")).await;
+    }
+    bench.run(&["ping"]).await.exits(0);
     bench.is_clean().await;
 }
 
