@@ -171,9 +171,9 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
         Standing::Restarting { service, code } => restarting(&service, code, specs, evidence),
         Standing::Exited { service, code, .. } => {
             let message = how_it_ended(&service, code, evidence.ledger);
-            // While the evidence is read, the change is about to be undone; before it is judged, it may be.
-            let undoing = !evidence.judged || evidence.effort.is_some_and(|effort| effort.busy);
-            (if undoing { Phase::Pending } else { Phase::Failed }, Some(Reason::ServiceExited), message)
+            // Until it is judged, it may be undone or started again; it has failed once that is told with its evidence.
+            let open = !evidence.judged || evidence.effort.is_some_and(|effort| effort.busy);
+            (if open { Phase::Pending } else { Phase::Failed }, Some(Reason::ServiceExited), message)
         }
     }
 }

@@ -295,10 +295,9 @@ impl Session {
             let pattern =
                 regex::bytes::Regex::new(matches).map_err(|e| seat.lab("compile the pattern", &e))?;
             if !pattern.is_match(&output.stdout) {
-                let cause = format!(
-                    "{command:?} printed {:?}, which {matches:?} does not match",
-                    quote(&output.stdout)
-                );
+                // As it is, line ends too: they may be what does not match.
+                let printed: String = String::from_utf8_lossy(&output.stdout).chars().take(QUOTE).collect();
+                let cause = format!("{command:?} printed {printed:?}, which {matches:?} does not match");
                 return Err(seat.fault(FaultKind::Expectation, cause));
             }
         }

@@ -20,6 +20,7 @@ const ON_CONTAINERS: &[(&str, &str)] = &[
     ("ping", ""),
     ("power-loss", "power, ssh"),
     ("rollback", ""),
+    ("services", "ssh, network"),
 ];
 
 fn placed(needs: &[pilab::model::scenario::Need], devices: &[Device]) -> String {

@@ -84,7 +84,7 @@ async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
 #[tokio::test]
 async fn the_agent_keeps_its_promises_on_a_virtual_machine() {
     let Some(bench) = Bench::new().await else { return };
-    bench.run(&["init-containers", "rollback"]).await.exits(0).says("2 runs: 2 passed");
+    bench.run(&["init-containers", "rollback", "services"]).await.exits(0).says("3 runs: 3 passed");
     bench.is_clean().await;
 }
 

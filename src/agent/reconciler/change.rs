@@ -61,6 +61,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         why: Why,
     ) {
         self.look_wanted = true;
+        self.efforts.entry(deployment.clone()).or_default().busy = false;
         if let Some(end) = end.clone() {
             let ledger = self.ledgers.entry(deployment.clone()).or_default();
             ledger.ends.insert(service.clone(), end);
@@ -70,9 +71,6 @@ impl<R: ContainerRuntime> Reconciler<R> {
             Why::Told => {}
             Why::Restart(ended) => self.count_end(&deployment, &service, &ended, end.as_ref()),
             Why::Condemned(cause) => {
-                if let Some(effort) = self.efforts.get_mut(&deployment) {
-                    effort.busy = false;
-                }
                 let words = end.as_ref().map(act::last_words).unwrap_or_default();
                 self.condemn(&deployment, format!("{cause}{}", act::words(&words)));
             }
@@ -192,6 +190,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let Some(effort) = self.efforts.get_mut(name) else { return };
         if !effort.busy && effort.evidenced != *id {
             effort.evidenced.clone_from(id);
+            effort.busy = true;
             self.read_end(name.clone(), service.clone(), id.clone(), Why::Told);
         }
     }

@@ -87,7 +87,6 @@ impl<R: ContainerRuntime> Reconciler<R> {
         tracing::warn!(%deployment, %service, code, ends, ?pause, "a service ended and is started again");
         self.keep_ledger(deployment);
         let effort = self.efforts.entry(deployment.clone()).or_default();
-        effort.busy = false;
         effort.up_since.remove(service);
         effort.resting.insert(service.clone(), Rest::of(pause));
     }
