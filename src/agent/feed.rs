@@ -129,7 +129,13 @@ impl Feed {
     async fn deliver(&self, delivery: Delivery) -> Result<(), FeedError> {
         match parse_key(&self.device, &delivery.key) {
             Some(key) => {
-                let names = self.offer(key, delivery.entry.clone(), Source::Delivered).await?;
+                let names = match self.offer(key, delivery.entry.clone(), Source::Delivered).await {
+                    Err(FeedError::NotKept) => {
+                        self.durable.again(&delivery, RETRY).await?;
+                        return Err(FeedError::NotKept);
+                    }
+                    offered => offered?,
+                };
                 self.durable.ack(&delivery).await?;
                 self.read(names).await
             }

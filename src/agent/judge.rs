@@ -150,9 +150,9 @@ fn judge(name: &DeploymentName, specs: &[ServiceSpec], evidence: &Evidence<'_>, 
         return (Phase::Pending, Some(Reason::Unhealthy), message);
     }
     let inits = record.accepted.as_ref().map_or(0, |accepted| score::inits(name, accepted).len());
-    let there: Vec<SeenService> =
-        seen.iter().map(|service| seen_service(service, evidence.findings)).collect();
-    match reconcile::standing(&wanted(specs), &of(&there, name)) {
+    let there = seen.iter().filter(|service| service.deployment == *name);
+    let there: Vec<SeenService> = there.map(|service| seen_service(service, evidence.findings)).collect();
+    match reconcile::standing(&wanted(specs), &there) {
         Standing::Running { running, completed } => {
             let mut parts = Vec::new();
             if inits > 0 {

@@ -5,13 +5,14 @@
 //! deployment that is being acted on is planned again only from a look that began after the act ended.
 
 mod change;
+mod leaving;
 mod restarts;
 
 use super::act::{Act, InterpretError, Progress, Work};
 use super::effort::{Effort, target};
 use super::feed::Offer;
 use super::health::{Checks, Findings};
-use super::intake::Intake;
+use super::intake::{Intake, KeyName};
 use super::judge::{self, Evidence, seen_service, wanted};
 use super::ledger::Ledger;
 use super::policy::Policy;
@@ -170,12 +171,22 @@ impl<R: ContainerRuntime> Reconciler<R> {
     }
 
     fn take(&mut self, offer: Offer) {
+        // Each key is read again and again: what it held before changes nothing.
+        let is_new = match &offer.key {
+            KeyName::Index => true,
+            KeyName::Deployment(name) => {
+                let known = self.intake.records().get(name);
+                known.is_none_or(|record| record.revision != offer.entry.revision)
+            }
+        };
         match self.intake.take(offer.key, &offer.entry, offer.source) {
             Ok(names) => {
                 // The feed may have been cut off meanwhile; what was taken is taken.
                 let _ = offer.taken.send(names);
-                self.look_wanted = true;
-                self.report();
+                if is_new {
+                    self.look_wanted = true;
+                    self.report();
+                }
             }
             Err(error) => tracing::error!(error = %Chain(&error), "cannot keep desired state"),
         }
@@ -330,44 +341,6 @@ impl<R: ContainerRuntime> Reconciler<R> {
             let (ledger, result) = act.run(work).await;
             Done::Acted { deployment: name, set, ledger: Box::new(ledger), result }
         });
-    }
-
-    /// An init container of a deployment that is to go may be left over without any service.
-    fn clear_broken_off(&mut self, there: &[SeenService]) {
-        let broken_off = |name: &DeploymentName| {
-            self.ledgers.get(name).is_some_and(|ledger| ledger.inits.running.is_some())
-                && there.iter().all(|service| service.deployment != *name)
-        };
-        let to_go = self.intake.records().iter().filter(|(name, record)| self.intake.is_to_go(name, record));
-        let names: Vec<DeploymentName> = to_go.map(|(name, _)| name.clone()).filter(broken_off).collect();
-        for name in names {
-            self.begin(name, Vec::new(), there);
-        }
-    }
-
-    /// Forgets deployments that are to go and of which nothing is left.
-    fn forget(&mut self, there: &[SeenService]) {
-        let gone: Vec<DeploymentName> = self
-            .intake
-            .records()
-            .iter()
-            .filter(|(name, record)| self.intake.is_to_go(name, record))
-            .map(|(name, _)| name.clone())
-            .filter(|name| there.iter().all(|service| service.deployment != *name))
-            .filter(|name| {
-                self.efforts.get(name).is_none_or(|effort| !effort.busy && self.looks >= effort.fresh_from)
-            })
-            .filter(|name| self.ledgers.get(name).is_none_or(|ledger| ledger.inits.running.is_none()))
-            .collect();
-        for name in gone {
-            match self.store.forget_ledger(&name).and_then(|()| self.intake.forget(&name)) {
-                Ok(()) => {
-                    self.efforts.remove(&name);
-                    self.ledgers.remove(&name);
-                }
-                Err(error) => tracing::error!(error = %Chain(&error), "cannot forget a deployment"),
-            }
-        }
     }
 
     /// Hands the statuses as they should stand to the reporter. Before the first look nothing is said:
