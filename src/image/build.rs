@@ -242,13 +242,18 @@ mod tests {
         dir: TempDir,
     }
 
+    /// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `vm`.
+    fn skip(why: &str) {
+        let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|level| level == "vm"), "PILAB_REQUIRE has vm, but {why}");
+        eprintln!("skipped: {why}");
+    }
+
     impl Small {
         /// None, with the reason printed, where there is no mksquashfs.
         async fn new(store: Option<&Path>) -> Option<Self> {
             if Command::new("mksquashfs").arg("-version").build().output().await.is_err() {
-                let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-                assert!(!required.contains("vm"), "PILAB_REQUIRE has vm, but mksquashfs is not installed");
-                eprintln!("skipped: mksquashfs is not installed");
+                skip("mksquashfs is not installed");
                 return None;
             }
             let dir = tempfile::tempdir().unwrap();
@@ -416,8 +421,7 @@ mod tests {
         let path = mount.path().to_string_lossy().into_owned();
         let tmpfs = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs", &path]);
         if tmpfs.output().await.is_err() {
-            eprintln!("skipped: only root can mount a small disk");
-            return;
+            return skip("only root can mount a small disk");
         }
         let result = async {
             let mut small = Small::new(Some(mount.path())).await?;

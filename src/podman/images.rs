@@ -9,10 +9,21 @@ use hyper::{Method, StatusCode};
 use std::time::Duration;
 
 /// How long fetching an image may take.
-const PULL_TIMEOUT: Duration = Duration::from_secs(600);
-/// How long podman may be silent before it begins to fetch: it tries a registry that does not answer
-/// several times. Within a layer it says nothing, so later silence means nothing.
-const PULL_BEGINS: Duration = Duration::from_secs(60);
+#[derive(Debug, Clone, Copy)]
+pub struct PullTimes {
+    /// In all.
+    pub whole: Duration,
+    /// Until podman begins to: it tries a registry that does not answer several times. Within a layer it says nothing,
+    /// so later silence means nothing.
+    pub begins: Duration,
+}
+
+impl Default for PullTimes {
+    fn default() -> Self {
+        Self { whole: Duration::from_secs(600), begins: Duration::from_secs(60) }
+    }
+}
+
 /// The longest line of podman's answer that is read, in bytes.
 const MAX_LINE: usize = 64 * 1024;
 /// The longest error text kept, in characters.
@@ -77,7 +88,7 @@ async fn pull(
         method: Method::POST,
         path: format!("/images/pull?quiet=false&reference={image}"),
         body: Vec::new(),
-        timeout: PULL_BEGINS,
+        timeout: podman.pull.begins,
     };
     let mut line = Vec::new();
     let mut error = String::new();
@@ -106,8 +117,9 @@ async fn pull(
         }
         Ok(())
     });
-    let timed_out = RuntimeError::TimedOut { operation, timeout: PULL_TIMEOUT };
-    let status = tokio::time::timeout(PULL_TIMEOUT, stream).await.map_err(|_| timed_out)??;
+    let whole = podman.pull.whole;
+    let timed_out = RuntimeError::TimedOut { operation, timeout: whole };
+    let status = tokio::time::timeout(whole, stream).await.map_err(|_| timed_out)??;
     read(&line);
     if !error.is_empty() {
         return Err(missing(image, &error));

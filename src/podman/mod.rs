@@ -5,7 +5,7 @@ mod api;
 mod container;
 mod create;
 pub mod http;
-mod images;
+pub mod images;
 mod init;
 mod inspect;
 mod logs;

@@ -7,10 +7,11 @@
 use super::api::{Created, HostInfo, Info, Problem};
 use super::create::{self, Create};
 use super::http::{Answer, Call, Socket};
+use super::images::{self, PullTimes};
 use super::inspect::Inspected;
 use super::look::Looks;
 use super::monitor::Monitors;
-use super::{access, images, init};
+use super::{access, init};
 use crate::agent::ports::{
     Completed, ContainerRuntime, Executed, InitSpec, LeftOver, LogPage, ManagedService, RuntimeError,
     RuntimeFacts, ServiceSpec, ServiceState, Started,
@@ -55,6 +56,7 @@ pub struct PodmanTopology {
     host: OnceCell<HostInfo>,
     pub(super) shares_processes: OnceCell<bool>,
     exec: bool,
+    pub(super) pull: PullTimes,
 }
 
 impl PodmanTopology {
@@ -69,7 +71,13 @@ impl PodmanTopology {
             host: OnceCell::new(),
             shares_processes: OnceCell::new(),
             exec: false,
+            pull: PullTimes::default(),
         }
+    }
+
+    /// Gives the fetching of images other times.
+    pub fn with_pull_times(self, pull: PullTimes) -> Self {
+        Self { pull, ..self }
     }
 
     /// Lets programs be run in its containers.

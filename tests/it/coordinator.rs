@@ -113,6 +113,16 @@ async fn two_people_share_a_lab() {
         (&"hello".into(), &"Running".into())
     );
     bench.as_user(&eve, &["verify", DEVICE]).await.refused("takes the role user");
+    // What cannot run disagrees, and is named.
+    let broken = std::fs::read_to_string("lab/deployments/hello.toml").unwrap();
+    let path = bench.dir.path().join("broken.toml");
+    std::fs::write(&path, broken.replace("localhost/pilab/hello:1", "localhost/pilab/none:1")).unwrap();
+    bench.pilab(&["deploy", DEVICE, path.to_str().unwrap()]).await.done();
+    let behind = bench.pilab(&["verify", DEVICE]).await;
+    assert_eq!(behind.code, Some(1), "{behind:?}");
+    assert!(behind.stdout.contains("broken"), "{behind:?}");
+    bench.pilab(&["undeploy", DEVICE, "broken"]).await.done();
+    bench.pilab(&["verify", DEVICE, "--within", "30s"]).await.done();
 
     // The role decides, then the holder.
     bench.as_user(&eve, &["reserve"]).await.refused("eve is a viewer");

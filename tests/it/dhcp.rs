@@ -1,7 +1,7 @@
 //! The netboot servers on a wire of their own, with their real ports: a network namespace, BusyBox's DHCP and TFTP
 //! clients and ISC's DHCP client in it, and dnsmasq as the other server. Needs root.
 
-use crate::agent::lab::installed;
+use crate::agent::lab::{installed, skip};
 use pilab::model::id::DeviceId;
 use pilab::netboot::board::Board;
 use pilab::netboot::dhcp::{Client, DhcpEvent, DhcpNews, DhcpOptions, DhcpServer, Mode, Responder, probe};
@@ -20,14 +20,6 @@ use tokio_util::task::TaskTracker;
 const DEADLINE: Duration = Duration::from_secs(60);
 const MAC: &str = "dc:a6:32:00:00:04";
 const PXE: &str = "PXEClient:Arch:00000:UNDI:002001";
-
-/// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `rack`.
-#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
-fn skip(why: &str) {
-    let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|level| level == "rack"), "PILAB_REQUIRE has rack, but {why}");
-    eprintln!("skipped: {why}");
-}
 
 /// A wire between this host and a namespace; gone when dropped.
 struct Wire {
@@ -51,7 +43,7 @@ impl Wire {
             return None;
         }
         if !rustix::process::geteuid().is_root() {
-            skip("network namespaces need root");
+            skip("rack", "network namespaces need root");
             return None;
         }
         // Unlike those of any other test process: the interfaces of all are on one host.
@@ -70,7 +62,7 @@ impl Wire {
         };
         let (namespace, here, there) = (&wire.namespace, &wire.here, &wire.there);
         if let Err(error) = Command::new("ip").args(["netns", "add", namespace]).output().await {
-            skip(&error.to_string());
+            skip("rack", &error.to_string());
             return None;
         }
         wire.ip(&["link", "add", here, "type", "veth", "peer", "name", there, "netns", namespace]).await;

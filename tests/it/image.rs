@@ -1,5 +1,6 @@
 //! Images, made by the real tools.
 
+use crate::agent::lab::skip;
 use pilab::image::{BuildRequest, ImageError, Recipe, Sink, Store};
 use pilab::model::device::Arch;
 use pilab::support::command::Command;
@@ -16,14 +17,6 @@ fn request(dir: &Path) -> BuildRequest {
     let agent = dir.join("agent");
     fs::write(&agent, "agent").unwrap();
     BuildRequest { recipe: Recipe::built_in("trixie").unwrap(), arch: Arch::X86_64, agent, lock: None }
-}
-
-/// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `vm`.
-#[expect(clippy::print_stderr, reason = "says why a test was skipped")]
-fn skip(why: &str) {
-    let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|level| level == "vm"), "PILAB_REQUIRE has vm, but {why}");
-    eprintln!("skipped: {why}");
 }
 
 /// How many processes have `text` in their environment.
@@ -55,7 +48,7 @@ async fn a_build_that_is_killed_leaves_no_image_and_no_process() {
     if Command::new("mmdebstrap").arg("--version").output().await.is_err()
         || !rustix::process::geteuid().is_root()
     {
-        return skip("installing packages needs mmdebstrap and root");
+        return skip("vm", "installing packages needs mmdebstrap and root");
     }
     let dir = tempfile::tempdir().unwrap();
     let me = std::env::current_exe().unwrap().to_string_lossy().into_owned();

@@ -3,7 +3,7 @@
 //! The tool is hidden in a mount namespace of its own, where an overlay lays a whiteout over it
 //! (Documentation/filesystems/overlayfs.rst of Linux): nothing else on the machine notices.
 
-use crate::agent::lab::installed;
+use crate::agent::lab::{installed, skip};
 use pilab::support::command::Command;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -48,8 +48,7 @@ async fn without(dir: &TempDir, tool: &str, args: &[&str]) -> Option<(Option<i32
 #[tokio::test]
 async fn each_missing_tool_is_named_with_what_to_install() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        eprintln!("skipped: only root may hide a tool in a mount namespace");
-        return;
+        return skip("vm", "only root may hide a tool in a mount namespace");
     }
     let agent = std::env::current_exe().unwrap();
     let build = ["image", "build", "--agent", agent.to_str().unwrap()];

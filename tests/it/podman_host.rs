@@ -70,6 +70,13 @@ impl Podman {
         self.restart_service().await;
     }
 
+    /// Sets where podman's service writes events from now on (`events_logger` of containers.conf(5)).
+    pub(crate) async fn set_events_logger(&mut self, logger: &str) {
+        let config = CONTAINERS_CONF.replace("\"file\"", &format!("{logger:?}"));
+        std::fs::write(self.dir.path().join("containers.conf"), config).unwrap();
+        self.restart_service().await;
+    }
+
     /// Makes an image as a directory in the OCI layout; answers that and the image's id.
     pub(crate) async fn layout(&self, version: &str) -> (PathBuf, String) {
         let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();

@@ -1,11 +1,13 @@
 //! What a score says of its services, from the payload to what podman does, by the agent on real podman.
 
 use crate::agent::lab::{Lab, service};
-use crate::podman_host::{Podman, V1, podman_or_return};
+use crate::podman_host::{Podman, V1, kill, podman_or_return};
 use crate::support::registry::Registry;
 use pilab::agent::ports::{ContainerRuntime, RuntimeError};
 use pilab::model::workload::{Phase, PullPolicy, Status};
+use pilab::podman::images::PullTimes;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// A service of a shell script, with a directory of the host's at `/shared`.
 fn shell(podman: &Podman, name: &str, script: &str) -> Value {
@@ -147,6 +149,38 @@ async fn an_image_comes_from_its_registry_as_its_policy_says() {
     let last = told.into_inner().unwrap().pop().unwrap();
     assert!(last.contains("what is on the device is used"), "{last}");
     assert_eq!(id().await, new_id);
+}
+
+/// One that accepts and says nothing: podman itself tries it for more than a minute.
+#[tokio::test]
+async fn a_silent_registry_holds_up_a_pull_only_for_its_time() {
+    let podman = podman_or_return!();
+    let silent = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let image = format!("{}/silent:1", silent.local_addr().unwrap());
+    let whole = Duration::from_secs(1);
+    let topology = podman.topology("lab-1").with_pull_times(PullTimes { whole, ..PullTimes::default() });
+    let error = topology.ensure_image(&image, PullPolicy::IfMissing, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::TimedOut { timeout, .. } if timeout == whole), "{error:?}");
+    assert!(error.to_string().contains(&image), "{error}");
+    // podman goes on answering.
+    assert!(topology.list_managed_services().await.unwrap().is_empty());
+}
+
+/// podman writes no event at all: what was removed behind the agent's back is missed all the same.
+#[tokio::test]
+async fn a_container_that_is_removed_without_any_event_is_made_anew() {
+    let mut podman = podman_or_return!();
+    podman.set_events_logger("none").await;
+    let Some(lab) = Lab::start().await else { return };
+    let agent = podman.agent(&lab);
+    let mut web = service("web", V1);
+    web["args"] = json!(["sleep", "1000"]);
+    lab.deploy("shop", 1, &[web]).await;
+    let first = lab.phase("shop", Phase::Running).await.services[0].id.clone();
+    podman.run(&["rm", "-f", "-t", "0", &first]).await;
+    let runs_anew = |status: &Status| status.phase == Phase::Running && status.services[0].id != first;
+    lab.status("shop", runs_anew).await;
+    kill(agent).await;
 }
 
 /// The tag moves between two generations, and a rollback comes before or after the registry has gone.

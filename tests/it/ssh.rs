@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use crate::agent::lab::skip;
 use pilab::device::ports::{PortError, REACH_OUTPUT_LIMIT, Reach, ReachOutput, ReachTarget};
 use pilab::model::id::DeviceId;
 use pilab::model::lease::FencingToken;
@@ -258,8 +259,7 @@ const SSHD: &str = "/usr/sbin/sshd";
 #[tokio::test]
 async fn the_hosts_sshd_is_understood() {
     if !std::path::Path::new(SSHD).exists() || !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs {SSHD} and root");
-        return;
+        return skip("vm", &format!("needs {SSHD} and root"));
     }
     let dir = tempfile::tempdir().unwrap();
     let [host, client] = ["host", "client"].map(|name| generate_key(name).unwrap());

@@ -15,7 +15,7 @@ const COORDINATOR_MOST: f64 = 6.0;
 
 /// systemd's exposure level of a unit file.
 async fn exposure(unit: &Path) -> Option<f64> {
-    if !crate::agent::lab::installed("systemd-analyze", "systemd") {
+    if !crate::agent::lab::installed("systemd-analyze", "vm") {
         return None;
     }
     let judge = Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager"]).arg(unit);
@@ -50,7 +50,7 @@ async fn the_timer_begins_a_night_at_its_time_and_makes_up_for_one_that_was_miss
     let timer = std::fs::read_to_string(TIMER).unwrap();
     let value = |key: &str| timer.lines().find_map(|line| line.strip_prefix(key)).unwrap();
     assert_eq!(value("Persistent="), "true");
-    if !crate::agent::lab::installed("systemd-analyze", "systemd") {
+    if !crate::agent::lab::installed("systemd-analyze", "vm") {
         return;
     }
     let mut read = Command::new("systemd-analyze").args(["calendar", value("OnCalendar=")]).build();

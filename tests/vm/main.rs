@@ -4,6 +4,7 @@ mod boot;
 mod coordinator;
 mod damage;
 mod guest;
+mod image;
 mod lifecycle;
 mod pilab;
 mod remote;

@@ -19,6 +19,15 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pilab");
 
+/// What begins or stands in a secret: an nkeys user seed, a user JWT in a credentials file, a private key.
+pub(crate) const SECRETS: [&str; 4] =
+    ["BEGIN OPENSSH PRIVATE KEY", "BEGIN USER NKEY SEED", "BEGIN NATS USER JWT", "eyJ0eXAi"];
+
+/// Of the machines that tests boot.
+pub(crate) fn arch() -> String {
+    std::env::var("PILAB_VM_ARCH").unwrap_or_else(|_| "aarch64".to_owned())
+}
+
 /// A place for calls of the program.
 pub(crate) struct Bench {
     dir: tempfile::TempDir,

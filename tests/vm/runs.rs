@@ -2,14 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crate::pilab::{Bench, Call};
+use crate::pilab::{Bench, Call, SECRETS, arch};
 use ::pilab::support::command::Command;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-/// What begins or stands in a secret: an nkeys user seed, a user JWT in a credentials file, a private key.
-const SECRETS: [&str; 4] =
-    ["BEGIN OPENSSH PRIVATE KEY", "BEGIN USER NKEY SEED", "BEGIN NATS USER JWT", "eyJ0eXAi"];
 
 fn files(dir: &Path) -> Vec<PathBuf> {
     let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
@@ -36,6 +32,16 @@ fn console_is_whole(bundle: &Path, device: &str) {
     let first = console.find("Booting Linux").or_else(|| console.find("Linux version"));
     assert!(first.is_some(), "the kernel's first line is missing:\n{console}");
     assert!(console.contains("pilab: switch-root"), "{console}");
+}
+
+/// A console holds its boot's ticket in clear, which is worth nothing then: it was redeemed, and is so only once.
+fn tickets_are_spent(bundle: &Path, device: &str) {
+    let console = std::fs::read_to_string(bundle.join(format!("console/{device}.log"))).unwrap();
+    let journal = std::fs::read_to_string(bundle.join(format!("journal/{device}.jsonl"))).unwrap();
+    let words = console.split_whitespace().filter_map(|word| word.strip_prefix("pilab.ticket="));
+    let tickets: std::collections::BTreeSet<&str> = words.collect();
+    assert_eq!(tickets.len(), 1, "one cold boot has one ticket");
+    assert_eq!(journal.matches("\"event\":\"ticket_redeemed\"").count(), tickets.len(), "{journal}");
 }
 
 fn holds_none(secrets: &[String], what: &str, content: &[u8]) {
@@ -77,7 +83,9 @@ async fn the_shipped_scenarios_pass_and_leave_nothing_but_evidence() {
     assert_eq!(consoles.len(), 4, "one device, two, one: {files:?}");
     for console in consoles {
         let bundle = console.parent().unwrap().parent().unwrap();
-        console_is_whole(bundle, console.file_stem().unwrap().to_str().unwrap());
+        let device = console.file_stem().unwrap().to_str().unwrap();
+        console_is_whole(bundle, device);
+        tickets_are_spent(bundle, device);
     }
 }
 
@@ -190,7 +198,7 @@ async fn what_is_kept_is_entered_and_removed_as_told() {
 #[tokio::test]
 async fn whoever_stops_the_building_of_an_image_leaves_nothing() {
     let Some(bench) = Bench::new().await else { return };
-    let arch = std::env::var("PILAB_VM_ARCH").unwrap_or_else(|_| "aarch64".to_owned());
+    let arch = arch();
     let images = bench.path("images");
     let (build, run) = (["image", "build", "--arch", &arch], ["run", "ping", "--arch", &arch]);
     let building = async |args: &[&str]| {

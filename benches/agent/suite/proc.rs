@@ -4,9 +4,6 @@ use std::fs;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The unit of the times in `/proc/<pid>/stat`: `USER_HZ`, 100 on every Linux port of Rust.
-const TICK: Duration = Duration::from_millis(10);
-
 /// A process at one moment.
 pub(crate) struct Snapshot {
     pid: u32,
@@ -52,22 +49,25 @@ impl Snapshot {
             .collect();
         // proc(5) counts from 1 with the name as the second; `fields` begins with the fourth.
         let field = |number: usize| fields[number - 4];
-        let ticks = u32::try_from(field(14) + field(15)).unwrap();
         let of_threads = |file: &str| -> Vec<String> {
             let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
             threads.filter_map(|thread| fs::read_to_string(thread.path().join(file)).ok()).collect()
         };
+        // In nanoseconds. The times in `stat` are counted where a tick of the clock finds the process at work, and timers
+        // wake it at just these ticks: an idle process seems several times as busy as it is.
+        let ran = |text: &String| text.split_whitespace().next().unwrap().parse::<u64>().unwrap();
+        let cpu = Duration::from_nanos(of_threads("schedstat").iter().map(ran).sum());
         let switches = of_threads("status").iter().map(|text| number(text, "voluntary_ctxt_switches:")).sum();
         let children = of_threads("children").iter().map(|text| text.split_whitespace().count()).sum();
         let child_faults = field(11) + field(13);
-        Self { pid, at: Instant::now(), cpu: TICK * ticks, child_faults, children, switches }
+        Self { pid, at: Instant::now(), cpu, child_faults, children, switches }
     }
 
     pub(crate) fn until_now(&self) -> Usage {
         let now = Self::of(self.pid);
         Usage {
             time: now.at - self.at,
-            cpu: now.cpu - self.cpu,
+            cpu: now.cpu.saturating_sub(self.cpu),
             forked: now.child_faults != self.child_faults || now.children != self.children,
             wakeups: now.switches.saturating_sub(self.switches),
             pss: number(&read(self.pid, "smaps_rollup"), "Pss:") * 1024,

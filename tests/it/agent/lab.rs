@@ -83,10 +83,11 @@ pub(crate) fn desired(generation: u64, score: Value) -> String {
     .to_string()
 }
 
-fn missing(program: &str, level: &str) {
+/// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names its level.
+pub(crate) fn skip(level: &str, why: &str) {
     let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == level), "{program} is required and not installed");
-    eprintln!("skipped: {program} is not installed");
+    assert!(!required.split(',').any(|name| name == level), "PILAB_REQUIRE has {level}, but {why}");
+    eprintln!("skipped: {why}");
 }
 
 /// Whether a program is installed; when it is not, and `level` is required, fails.
@@ -94,7 +95,7 @@ pub(crate) fn installed(program: &str, level: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
     if !found {
-        missing(program, level);
+        skip(level, &format!("{program} is not installed"));
     }
     found
 }
