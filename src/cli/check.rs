@@ -187,7 +187,7 @@ mod tests {
                 "regular expression",
             ),
             (format!("{head}ping = {{ on = \"x\" }}\n"), 4, Some("steps[0].on"), "name one of the [needs]"),
-            ("name = \"L\"\npools = []\n".to_owned(), 1, None, "TOML"),
+            ("name = \"L\"\npools = []\n".to_owned(), 1, Some("name"), "TOML"),
         ];
         for (text, line, key, fix) in table {
             let told = told(&text, None);

@@ -4,6 +4,7 @@
 
 use crate::agent::lab::{Lab, service};
 use crate::podman_host::{V1, podman_or_return};
+use futures_util::future::join_all;
 use pilab::model::workload::Phase;
 use pilab::wire::fleet::{DeviceFacts, ExecResult, FleetErrorKind, LogsPage, Reply, Verb};
 use pilab::wire::subject;
@@ -72,7 +73,14 @@ async fn logs_are_read_by_pages_and_followed() {
     let (page, ()) = tokio::join!(ok::<LogsPage>(&lab, Verb::Logs, at(&cursor, 10_000)), ping_then_write);
     assert_eq!(page.text, "more\n");
     let nothing: LogsPage = ok(&lab, Verb::Logs, at(&page.cursor, 0)).await;
-    assert_eq!(nothing, LogsPage { text: String::new(), cursor: page.cursor });
+    assert_eq!(nothing, LogsPage { text: String::new(), cursor: page.cursor.clone() });
+
+    // One more than are answered at once: it is told so at once, and the others get what they wait for.
+    let readers = (0..=16).map(|_| ask::<LogsPage>(&lab, "logs", at(&page.cursor, 2000)));
+    let answers = join_all(readers).await;
+    let busy = |answer: &&Reply<LogsPage>| matches!(answer, Reply::Error(error) if error.kind == FleetErrorKind::Busy);
+    let served = answers.iter().filter(|answer| matches!(answer, Reply::Ok(_))).count();
+    assert_eq!((served, answers.iter().filter(busy).count()), (16, 1), "{answers:?}");
 
     let none = json!({ "deployment": "shop", "container": "none" });
     assert_eq!(refused(&lab, "logs", none).await, FleetErrorKind::NoSuchContainer);
