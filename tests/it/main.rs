@@ -58,4 +58,5 @@ mod trust;
 mod tunnels;
 mod unit;
 mod verdicts;
+mod verify;
 mod wired;

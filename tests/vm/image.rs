@@ -42,7 +42,7 @@ pub(crate) fn copy(store: &Store, image: &Image, to: &Path) {
 }
 
 /// The regular files below `dir`, not through links.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
         let kind = entry.file_type().unwrap();

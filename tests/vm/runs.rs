@@ -2,15 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use crate::image::files;
 use crate::pilab::{Bench, Call, SECRETS, arch};
 use ::pilab::support::command::Command;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
-}
+use std::path::Path;
 
 /// The console's file holds each byte of the journal once, from where the run found it.
 fn console_is_whole(bundle: &Path, device: &str) {
