@@ -9,6 +9,9 @@
 //!
 //! Which statuses may stand on the bus is kept on disk before they are written, so that a crash between
 //! a deployment's end and the deletion of its status leaves no ghost.
+//!
+//! The bucket may be made anew, by a reconnect or without one, and a device may not read it. So now and then one status is
+//! written on the condition that its key holds nothing: refused, all is well; taken, the bucket is a new one, and all is said again.
 
 use super::facts::boot_id;
 use super::outbox::{Outbox, Transition};
@@ -34,6 +37,9 @@ pub type Statuses = Option<BTreeMap<DeploymentName, Status>>;
 
 /// The pause after a write that failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// How often it is found out whether the bucket is still the one that was written to. A bucket that was made anew should be
+/// noticed within 12 s.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a write may take before what waits for it goes to the disk: a server that is there answers
 /// within some milliseconds.
 const SLOW: Duration = Duration::from_millis(500);
@@ -71,13 +77,26 @@ struct Reporter {
     epoch: u64,
     /// After a write that failed.
     not_before: Instant,
+    /// When it is to be found out whether the bucket still holds what was said.
+    probe_at: Instant,
+    /// Whose status it was found out with.
+    probed: Option<DeploymentName>,
 }
 
 /// A write to the bus.
 struct Write {
     transition: Transition,
-    /// Its number in the outbox; none when it is said again.
-    number: Option<u64>,
+    why: Why,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It happened; its number in the outbox.
+    Happened(u64),
+    /// It still stands, and is said again.
+    Stands,
+    /// To be written only if nothing stands there.
+    Probe,
 }
 
 impl Reporter {
@@ -103,6 +122,8 @@ impl Reporter {
             stale: BTreeSet::new(),
             epoch: 0,
             not_before: Instant::now(),
+            probe_at: Instant::now() + PROBE_INTERVAL,
+            probed: None,
         }
     }
 
@@ -110,29 +131,30 @@ impl Reporter {
         loop {
             self.take(statuses);
             let bus = self.connected();
-            if bus.is_none() {
+            let up = bus.is_some();
+            if !up {
                 self.outbox.keep();
             }
             let paused = self.not_before.saturating_duration_since(Instant::now());
             let next = bus.filter(|_| paused.is_zero()).and_then(|bus| Some((bus, self.next()?)));
             let Some((bus, write)) = next else {
-                let retry = if paused.is_zero() { Duration::MAX } else { paused };
+                let again = if paused.is_zero() { self.probe_at } else { self.not_before };
                 tokio::select! {
                     changed = statuses.changed() => if changed.is_err() { return },
                     () = changed(Some(&mut self.link)) => {}
                     () = changed(self.connection.as_mut()) => {}
-                    () = tokio::time::sleep(retry) => {}
+                    () = tokio::time::sleep_until(again), if up => {}
                 }
                 continue;
             };
             if write.transition.status.is_some() {
                 self.remember(&write.transition.deployment, true);
             }
-            let done =
-                self.while_reading(statuses, publish(&bus, &self.device.clone(), &write.transition)).await;
-            match done {
+            let device = self.device.clone();
+            match self.while_reading(statuses, publish(&bus, &device, &write)).await {
                 None => return,
                 Some(Ok(())) => self.written(&write),
+                Some(Err(BusError::Conflict { .. })) if write.why == Why::Probe => {}
                 Some(Err(error)) => {
                     tracing::warn!(error = %Chain(&error), "cannot report");
                     self.outbox.keep();
@@ -205,19 +227,31 @@ impl Reporter {
     /// What is to be written next: first what happened, then what still stands.
     fn next(&mut self) -> Option<Write> {
         if let Some((number, transition)) = self.outbox.front() {
-            return Some(Write { transition: transition.clone(), number: Some(number) });
+            return Some(Write { transition: transition.clone(), why: Why::Happened(number) });
         }
         while let Some(name) = self.stale.first() {
             if let Some(Some(last)) = self.last.get(name) {
-                return Some(Write { transition: last.clone(), number: None });
+                return Some(Write { transition: last.clone(), why: Why::Stands });
             }
             self.stale.pop_first();
         }
-        None
+        if Instant::now() < self.probe_at {
+            return None;
+        }
+        self.probe_at = Instant::now() + PROBE_INTERVAL;
+        let said = || self.last.iter().filter_map(|(name, last)| Some((name, last.as_ref()?)));
+        let next = said().find(|(name, _)| self.probed.as_ref() < Some(name)).or_else(|| said().next());
+        let (name, transition) = next.map(|(name, last)| (name.clone(), last.clone()))?;
+        self.probed = Some(name);
+        Some(Write { transition, why: Why::Probe })
     }
 
     fn written(&mut self, write: &Write) {
         let Transition { deployment, status, .. } = &write.transition;
+        if write.why == Why::Probe {
+            tracing::warn!("the bucket of statuses has lost this device's: all are said again");
+            self.stale = self.last.keys().cloned().collect();
+        }
         self.stale.remove(deployment);
         match status {
             Some(status) => {
@@ -228,7 +262,7 @@ impl Reporter {
                 self.remember(deployment, false);
             }
         }
-        if let Some(number) = write.number {
+        if let Why::Happened(number) = write.why {
             self.outbox.published(number);
         }
     }
@@ -242,15 +276,18 @@ impl Reporter {
     }
 }
 
-async fn publish(bus: &Bus, device: &DeviceId, transition: &Transition) -> Result<(), BusError> {
-    let Transition { deployment, status, at_ms, boot_id, dropped } = transition.clone();
+async fn publish(bus: &Bus, device: &DeviceId, write: &Write) -> Result<(), BusError> {
+    let Transition { deployment, status, at_ms, boot_id, dropped } = write.transition.clone();
     let key = subject::deployment_key(device, &deployment);
     match status {
         Some(status) => {
             let report = StatusReport { status, at_ms, boot_id, dropped };
             // A struct of strings and numbers always has a JSON form.
             let body = serde_json::to_vec(&report).unwrap_or_default();
-            bus.kv_put(subject::STATUS, &key, body).await?;
+            match write.why {
+                Why::Probe => bus.kv_put_if(subject::STATUS, &key, body, 0).await?,
+                Why::Happened(_) | Why::Stands => bus.kv_put(subject::STATUS, &key, body).await?,
+            };
         }
         None => {
             bus.kv_delete(subject::STATUS, &key).await?;

@@ -4,7 +4,7 @@ use super::connect::Bus;
 use super::error::BusError;
 use super::provision::{self, CONSUMER_NOT_FOUND, ProvisionError};
 use crate::model::deployment::{Observed, Record};
-use crate::model::id::{DeploymentName, DeviceId, LabName};
+use crate::model::id::{DeploymentName, DeviceId, LabName, LeaseId};
 use crate::model::lease::FencingToken;
 use crate::model::workload::{Owner, Score};
 use crate::support::chain::Chain;
@@ -33,9 +33,11 @@ pub async fn records(bus: &Bus, lab: &LabName) -> Result<Vec<Kept>, ProvisionErr
 pub async fn record(
     bus: &Bus,
     lab: &LabName,
+    lease: &LeaseId,
     name: &DeploymentName,
 ) -> Result<(Option<Record>, u64), ProvisionError> {
-    let Some(entry) = bus.kv_get(&subject::lab_bucket(lab), &subject::record_key(name)).await? else {
+    let key = subject::record_key(lease, name);
+    let Some(entry) = bus.kv_get(&subject::lab_bucket(lab), &key).await? else {
         return Ok((None, 0));
     };
     if entry.deleted {
@@ -43,7 +45,7 @@ pub async fn record(
     }
     let record = serde_json::from_slice(&entry.value).map_err(|source| ProvisionError::Malformed {
         bucket: "lab",
-        key: subject::record_key(name),
+        key,
         revision: entry.revision,
         source,
     })?;
@@ -52,19 +54,15 @@ pub async fn record(
 
 /// Writes a record if its key stands at `expected`; [`BusError::Conflict`] otherwise.
 pub async fn write(bus: &Bus, lab: &LabName, record: &Record, expected: u64) -> Result<u64, ProvisionError> {
-    let key = subject::record_key(&record.spec.name);
+    let key = subject::record_key(&record.held.lease, &record.spec.name);
     let value = provision::encode(&key, record)?;
     Ok(bus.kv_put_if(&subject::lab_bucket(lab), &key, value, expected).await?)
 }
 
 /// Removes a record if its key stands at `expected`; [`BusError::Conflict`] otherwise.
-pub async fn remove(
-    bus: &Bus,
-    lab: &LabName,
-    name: &DeploymentName,
-    expected: u64,
-) -> Result<(), ProvisionError> {
-    bus.kv_delete_if(&subject::lab_bucket(lab), &subject::record_key(name), expected).await?;
+pub async fn remove(bus: &Bus, lab: &LabName, record: &Record, expected: u64) -> Result<(), ProvisionError> {
+    let key = subject::record_key(&record.held.lease, &record.spec.name);
+    bus.kv_delete_if(&subject::lab_bucket(lab), &key, expected).await?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod bundle;
 mod coordinator;
+mod deploying;
 mod device;
 mod image;
 mod lab;
@@ -17,14 +18,16 @@ pub use bundle::{
     BundleVerifyArgs, CompareArgs, LogsArgs, ReplayArgs,
 };
 pub use coordinator::{CoordinatorArgs, CoordinatorCommand, ReloadArgs};
+pub use deploying::{
+    ApplyArgs, DeployArgs, DeploymentsArgs, KeepArgs, StatusArgs, UndeployArgs, VerifyArgs, WithdrawArgs,
+};
 pub use device::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DeviceTrainArgs, EnrollArgs, SetupArgs};
 pub use image::{ImageBuildArgs, ImageCommand, ImagePruneArgs, ImageRefArgs};
 pub use lab::{
-    ConsoleArgs, ConsoleStart, DeployArgs, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs,
+    ConsoleArgs, ConsoleStart, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs,
     LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs,
-    StatusArgs, TransferArgs, UndeployArgs, VerifyArgs,
+    TransferArgs,
 };
-
 pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};
 pub use nightly::{NightlyArgs, NightlyCommand};
 pub use pin::{PinCommand, PinHoldArgs, PinLookArgs};
@@ -191,6 +194,22 @@ pub enum Command {
     Deploy(DeployArgs),
     /// Take a deployment off a device that you hold
     Undeploy(UndeployArgs),
+    /// Keep deployments, as their files say them, on those of your devices that they select
+    ///
+    /// The coordinator goes on seeing to it until they are withdrawn or the lease ends: also on a device that was offline, or on one
+    /// whose labels have changed. A file that no longer selects a device takes the deployment off it.
+    #[command(after_long_help = "Examples:
+  pilab apply lab/deployments --wait
+  pilab apply lab/deployments --prune      what is not in the directory any more is withdrawn
+  pilab deployments")]
+    Apply(ApplyArgs),
+    /// Take deployments of files off all devices; complete when each device has confirmed it
+    #[command(after_long_help = "Examples:
+  pilab withdraw hello --wait
+  pilab withdraw hello --force             devices that are offline are not waited for")]
+    Withdraw(WithdrawArgs),
+    /// Show where the deployments of files stand, on each device
+    Deployments(DeploymentsArgs),
     /// Say what a device's agent says of its deployments
     Status(StatusArgs),
     /// Check that what a device should run, what its agent says and what podman on it shows agree.

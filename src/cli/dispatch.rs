@@ -8,6 +8,7 @@ use super::compare::compare;
 use super::console::console;
 use super::coordinator::{coordinator, reload};
 use super::deploying;
+use super::deployments;
 use super::device::device;
 use super::doctor::doctor;
 use super::error::CliError;
@@ -81,6 +82,9 @@ async fn dispatch(local: &dyn Local, command: Command, ui: Ui) -> Result<Exit, C
         Command::Forward(args) => forward(local, args, ui).await,
         Command::Deploy(args) => deploying::deploy(local, args, ui).await,
         Command::Undeploy(args) => deploying::undeploy(local, args, ui).await,
+        Command::Apply(args) => deployments::apply(local, args, ui).await,
+        Command::Withdraw(args) => deployments::withdraw(local, args, ui).await,
+        Command::Deployments(args) => deployments::list(local, args, ui).await,
         Command::Status(args) => deploying::status(local, args, ui).await,
         Command::Verify(args) => deploying::verify(local, args, ui).await,
         Command::Doctor(args) => doctor(local, args, ui).await,

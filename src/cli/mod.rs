@@ -17,6 +17,7 @@ pub mod compare;
 pub mod console;
 pub mod coordinator;
 pub mod deploying;
+pub mod deployments;
 pub mod device;
 pub mod dispatch;
 pub mod doctor;

@@ -6,7 +6,8 @@ use crate::model::deployment::{DeploymentSpec, Selector};
 use crate::model::id::DeploymentName;
 use crate::model::workload::Score;
 use serde::Deserialize;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,9 +25,56 @@ pub fn load(path: &Path) -> Result<DeploymentSpec, ConfigError> {
     Ok(DeploymentSpec { name, selector, score })
 }
 
+/// Reads and checks files, and all that a directory holds with the ending `.toml`; sorted by name, each of which is there once.
+pub fn load_all(paths: &[PathBuf]) -> Result<Vec<DeploymentSpec>, ConfigError> {
+    let mut found = BTreeMap::new();
+    for path in paths {
+        for file in files(path).map_err(|source| ConfigError::Read { path: path.clone(), source })? {
+            let spec = load(&file)?;
+            let name = spec.name.clone();
+            if let Some((other, _)) = found.insert(name, (file.clone(), spec)) {
+                let cause = format!("{} is a deployment of the same name", other.display());
+                return Err(ConfigError::Value { path: file, line: 1, key: "file name".to_owned(), cause });
+            }
+        }
+    }
+    Ok(found.into_values().map(|(_, spec)| spec).collect())
+}
+
+fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|ending| ending == "toml") && file.is_file() {
+            files.push(file);
+        }
+    }
+    Ok(files)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_all_its_files_and_a_name_is_there_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[selector]\n[score]\ntype = \"PodmanV0\"\ndata.services = []\n";
+        for name in ["b.toml", "a.toml", "notes.md"] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("c.toml")).unwrap();
+        let paths = [dir.path().to_owned()];
+        let names: Vec<_> = load_all(&paths).unwrap().into_iter().map(|spec| spec.name.to_string()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let twice = load_all(&[dir.path().to_owned(), dir.path().join("b.toml")]).unwrap_err().to_string();
+        assert!(twice.contains("b.toml:1: file name: ") && twice.contains("of the same name"), "{twice}");
+        let gone = load_all(&[dir.path().join("none")]).unwrap_err();
+        assert!(matches!(gone, ConfigError::Read { .. }), "{gone}");
+    }
 
     #[test]
     fn the_shipped_deployments_are_right() {

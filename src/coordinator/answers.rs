@@ -4,7 +4,7 @@ use super::refusal::Refusal;
 use crate::model::role::Role;
 use crate::wire::boot::EVENTS_OF;
 use crate::wire::console::CONSOLE_READ;
-use crate::wire::deploying::STATUS;
+use crate::wire::deploying::{DEPLOYMENTS, STATUS};
 use crate::wire::lending::{DEVICE, DEVICES, HEALTH, LEASE, LOGIN, LOGOUT, QUEUE, RELOAD};
 use crate::wire::request::{BUNDLE, BUNDLE_READ, EVENTS, HELLO, REQUEST_VERSION, Reply};
 use crate::wire::training::TRAIN;
@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 /// The least role that a request takes. One that is not named here acts on something, and is no viewer's.
 pub(super) fn needed(verb: &str) -> Role {
     match verb {
-        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | EVENTS_OF | STATUS | EVENTS | BUNDLE
-        | BUNDLE_READ => Role::Viewer,
+        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | EVENTS_OF | STATUS | DEPLOYMENTS | EVENTS
+        | BUNDLE | BUNDLE_READ => Role::Viewer,
         LOGIN | LOGOUT | HEALTH | TRAIN | RELOAD => Role::Admin,
         _ => Role::User,
     }

@@ -17,7 +17,8 @@ use crate::wire::subject;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A device's NATS credentials outlive any run by this much at the most; they are revoked at its end.
+/// A device's NATS credentials last this long at least, and as long as a lease can. They are revoked at its end; what was
+/// revoked must be remembered by the servers until it would have ended by itself, so it is not much longer.
 const CREDENTIALS_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How long one ping may take before it is asked again.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -75,7 +76,7 @@ impl Session {
         let _booting = seat.booting.lock().await;
         let credentials = parts
             .issuer
-            .device(seat.id(), CREDENTIALS_TTL)
+            .device(seat.id(), CREDENTIALS_TTL.max(parts.policy.max_lease))
             .map_err(|e| seat.lab("issue the device's credentials", &e))?;
         let recorded = parts.issuer.remember().await;
         recorded.map_err(|e| seat.lab("record the device's credentials", &e))?;

@@ -47,9 +47,9 @@ pub(super) async fn check(lending: &Arc<Lending>, device: DeviceId) {
     let seats = grant
         .devices
         .iter()
-        .map(|own| Seat { first_start: Start::Cold(Cold::Asked), ..Seat::new("device", own, grant.token) });
+        .map(|own| Seat { first_start: Start::Cold(Cold::Asked), ..Seat::new("device", own, grant.held.token) });
     let (parts, operator) = (Arc::clone(&lending.parts), lending.operator.clone());
-    let session = Session::new(parts, seats.collect(), boot_timeout, operator, grant.token);
+    let session = Session::new(parts, seats.collect(), boot_timeout, operator, grant.held.clone());
     let found = tokio::select! {
         biased;
         () = wanted(lending.ledger.clone(), device.clone()) => None,

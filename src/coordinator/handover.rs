@@ -166,8 +166,8 @@ async fn off(device: &DeviceHandle, token: FencingToken) -> Result<(), DeviceErr
 async fn forget(lending: &Lending, id: &DeviceId, token: FencingToken) -> Result<(), ProvisionError> {
     let Parts { bus, lab, .. } = &*lending.parts;
     for (record, revision) in kept::records(bus, lab).await? {
-        if record.token < token && record.within.contains(id) {
-            kept::remove(bus, lab, &record.spec.name, revision).await?;
+        if record.held.token < token && record.within.contains(id) {
+            kept::remove(bus, lab, &record, revision).await?;
         }
     }
     Ok(())

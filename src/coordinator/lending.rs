@@ -18,7 +18,7 @@ use crate::bus::provision;
 use crate::model::device::Device;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId, UserName};
-use crate::model::lease::{FencingToken, Lease, LeaseRequest, Purpose};
+use crate::model::lease::{Lease, LeaseRequest, LeaseToken, Purpose};
 use crate::model::scenario::Need;
 use crate::plan::lease::{Caller, Refusal};
 use crate::support::chain::Chain;
@@ -83,10 +83,9 @@ pub(super) struct Lending {
 
 /// Devices that belong to one run until they are released.
 pub(super) struct Grant {
-    pub(super) token: FencingToken,
+    pub(super) held: LeaseToken,
     /// In the order of the needs.
     pub(super) devices: Vec<LabDevice>,
-    lease: LeaseId,
     by: Caller,
     /// Cancelled when the lease ends, or is given to another, before the run does.
     pub(super) lost: CancellationToken,
@@ -225,14 +224,14 @@ impl Lending {
     /// The devices of a lease, watched until they are released.
     pub(super) fn grant(&self, by: Caller, granted: Lease, mut tasks: JoinSet<()>) -> Grant {
         let devices = granted.devices.iter().filter_map(|id| self.device(id)).collect();
-        let (token, lost, lease) = (granted.token, CancellationToken::new(), granted.request.id);
-        let (over, lost_now) = (over(self.ledger.clone(), lease.clone(), token), lost.clone());
+        let (held, lost) = (granted.held(), CancellationToken::new());
+        let (over, lost_now) = (over(self.ledger.clone(), held.clone()), lost.clone());
         tasks.spawn(async move {
             if over.await {
                 lost_now.cancel();
             }
         });
-        Grant { token, devices, lease, by, lost, _tasks: tasks }
+        Grant { held, devices, by, lost, _tasks: tasks }
     }
 
     /// While NATS is away it is asked for again: under one id it is one request. So it is when as many of the user's wait
@@ -259,7 +258,7 @@ impl Lending {
 
     /// Gives a run's devices back.
     pub(super) async fn release(&self, grant: Grant) {
-        self.end(&grant.by, &grant.lease).await;
+        self.end(&grant.by, &grant.held.lease).await;
     }
 
     /// Gives back what a run holds whose coordinator died.
@@ -291,7 +290,7 @@ impl Lending {
     pub(super) fn session(&self, lease: &Lease) -> Arc<Session> {
         let mut sessions = lock(&self.sessions);
         // One from before a transfer acts under a token that has passed.
-        let known = sessions.get(&lease.request.id).filter(|session| session.token == lease.token);
+        let known = sessions.get(&lease.request.id).filter(|session| session.held.token == lease.token);
         if let Some(session) = known {
             return Arc::clone(session);
         }
@@ -299,7 +298,7 @@ impl Lending {
         let seats =
             seats.filter_map(|(need, id)| Some(Seat::new(&need.role, &self.device(id)?, lease.token)));
         let (parts, operator) = (Arc::clone(&self.parts), self.operator.clone());
-        let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.token));
+        let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.held()));
         sessions.insert(lease.request.id.clone(), Arc::clone(&session));
         session
     }
@@ -320,7 +319,11 @@ impl Lending {
                 Err(_) => Err(format!("{id}: something is still under way")),
             }
         });
-        let failed: Vec<_> = join_all(fences).await.into_iter().filter_map(Result::err).collect();
+        let mut failed: Vec<_> = join_all(fences).await.into_iter().filter_map(Result::err).collect();
+        match timeout(FENCE_TIMEOUT, self.operator.give_on(lease.held())).await {
+            Ok(given) => failed.extend(given.err().map(|e| Chain(&e).to_string())),
+            Err(_) => failed.push("its deployments of files are still looked after".to_owned()),
+        }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
@@ -331,12 +334,12 @@ impl Lending {
 }
 
 /// True once the lease is no longer that of `token`; false when the ledger ends first.
-pub(super) async fn over(ledger: LedgerHandle, lease: LeaseId, token: FencingToken) -> bool {
+pub(super) async fn over(ledger: LedgerHandle, held: LeaseToken) -> bool {
     let mut changes = ledger.changes();
     loop {
         changes.borrow_and_update();
-        let id = lease.clone();
-        let stands = ledger.read(move |book, _| book.lease(&id).is_some_and(|lease| lease.token == token));
+        let LeaseToken { lease, token } = held.clone();
+        let stands = ledger.read(move |book, _| book.lease(&lease).is_some_and(|lease| lease.token == token));
         if stands.await == Ok(false) {
             return true;
         }

@@ -20,12 +20,12 @@ impl Session {
                     spec.selector.devices.insert(self.seat(role)?.id().clone());
                 }
                 let within = self.seats.iter().map(|seat| seat.id().clone()).collect();
-                let applied = self.operator.apply(spec, self.token, within).await;
+                let applied = self.operator.apply(spec, self.held.clone(), within).await;
                 applied.map_err(|e| lab("apply the deployment", &e))?;
                 Ok("the operator has it".to_owned())
             }
             Action::Withdraw { deployment, force } => {
-                let withdrawn = self.operator.withdraw(deployment.clone(), self.token, *force).await;
+                let withdrawn = self.operator.withdraw(deployment.clone(), self.held.clone(), *force).await;
                 withdrawn.map_err(|e| lab("withdraw the deployment", &e))?;
                 Ok("the operator takes it off all devices".to_owned())
             }
@@ -47,6 +47,7 @@ impl Session {
             wanted.insert(self.seat(role)?.id().clone(), *state);
         }
         let mut reports = self.operator.reports();
+        let key = (self.held.lease.clone(), deployment.clone());
         let is_so = |report: Option<&DeploymentReport>| match report {
             Some(report) => {
                 !wanted.is_empty()
@@ -57,10 +58,10 @@ impl Session {
             }
             None => wanted.is_empty(),
         };
-        let became = timeout_at(deadline, reports.wait_for(|all| is_so(all.get(deployment)))).await;
+        let became = timeout_at(deadline, reports.wait_for(|all| is_so(all.get(&key)))).await;
         let so = matches!(became, Ok(Ok(_)));
         drop(became);
-        let seen = describe(reports.borrow().get(deployment));
+        let seen = describe(reports.borrow().get(&key));
         if so {
             return Ok(seen);
         }

@@ -1,7 +1,8 @@
 //! Keeps deployments that files describe on the devices they select: one task, level-triggered.
 //!
 //! It holds nothing that NATS does not: a pass reads a record and what stands on its devices, `plan`
-//! decides, and it writes. So it may be stopped between any two writes. A command is answered once its record is written.
+//! decides, and it writes. So it may be stopped between any two writes. A command is answered once its record is written and has
+//! been looked at: what is told afterwards is of what was commanded.
 
 use crate::bus::connect::Bus;
 use crate::bus::deployments as kept;
@@ -9,8 +10,8 @@ use crate::bus::error::BusError;
 use crate::bus::provision::ProvisionError;
 use crate::model::deployment::{Deleting, DeploymentReport, DeploymentSpec, RECORD_VERSION, Record};
 use crate::model::device::Device;
-use crate::model::id::{DeploymentName, DeviceId, LabName};
-use crate::model::lease::FencingToken;
+use crate::model::id::{DeploymentName, DeviceId, LabName, LeaseId};
+use crate::model::lease::{FencingToken, LeaseToken};
 use crate::plan::operator::{Write, concerned, decide};
 use crate::support::chain::Chain;
 use crate::support::clock;
@@ -33,8 +34,8 @@ const COMMANDS: usize = 16;
 /// How often a command's write is tried again when the record changed in between.
 const ATTEMPTS: u32 = 5;
 
-/// Where each deployment stands.
-pub type Reports = BTreeMap<DeploymentName, DeploymentReport>;
+/// Where each deployment stands, by the lease under which it was applied. Two leases may have deployments of one name.
+pub type Reports = BTreeMap<(LeaseId, DeploymentName), DeploymentReport>;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ pub enum OperatorError {
     /// No such deployment.
     #[error("there is no deployment {0} of a file")]
     Unknown(DeploymentName),
-    /// A later lease holds it.
+    /// The lease has been given on.
     #[error("deployment {name} was applied under the later fencing token {floor}, not {token}")]
     Fenced {
         /// The deployment.
@@ -58,6 +59,9 @@ pub enum OperatorError {
         /// The token of its record.
         floor: FencingToken,
     },
+    /// The records cannot be read.
+    #[error("cannot read the records of deployments")]
+    Read(#[source] ProvisionError),
     /// The record cannot be read or written.
     #[error("cannot keep the record of deployment {name}")]
     Keep {
@@ -71,20 +75,16 @@ pub enum OperatorError {
 type Answer = oneshot::Sender<Result<(), OperatorError>>;
 
 enum Change {
-    Apply {
-        spec: Box<DeploymentSpec>,
-        within: BTreeSet<DeviceId>,
-    },
-    Withdraw {
-        force: bool,
-    },
-    /// The lease ends, and the device is wiped before anybody else has it.
+    Apply { spec: Box<DeploymentSpec>, within: BTreeSet<DeviceId> },
+    Withdraw { name: DeploymentName, force: bool },
+    /// The lease ends, and its devices are wiped before anybody else has them.
     Release,
+    /// The lease is somebody else's from now on.
+    GiveOn,
 }
 
 struct Command {
-    name: DeploymentName,
-    token: FencingToken,
+    held: LeaseToken,
     change: Change,
     answer: Answer,
 }
@@ -130,43 +130,36 @@ impl Operator {
     pub async fn apply(
         &self,
         spec: DeploymentSpec,
-        token: FencingToken,
+        held: LeaseToken,
         within: BTreeSet<DeviceId>,
     ) -> Result<(), OperatorError> {
-        let name = spec.name.clone();
-        self.command(name, token, Change::Apply { spec: Box::new(spec), within }).await
+        self.command(held, Change::Apply { spec: Box::new(spec), within }).await
     }
 
     /// Takes a deployment off all devices. With `force`, those that have not confirmed it are not waited for.
     pub async fn withdraw(
         &self,
         name: DeploymentName,
-        token: FencingToken,
+        held: LeaseToken,
         force: bool,
     ) -> Result<(), OperatorError> {
-        self.command(name, token, Change::Withdraw { force }).await
+        self.command(held, Change::Withdraw { name, force }).await
     }
 
     /// Forgets what was applied under a lease that ends: its devices are wiped before anybody has them.
-    pub async fn release(&self, token: FencingToken) -> Result<(), OperatorError> {
-        let names: Vec<_> = self.reports.borrow().keys().cloned().collect();
-        for name in names {
-            match self.command(name, token, Change::Release).await {
-                Ok(()) | Err(OperatorError::Unknown(_) | OperatorError::Fenced { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    pub async fn release(&self, held: LeaseToken) -> Result<(), OperatorError> {
+        self.command(held, Change::Release).await
     }
 
-    async fn command(
-        &self,
-        name: DeploymentName,
-        token: FencingToken,
-        change: Change,
-    ) -> Result<(), OperatorError> {
+    /// What was applied under the lease is kept under this token from now on: it has been given to somebody else, who finds
+    /// the devices as they were.
+    pub async fn give_on(&self, held: LeaseToken) -> Result<(), OperatorError> {
+        self.command(held, Change::GiveOn).await
+    }
+
+    async fn command(&self, held: LeaseToken, change: Change) -> Result<(), OperatorError> {
         let (answer, answered) = oneshot::channel();
-        let command = Command { name, token, change, answer };
+        let command = Command { held, change, answer };
         self.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OperatorError::Busy,
             mpsc::error::TrySendError::Closed(_) => OperatorError::Gone,
@@ -185,6 +178,7 @@ struct Task {
 impl Task {
     async fn run(self, mut inbox: mpsc::Receiver<Command>, stop: CancellationToken) {
         let serve = async {
+            let mut done: Option<(Answer, Result<(), OperatorError>)> = None;
             loop {
                 let pause = match self.pass().await {
                     Ok(true) => IDLE_PAUSE,
@@ -194,16 +188,14 @@ impl Task {
                         IDLE_PAUSE
                     }
                 };
+                if let Some((answer, done)) = done.take() {
+                    // Who asked may have gone; what was asked stands in the record.
+                    let _ = answer.send(done);
+                }
                 tokio::select! {
                     command = inbox.recv() => match command {
-                        Some(Command { name, token, change, answer }) => {
-                            let done = self.carry_out(&name, token, &change).await;
-                            // So that a listing after the answer knows of it.
-                            if done.is_ok() && matches!(change, Change::Apply { .. }) {
-                                self.told.send_modify(|told| drop(told.insert(name, DeploymentReport::new())));
-                            }
-                            // Who asked may have gone; what was asked stands in the record.
-                            let _ = answer.send(done);
+                        Some(Command { held, change, answer }) => {
+                            done = Some((answer, self.carry_out(&held, change).await));
                         }
                         None => return,
                     },
@@ -217,65 +209,107 @@ impl Task {
         }
     }
 
-    async fn carry_out(
-        &self,
-        name: &DeploymentName,
-        token: FencingToken,
-        change: &Change,
-    ) -> Result<(), OperatorError> {
-        let keep = |source| OperatorError::Keep { name: name.clone(), source };
-        let mut attempts = ATTEMPTS;
-        loop {
-            let (last, revision) = kept::record(&self.bus, &self.lab, name).await.map_err(keep)?;
-            if let Some(last) = last.as_ref().filter(|last| token < last.token) {
-                return Err(OperatorError::Fenced { name: name.clone(), token, floor: last.token });
-            }
-            let written = match (change, last) {
-                (Change::Apply { spec, within }, last) => {
+    async fn carry_out(&self, held: &LeaseToken, change: Change) -> Result<(), OperatorError> {
+        match change {
+            Change::Apply { spec, within } => {
+                let name = spec.name.clone();
+                let applied = |last: Option<Record>| {
                     let (finalizers, orphans) = last.map(|l| (l.finalizers, l.orphans)).unwrap_or_default();
-                    let record = Record {
+                    Some(Record {
                         version: RECORD_VERSION,
-                        spec: (**spec).clone(),
-                        token,
+                        spec: (*spec).clone(),
+                        held: held.clone(),
                         within: within.clone(),
                         deleting: None,
                         finalizers,
                         orphans,
-                    };
-                    kept::write(&self.bus, &self.lab, &record, revision).await.map(drop)
-                }
-                (_, None) => return Err(OperatorError::Unknown(name.clone())),
-                (Change::Withdraw { force }, Some(mut record)) => {
+                    })
+                };
+                // Of what it said before nothing is true any more.
+                self.told.send_modify(|told| drop(told.remove(&(held.lease.clone(), name.clone()))));
+                self.rewrite(held, &name, applied).await
+            }
+            Change::Withdraw { name, force } => {
+                let withdrawn = |last: Option<Record>| {
+                    let mut record = last?;
                     let since = record.deleting.map_or_else(clock::wall_ms, |deleting| deleting.since);
-                    let force = *force || record.deleting.is_some_and(|deleting| deleting.force);
+                    let force = force || record.deleting.is_some_and(|deleting| deleting.force);
                     record.deleting = Some(Deleting { since, force });
-                    kept::write(&self.bus, &self.lab, &record, revision).await.map(drop)
+                    Some(record)
+                };
+                self.rewrite(held, &name, withdrawn).await
+            }
+            Change::GiveOn => {
+                for (record, _) in self.of_lease(held).await? {
+                    let given = |last: Option<Record>| last.map(|last| Record { held: held.clone(), ..last });
+                    match self.rewrite(held, &record.spec.name, given).await {
+                        // Gone meanwhile.
+                        Err(OperatorError::Unknown(_)) => {}
+                        done => done?,
+                    }
                 }
-                (Change::Release, Some(record)) if record.token != token => return Ok(()),
-                (Change::Release, Some(_)) => kept::remove(&self.bus, &self.lab, name, revision).await,
-            };
-            match written {
-                Err(ProvisionError::Bus(BusError::Conflict { .. })) if attempts > 1 => attempts -= 1,
-                done => return done.map_err(keep),
+                Ok(())
+            }
+            Change::Release => {
+                for (record, revision) in self.of_lease(held).await? {
+                    if held.token < record.held.token {
+                        continue;
+                    }
+                    match kept::remove(&self.bus, &self.lab, &record, revision).await {
+                        // A handover has removed it.
+                        Ok(()) | Err(ProvisionError::Bus(BusError::Conflict { .. })) => {}
+                        Err(source) => return Err(OperatorError::Keep { name: record.spec.name, source }),
+                    }
+                }
+                Ok(())
             }
         }
     }
 
+    /// Writes a deployment's record anew, as `change` makes it of what stands there.
+    async fn rewrite(
+        &self,
+        held: &LeaseToken,
+        name: &DeploymentName,
+        change: impl Fn(Option<Record>) -> Option<Record>,
+    ) -> Result<(), OperatorError> {
+        let keep = |source| OperatorError::Keep { name: name.clone(), source };
+        let mut attempts = ATTEMPTS;
+        loop {
+            let (last, revision) =
+                kept::record(&self.bus, &self.lab, &held.lease, name).await.map_err(keep)?;
+            if let Some(last) = last.as_ref().filter(|last| held.token < last.held.token) {
+                let (token, floor) = (held.token, last.held.token);
+                return Err(OperatorError::Fenced { name: name.clone(), token, floor });
+            }
+            let Some(next) = change(last) else { return Err(OperatorError::Unknown(name.clone())) };
+            match kept::write(&self.bus, &self.lab, &next, revision).await {
+                Err(ProvisionError::Bus(BusError::Conflict { .. })) if attempts > 1 => attempts -= 1,
+                done => return done.map(drop).map_err(keep),
+            }
+        }
+    }
+
+    async fn of_lease(&self, held: &LeaseToken) -> Result<Vec<kept::Kept>, OperatorError> {
+        let records = kept::records(&self.bus, &self.lab).await.map_err(OperatorError::Read)?;
+        Ok(records.into_iter().filter(|(record, _)| record.held.lease == held.lease).collect())
+    }
     /// Looks at every deployment once; answers whether nothing is under way.
     async fn pass(&self) -> Result<bool, ProvisionError> {
         let (mut reports, mut settled) = (Reports::new(), true);
         for (record, revision) in kept::records(&self.bus, &self.lab).await? {
-            let name = record.spec.name.clone();
+            let key = (record.held.lease.clone(), record.spec.name.clone());
             match self.look_after(record, revision).await {
                 Ok(Some((report, quiet))) => {
                     settled &= quiet;
-                    reports.insert(name, report);
+                    reports.insert(key, report);
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%name, error = %Chain(&error), "a deployment cannot be looked after");
-                    let last = self.told.borrow().get(&name).cloned().unwrap_or_default();
-                    reports.insert(name, last);
+                    let (lease, name) = &key;
+                    tracing::warn!(%lease, %name, error = %Chain(&error), "a deployment cannot be looked after");
+                    let last = self.told.borrow().get(&key).cloned().unwrap_or_default();
+                    reports.insert(key, last);
                     settled = false;
                 }
             }
@@ -295,7 +329,7 @@ impl Task {
         mut revision: u64,
     ) -> Result<Option<(DeploymentReport, bool)>, ProvisionError> {
         use crate::model::deployment::DeviceState::{Conflict, Failed, Running};
-        let (bus, lab, name, token) = (&self.bus, &self.lab, record.spec.name.clone(), record.token);
+        let (bus, lab, name, token) = (&self.bus, &self.lab, record.spec.name.clone(), record.held.token);
         let inventory = lock(&self.inventory).clone();
         let mut writes_left = PASS_WRITES;
         loop {
@@ -319,7 +353,7 @@ impl Task {
                         Ok(())
                     }
                     Write::Finish => {
-                        kept::remove(bus, lab, &name, revision).await?;
+                        kept::remove(bus, lab, &record, revision).await?;
                         return Ok(None);
                     }
                     Write::Put(id) => kept::put(bus, &id, &name, &record.spec.score, token).await,

@@ -154,10 +154,11 @@ impl Runner {
         let seats = self.scenario.needs.iter().zip(&grant.devices);
         let seats = seats.map(|(need, device)| Seat {
             first_start: warm::start(&self.scenario, &need.role, self.options.cold),
-            ..Seat::new(&need.role, device, grant.token)
+            ..Seat::new(&need.role, device, grant.held.token)
         });
         let (parts, boot_timeout) = (Arc::clone(&self.parts), self.scenario.boot_timeout);
-        Session::new(parts, seats.collect(), boot_timeout, self.lending.operator.clone(), grant.token)
+        let operator = self.lending.operator.clone();
+        Session::new(parts, seats.collect(), boot_timeout, operator, grant.held.clone())
     }
 
     fn started(&self, session: &Session, needs: Vec<Need>) -> RunFact {
@@ -231,7 +232,7 @@ impl Runner {
     /// before it is told.
     async fn cause(&self, session: &Session, fault: Fault) -> Fault {
         let Ok(lease) = LeaseId::new(self.log.run().as_str()) else { return fault };
-        let token = session.token;
+        let token = session.held.token;
         let stands = self
             .lending
             .ledger
@@ -257,7 +258,7 @@ impl Runner {
     async fn hand_back(&self, session: &Session) -> Result<(), Fault> {
         let mut first = Ok(());
         if !self.options.keep
-            && let Err(error) = self.lending.operator.release(session.token).await
+            && let Err(error) = self.lending.operator.release(session.held.clone()).await
         {
             let cause = format!("cannot end the run's deployments: {}", Chain(&error));
             first = Err(Fault { kind: FaultKind::Lab, cause, device: None });

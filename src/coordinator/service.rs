@@ -23,7 +23,7 @@ use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use crate::wire::boot::{BOOT, EVENTS_OF, UPLOAD, UPLOAD_LACKS};
 use crate::wire::console::{CONSOLE_BREAK, CONSOLE_READ, CONSOLE_WRITE};
-use crate::wire::deploying::{DEPLOY, STATUS, UNDEPLOY, VERIFY};
+use crate::wire::deploying::{APPLY, DEPLOY, DEPLOYMENTS, STATUS, UNDEPLOY, VERIFY, WITHDRAW};
 use crate::wire::lending::{
     DEVICE, DEVICES, ESTIMATE, EXTEND, HEALTH, HEARTBEAT, LEASE, LOGIN, LOGOUT, LeaseRef, LogoutAsked,
     LogoutDone, PING, POWER, QUEUE, RELEASE, RELOAD, RESERVE, Reloaded, Reserve, TRANSFER,
@@ -279,6 +279,9 @@ impl Shared {
             CONSOLE_BREAK => lending.break_console(&by, decode(payload)?).await.map(ok),
             DEPLOY => lending.deploy(&by, decode(payload)?).await.map(ok),
             UNDEPLOY => lending.undeploy(&by, decode(payload)?).await.map(ok),
+            APPLY => lending.apply(&by, decode(payload)?).await.map(ok),
+            WITHDRAW => lending.withdraw(&by, decode(payload)?).await.map(ok),
+            DEPLOYMENTS => Ok(ok(lending.deployments())),
             STATUS => lending.status(decode(payload)?).await.map(ok),
             VERIFY => lending.verify(&by, decode(payload)?).await.map(ok),
             LOGIN => self.people.login(decode(payload)?).await.map(ok),

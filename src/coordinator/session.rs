@@ -7,7 +7,7 @@ use crate::device::DeviceHandle;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::device::{Backend, Capability, Device};
 use crate::model::id::{DeploymentName, DeviceId};
-use crate::model::lease::FencingToken;
+use crate::model::lease::{FencingToken, LeaseToken};
 use crate::model::run::{Fault, FaultKind};
 use crate::plan::warm::{Cold, Start};
 use crate::support::chain::Chain;
@@ -122,8 +122,8 @@ pub(super) struct Session {
     pub(super) seats: Vec<Seat>,
     pub(super) boot_timeout: Duration,
     pub(super) operator: Operator,
-    /// The lease's token.
-    pub(super) token: FencingToken,
+    /// Under what it acts.
+    pub(super) held: LeaseToken,
     puts: Mutex<BTreeMap<(DeviceId, DeploymentName), Put>>,
     /// What broke since the run began, of all that its devices stand on.
     broke: watch::Receiver<String>,
@@ -135,12 +135,12 @@ impl Session {
         seats: Vec<Seat>,
         boot_timeout: Duration,
         operator: Operator,
-        token: FencingToken,
+        held: LeaseToken,
     ) -> Self {
         let mut broke = parts.broke.clone();
         // What broke before was mended, or is seen again.
         broke.mark_unchanged();
-        Self { parts, seats, boot_timeout, operator, token, puts: Mutex::default(), broke }
+        Self { parts, seats, boot_timeout, operator, held, puts: Mutex::default(), broke }
     }
 
     pub(super) fn seat(&self, role: &str) -> Result<&Seat, Fault> {

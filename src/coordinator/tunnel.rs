@@ -18,7 +18,7 @@ use crate::model::boot::BootAttempt;
 use crate::model::device::{Backend, Capability};
 use crate::model::event::Event;
 use crate::model::id::{DeviceId, UserName};
-use crate::model::lease::FencingToken;
+use crate::model::lease::{FencingToken, LeaseToken};
 use crate::model::ssh_key::SshPublicKey;
 use crate::plan::lease::{Book, Caller, Now};
 use crate::support::chain::Chain;
@@ -121,8 +121,9 @@ impl Lending {
         let lease =
             self.ledger.read(move |book, _| book.lease_of(&of).map(|(lease, _)| lease.request.id.clone()));
         let lease = lease.await?.ok_or_else(|| Refusal::new("the lease has ended"))?;
+        let held = LeaseToken { lease, token: seat.token };
         let (id, tunnel) = self.tunnels.add(Tunnel::new(by.user.clone(), device, seat.token, stream))?;
-        let lost = over(self.ledger.clone(), lease, seat.token);
+        let lost = over(self.ledger.clone(), held);
         let (this, left) = (Arc::clone(self), left(state, attempt));
         self.spawn(async move {
             let why = tunnel.guard(lost, left).await;

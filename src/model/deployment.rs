@@ -2,13 +2,13 @@
 
 use super::device::{Device, Model};
 use super::id::{DeploymentName, DeviceId};
-use super::lease::FencingToken;
+use super::lease::LeaseToken;
 use super::workload::{Desired, Score, Status};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of [`Record`] that this build writes.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 
 /// Which devices. What is left out chooses all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,15 +44,15 @@ pub struct DeploymentSpec {
     pub score: Score,
 }
 
-/// The value of KV `lab-<lab>`, key `deployment.<name>`.
+/// The value of KV `lab-<lab>`, key `deployment.<lease>.<name>`: what is applied under one lease is no other's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// [`RECORD_VERSION`].
     pub version: u32,
     /// What is wanted.
     pub spec: DeploymentSpec,
-    /// The lease under which it was applied.
-    pub token: FencingToken,
+    /// Under what it was applied.
+    pub held: LeaseToken,
     /// The devices of that lease: it is put on no other.
     pub within: BTreeSet<DeviceId>,
     /// It is to go.

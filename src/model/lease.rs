@@ -25,6 +25,16 @@ impl fmt::Display for FencingToken {
     }
 }
 
+/// Under which lease, and which of its tokens, something is done. A lease that is given on to somebody else stays the same; its
+/// token does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseToken {
+    /// The lease.
+    pub lease: LeaseId,
+    /// Its token.
+    pub token: FencingToken,
+}
+
 /// The greatest token an actuator has seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fence {
@@ -174,6 +184,13 @@ pub struct Lease {
     /// Who held it before it was given on, the last one last, at most [`MAX_FORMER`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<UserName>,
+}
+
+impl Lease {
+    /// What its holder acts under.
+    pub fn held(&self) -> LeaseToken {
+        LeaseToken { lease: self.request.id.clone(), token: self.token }
+    }
 }
 
 /// How many former holders are remembered, of a lease and of a device: enough that whoever still calls is told who

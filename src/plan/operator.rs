@@ -97,7 +97,7 @@ fn wanted(
     *finalizer = generation.max(*finalizer);
     let done = seen.desired.as_ref().is_some_and(|desired| {
         desired.score == record.spec.score
-            && desired.token == record.token
+            && desired.token == record.held.token
             && seen.indexed == Some(desired.generation)
     });
     if !done {
@@ -157,7 +157,7 @@ fn unwanted(
 fn is_free(record: &Record, seen: &Observed) -> bool {
     seen.desired
         .as_ref()
-        .is_none_or(|desired| desired.owner == Owner::Operator && desired.token <= record.token)
+        .is_none_or(|desired| desired.owner == Owner::Operator && desired.token <= record.held.token)
 }
 
 fn waits(id: &DeviceId, seen: &Observed) -> String {

@@ -1,6 +1,7 @@
 //! Requests on what devices run, and their answers. They travel as those in [`super::request`] do.
 
-use crate::model::id::{DeploymentName, DeviceId};
+use crate::model::deployment::{DeploymentReport, DeploymentSpec};
+use crate::model::id::{DeploymentName, DeviceId, LeaseId};
 use crate::model::workload::{Score, Status};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,6 +16,62 @@ pub const STATUS: &str = "status";
 /// Whether what is desired, what the agent says and what podman shows agree. Body: [`VerifyAsked`]. Answer:
 /// [`Verified`].
 pub const VERIFY: &str = "verify";
+/// Keep a deployment, as its file says it, on those of a lease's devices that it selects. Body: [`Apply`]. Answer: [`Applied`].
+pub const APPLY: &str = "apply";
+/// Take such a deployment off all devices. Body: [`Withdraw`]. Answer: [`Applied`].
+pub const WITHDRAW: &str = "withdraw";
+/// Where the deployments of files stand. Body: none. Answer: [`Deployments`].
+pub const DEPLOYMENTS: &str = "deployments";
+
+/// Body of [`APPLY`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Apply {
+    /// On devices of which lease; of the caller's only one when missing.
+    #[serde(default)]
+    pub lease: Option<LeaseId>,
+    /// What.
+    pub spec: DeploymentSpec,
+}
+
+/// Body of [`WITHDRAW`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Withdraw {
+    /// Under which lease it was applied; under the caller's only one when missing.
+    #[serde(default)]
+    pub lease: Option<LeaseId>,
+    /// Which.
+    pub deployment: DeploymentName,
+    /// Devices that do not confirm are not waited for.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Answer to [`APPLY`] and [`WITHDRAW`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Under which lease.
+    pub lease: LeaseId,
+    /// Where it stands now.
+    pub devices: DeploymentReport,
+}
+
+/// Answer to [`DEPLOYMENTS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployments {
+    /// By lease, then by name.
+    pub deployments: Vec<DeploymentRow>,
+}
+
+/// A deployment of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentRow {
+    /// Under which lease it was applied.
+    pub lease: LeaseId,
+    /// Which.
+    pub deployment: DeploymentName,
+    /// Where it stands.
+    pub devices: DeploymentReport,
+}
 
 /// Body of [`DEPLOY`].
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! All subject, bucket and consumer names. Nothing else in the tree spells one.
 
-use crate::model::id::{DeploymentName, DeviceId, LabName, RunId, UserName};
+use crate::model::id::{DeploymentName, DeviceId, LabName, LeaseId, RunId, UserName};
 
 /// Bucket of desired state.
 pub const DESIRED: &str = "desired";
@@ -22,9 +22,9 @@ pub fn ledger_bucket(lab: &LabName) -> String {
 /// Key of the ledger's epoch, in that bucket.
 pub const EPOCH_KEY: &str = "epoch";
 
-/// Key of the record of a deployment that a file describes, in the lab's bucket.
-pub fn record_key(deployment: &DeploymentName) -> String {
-    format!("deployment.{deployment}")
+/// Key of the record of a deployment that a file describes and that was applied under a lease, in the lab's bucket.
+pub fn record_key(lease: &LeaseId, deployment: &DeploymentName) -> String {
+    format!("deployment.{lease}.{deployment}")
 }
 
 /// Key of the record of all credentials of a lab that its coordinators have issued and revoked, in the lab's bucket.
@@ -52,7 +52,7 @@ pub fn parse_user_key(key: &str) -> Option<UserName> {
 }
 
 /// All keys of records of deployments.
-pub const RECORD_KEYS: &str = "deployment.*";
+pub const RECORD_KEYS: &str = "deployment.*.*";
 /// The key, beside the deployments, that names them all.
 pub const INDEX: &str = "_index";
 

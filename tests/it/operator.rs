@@ -7,8 +7,8 @@ use pilab::bus::{deployments, provision};
 use pilab::coordinator::operator::{Operator, OperatorError, Reports};
 use pilab::model::deployment::{DeploymentSpec, DeviceState, Selector};
 use pilab::model::device::{Backend, Device, Model};
-use pilab::model::id::DeviceId;
-use pilab::model::lease::FencingToken;
+use pilab::model::id::{DeviceId, LeaseId};
+use pilab::model::lease::{FencingToken, LeaseToken};
 use pilab::model::workload::{Desired, Phase, Status, WORKLOAD_VERSION};
 use pilab::wire::subject;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +36,14 @@ fn inventory() -> Vec<Device> {
 
 fn spec(devices: BTreeSet<DeviceId>) -> DeploymentSpec {
     DeploymentSpec { name: web(), selector: Selector { devices, ..Selector::default() }, score: score() }
+}
+
+fn lease() -> LeaseId {
+    LeaseId::new("l-1").unwrap()
+}
+
+fn held(token: FencingToken) -> LeaseToken {
+    LeaseToken { lease: lease(), token }
 }
 
 /// A device that says at once that it runs what it is told to, while it is online.
@@ -127,7 +135,7 @@ impl World {
 
 /// Waits until the deployment stands so; none means that it is gone.
 async fn stands(operator: &Operator, wanted: Option<&[(&str, DeviceState)]>) {
-    let is_so = |reports: &Reports| match (reports.get(&web()), wanted) {
+    let is_so = |reports: &Reports| match (reports.get(&(lease(), web())), wanted) {
         (Some(report), Some(wanted)) => {
             let seen: Vec<_> = report.iter().map(|(id, device)| (id.as_str(), device.state)).collect();
             seen == wanted
@@ -144,26 +152,26 @@ async fn a_deletion_waits_for_each_device_and_a_forced_one_leaves_an_orphan() {
     use DeviceState::{Orphaned, Removing, Running};
     let Some(world) = World::start().await else { return };
     let operator = world.operator(&world.stop);
-    operator.apply(spec(ids()), TOKEN, ids()).await.unwrap();
+    operator.apply(spec(ids()), held(TOKEN), ids()).await.unwrap();
     stands(&operator, Some(&[("lab-one", Running), ("lab-two", Running)])).await;
 
     world.set_online("lab-one", false);
-    operator.apply(spec([device_id("lab-two")].into()), TOKEN, ids()).await.unwrap();
+    operator.apply(spec([device_id("lab-two")].into()), held(TOKEN), ids()).await.unwrap();
     stands(&operator, Some(&[("lab-one", Removing), ("lab-two", Running)])).await;
-    let told = operator.reports().borrow()[&web()][&device_id("lab-one")].message.clone();
+    let told = operator.reports().borrow()[&(lease(), web())][&device_id("lab-one")].message.clone();
     assert_eq!(told, "waits for lab-one, which is offline");
-    operator.withdraw(web(), TOKEN, false).await.unwrap();
+    operator.withdraw(web(), held(TOKEN), false).await.unwrap();
     stands(&operator, Some(&[("lab-one", Removing)])).await;
-    operator.withdraw(web(), TOKEN, true).await.unwrap();
+    operator.withdraw(web(), held(TOKEN), true).await.unwrap();
     stands(&operator, Some(&[("lab-one", Orphaned)])).await;
-    let (record, _) = deployments::record(&world.bus, &lab_name(), &web()).await.unwrap();
+    let (record, _) = deployments::record(&world.bus, &lab_name(), &lease(), &web()).await.unwrap();
     let record = record.unwrap();
     assert!(record.finalizers.is_empty() && record.orphans[&device_id("lab-one")].generation == 1);
 
     world.set_online("lab-one", true);
     stands(&operator, None).await;
     assert_eq!(world.bus.kv_keys(subject::STATUS, ">").await.unwrap(), Vec::<String>::new());
-    let gone = operator.withdraw(web(), TOKEN, false).await;
+    let gone = operator.withdraw(web(), held(TOKEN), false).await;
     assert!(matches!(gone, Err(OperatorError::Unknown(_))), "{gone:?}");
     world.end().await;
 }
@@ -175,11 +183,11 @@ async fn what_was_deployed_by_hand_is_left_alone_and_a_passed_lease_has_no_say()
     let operator = world.operator(&world.stop);
     assert!(world.by_hand("lab-one").await);
     let later = FencingToken { sequence: TOKEN.sequence + 1, ..TOKEN };
-    operator.apply(spec(ids()), later, ids()).await.unwrap();
+    operator.apply(spec(ids()), held(later), ids()).await.unwrap();
     stands(&operator, Some(&[("lab-one", Conflict), ("lab-two", Running)])).await;
-    let early = operator.withdraw(web(), TOKEN, true).await;
+    let early = operator.withdraw(web(), held(TOKEN), true).await;
     assert!(matches!(early, Err(OperatorError::Fenced { .. })), "{early:?}");
-    operator.withdraw(web(), later, false).await.unwrap();
+    operator.withdraw(web(), held(later), false).await.unwrap();
     stands(&operator, None).await;
     let keys = world.bus.kv_keys(subject::DESIRED, "*.web").await.unwrap();
     assert_eq!(keys, ["lab-one.web"], "what was put by hand stays");
@@ -193,9 +201,9 @@ async fn an_operator_that_is_stopped_at_any_moment_is_gone_on_with() {
         let stop = CancellationToken::new();
         let first = world.operator(&stop);
         if withdrawn {
-            first.withdraw(web(), TOKEN, false).await.unwrap();
+            first.withdraw(web(), held(TOKEN), false).await.unwrap();
         } else {
-            first.apply(spec(ids()), TOKEN, ids()).await.unwrap();
+            first.apply(spec(ids()), held(TOKEN), ids()).await.unwrap();
         }
         stop.cancel();
         // Each is stopped a little later than the one before, so at other writes.
@@ -217,5 +225,34 @@ async fn an_operator_that_is_stopped_at_any_moment_is_gone_on_with() {
         }
         stop.cancel();
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_have_deployments_of_one_name_side_by_side_and_one_that_is_given_on_keeps_its_own() {
+    use DeviceState::Running;
+    let Some(world) = World::start().await else { return };
+    let operator = world.operator(&world.stop);
+    let later = FencingToken { sequence: TOKEN.sequence + 1, ..TOKEN };
+    let other = LeaseToken { lease: LeaseId::new("l-2").unwrap(), token: later };
+    let (one, two) = ([device_id("lab-one")].into(), [device_id("lab-two")].into());
+    operator.apply(spec(ids()), held(TOKEN), one).await.unwrap();
+    operator.apply(spec(ids()), other.clone(), two).await.unwrap();
+    stands(&operator, Some(&[("lab-one", Running)])).await;
+    operator.withdraw(web(), other, false).await.unwrap();
+    stands(&operator, Some(&[("lab-one", Running)])).await;
+
+    // What the new holder's fence refuses under the old token is kept under the new one.
+    let given = FencingToken { sequence: TOKEN.sequence + 2, ..TOKEN };
+    provision::fence(&world.bus, &device_id("lab-one"), given).await.unwrap();
+    operator.give_on(held(given)).await.unwrap();
+    let early = operator.withdraw(web(), held(TOKEN), true).await;
+    assert!(matches!(early, Err(OperatorError::Fenced { .. })), "{early:?}");
+    stands(&operator, Some(&[("lab-one", Running)])).await;
+    let key = subject::deployment_key(&device_id("lab-one"), &web());
+    let entry = world.bus.kv_get(subject::DESIRED, &key).await.unwrap().unwrap();
+    assert_eq!(serde_json::from_slice::<Desired>(&entry.value).unwrap().token, given);
+    operator.release(held(given)).await.unwrap();
+    stands(&operator, None).await;
     world.end().await;
 }

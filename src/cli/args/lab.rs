@@ -3,7 +3,7 @@
 use super::JsonArgs;
 use crate::cli::console::speed;
 use crate::model::device::{Arch, Backend, Model};
-use crate::model::id::{DeploymentName, DeviceId, LeaseId, UserName};
+use crate::model::id::{DeviceId, LeaseId, UserName};
 use crate::model::lease::{Priority, Purpose};
 use crate::model::role::Role;
 use clap::{Args, Subcommand, ValueEnum};
@@ -225,60 +225,6 @@ pub struct ConsoleArgs {
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
-}
-
-/// Arguments of `deploy`.
-#[derive(Debug, Args)]
-pub struct DeployArgs {
-    /// The device
-    pub device: DeviceId,
-    /// A deployment's file, as those in lab/deployments; its name is the deployment's, its selector is not asked
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// Which lab.
-    #[command(flatten)]
-    pub login: LoginArgs,
-}
-
-/// Arguments of `undeploy`.
-#[derive(Debug, Args)]
-pub struct UndeployArgs {
-    /// The device
-    pub device: DeviceId,
-    /// The deployment
-    pub deployment: DeploymentName,
-    /// Which lab.
-    #[command(flatten)]
-    pub login: LoginArgs,
-}
-
-/// Arguments of `status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// The device
-    pub device: DeviceId,
-    /// Which lab.
-    #[command(flatten)]
-    pub login: LoginArgs,
-    /// How to print it.
-    #[command(flatten)]
-    pub json: JsonArgs,
-}
-
-/// Arguments of `verify`.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// The device
-    pub device: DeviceId,
-    /// For how long they may disagree, at most 60s: what was put a moment ago is not there yet
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10s")]
-    pub within: Duration,
-    /// Which lab.
-    #[command(flatten)]
-    pub login: LoginArgs,
-    /// How to print it.
-    #[command(flatten)]
-    pub json: JsonArgs,
 }
 
 /// Arguments of `doctor`.

@@ -4,8 +4,8 @@
 use super::*;
 use crate::model::deployment::{Deleting, DeploymentSpec, RECORD_VERSION, Selector};
 use crate::model::device::{Backend, Model};
-use crate::model::id::DeploymentName;
-use crate::model::lease::FencingToken;
+use crate::model::id::{DeploymentName, LeaseId};
+use crate::model::lease::{FencingToken, LeaseToken};
 use crate::model::workload::{Desired, PodmanV0Score, Score, Status, WORKLOAD_VERSION};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl World {
         self.record = Some(Record {
             version: RECORD_VERSION,
             spec,
-            token: TOKEN,
+            held: LeaseToken { lease: LeaseId::new("l-1").unwrap(), token: TOKEN },
             // The last device is not in the lease.
             within: (0..DEVICES - 1).map(id).collect(),
             deleting: None,

@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 /// Longest wait for anything.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 /// Between two looks at a key.
 const LOOK: Duration = Duration::from_millis(20);
@@ -208,11 +208,16 @@ impl Lab {
         (self.server.url(), self.issuer.device(&self.device, HOUR).unwrap().creds)
     }
 
-    /// Loses the bucket of desired state and makes it anew.
-    pub(crate) async fn remake_desired(&self) {
-        let call = format!("STREAM.DELETE.{}", subject::stream(subject::DESIRED));
+    /// Loses a bucket and makes it anew.
+    pub(crate) async fn remake(&self, bucket: &str) {
+        let call = format!("STREAM.DELETE.{}", subject::stream(bucket));
         self.bus.api::<Value>(&call, &Value::Null).await.unwrap();
         provision::buckets(&self.bus, &lab_name()).await.unwrap();
+    }
+
+    /// Loses the bucket of desired state, and makes it and the device's durable anew.
+    pub(crate) async fn remake_desired(&self) {
+        self.remake(subject::DESIRED).await;
         provision::device(&self.bus, &self.device, FIRST).await.unwrap();
     }
 

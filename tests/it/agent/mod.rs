@@ -213,6 +213,33 @@ async fn a_bucket_made_anew_under_the_agent_is_believed() {
 }
 
 #[tokio::test]
+async fn a_lost_bucket_of_statuses_is_filled_again_without_a_reconnect() {
+    let (lab, fake) = lab_or_return!();
+    let agent = lab.agent(fake.clone());
+    let names = ["one", "two", "three"];
+    for name in names {
+        lab.deploy(name, 1, &[service("web", V1)]).await;
+        lab.phase(name, Phase::Running).await;
+    }
+    let last = async || lab.bus().kv_last(subject::STATUS).await.unwrap();
+    let (before, mut ticks) = (last().await, lab.bus().subscribe("$KV.presence.lab-1").await.unwrap());
+    // Two heartbeats, in which the agent has found out once that its statuses are there.
+    for _ in 0..2 {
+        tokio::time::timeout(lab::DEADLINE, ticks.next()).await.unwrap().unwrap();
+    }
+    assert_eq!(last().await, before, "to find out writes nothing");
+    lab.remake(subject::STATUS).await;
+    let lost = tokio::time::Instant::now();
+    for name in names {
+        lab.phase(name, Phase::Running).await;
+    }
+    let took = lost.elapsed();
+    assert!(took < Duration::from_secs(12), "said again only after {took:?}");
+    assert_eq!(agent.denied(), 0, "it needs no further right");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_download_that_hangs_holds_up_nothing_else() {
     let (lab, fake) = lab_or_return!();
     fake.hang_image("localhost/slow:1");
