@@ -15,6 +15,7 @@ use crate::wire::deploying::{
     Applied, Apply, Deploy, Deployed, DeploymentRow, Deployments, StatusAsked, Statuses, Undeploy, Verified,
     VerifyAsked, Withdraw,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -75,11 +76,15 @@ impl Lending {
         Applied { lease, devices }
     }
 
-    pub(super) fn deployments(&self) -> Deployments {
+    /// Those of leases that stand: a lease's end is known here before the operator has looked.
+    pub(super) async fn deployments(&self) -> Result<Deployments, Refusal> {
+        let leases = |book: &Book, _: &Now| book.leases().map(|(lease, _)| lease.request.id.clone()).collect();
+        let leases: BTreeSet<LeaseId> = self.ledger.read(leases).await?;
         let reports = self.operator.reports();
-        let reports = reports.borrow().clone();
+        let mut reports = reports.borrow().clone();
+        reports.retain(|(lease, _), _| leases.contains(lease));
         let row = |((lease, deployment), devices)| DeploymentRow { lease, deployment, devices };
-        Deployments { deployments: reports.into_iter().map(row).collect() }
+        Ok(Deployments { deployments: reports.into_iter().map(row).collect() })
     }
 
     /// The session of one of the caller's leases: the one that is named, or the only one.

@@ -281,7 +281,7 @@ impl Shared {
             UNDEPLOY => lending.undeploy(&by, decode(payload)?).await.map(ok),
             APPLY => lending.apply(&by, decode(payload)?).await.map(ok),
             WITHDRAW => lending.withdraw(&by, decode(payload)?).await.map(ok),
-            DEPLOYMENTS => Ok(ok(lending.deployments())),
+            DEPLOYMENTS => lending.deployments().await.map(ok),
             STATUS => lending.status(decode(payload)?).await.map(ok),
             VERIFY => lending.verify(&by, decode(payload)?).await.map(ok),
             LOGIN => self.people.login(decode(payload)?).await.map(ok),

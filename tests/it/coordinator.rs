@@ -38,7 +38,7 @@ impl Bench {
     }
 
     /// Its leases by this rule.
-    fn with(leases: &str) -> Option<Self> {
+    pub(crate) fn with(leases: &str) -> Option<Self> {
         let tools = ["podman", "runc", "busybox", "nats-server"];
         let pool = "[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 2\n";
         let text = format!("name = \"team\"\n[leases]\n{leases}\n{pool}");
