@@ -5,6 +5,7 @@
 //! was lost, is seen only by reading.
 
 use super::intake::{KeyName, Source};
+use super::pace::Pace;
 use crate::bus::connect::Bus;
 use crate::bus::consume::{Delivery, Durable, Pulled};
 use crate::bus::error::BusError;
@@ -20,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the keys are read although nothing says that they must be.
 const READ_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a pull is held at the server, within a second. One that reaches the server while the consumer is being made anew is lost
+/// without a word (seen under load); this bounds for how long nobody notices, so that a bucket made anew is believed within 12 s.
+const PULL: Duration = Duration::from_secs(5);
 /// The pause after a pull or a reading that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -47,9 +51,15 @@ enum FeedError {
 }
 
 /// Feeds until the agent ends.
-pub async fn run(device: DeviceId, bus: Bus, offers: mpsc::Sender<Offer>, shutdown: CancellationToken) {
+pub async fn run(
+    device: DeviceId,
+    bus: Bus,
+    offers: mpsc::Sender<Offer>,
+    pace: Pace,
+    shutdown: CancellationToken,
+) {
     let durable = Durable::new(bus.clone(), subject::DESIRED, subject::durable(&device));
-    let feed = Feed { device, bus, durable, offers };
+    let feed = Feed { device, bus, durable, offers, pace };
     tokio::select! {
         () = feed.run() => {}
         () = shutdown.cancelled() => {}
@@ -61,6 +71,7 @@ struct Feed {
     bus: Bus,
     durable: Durable,
     offers: mpsc::Sender<Offer>,
+    pace: Pace,
 }
 
 impl Feed {
@@ -75,7 +86,7 @@ impl Feed {
                     self.read_all().await?;
                     read_at = Instant::now() + READ_INTERVAL;
                 }
-                match self.durable.pull().await? {
+                match self.durable.pull(self.pace.until_next(PULL)).await? {
                     Pulled::Delivery(delivery) => self.deliver(delivery).await,
                     Pulled::Nothing => Ok(()),
                 }

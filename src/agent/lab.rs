@@ -3,6 +3,7 @@
 
 use super::facts::Facts;
 use super::feed::{self, Offer};
+use super::pace::Pace;
 use super::ports::ContainerRuntime;
 use super::{fleet, presence};
 use crate::bus::connect::{Bus, BusOptions, Subscription};
@@ -24,6 +25,7 @@ pub(super) struct Lab<R> {
     pub(super) runtime: Arc<R>,
     pub(super) notes: watch::Receiver<Vec<StateNote>>,
     pub(super) offers: mpsc::Sender<Offer>,
+    pub(super) pace: Pace,
     /// Told of the connection once there is one.
     pub(super) joined: watch::Sender<Option<Bus>>,
 }
@@ -32,13 +34,13 @@ impl<R: ContainerRuntime> Lab<R> {
     /// Joins, and takes part until the agent ends.
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let Some((bus, requests)) = shutdown.run_until_cancelled(self.join()).await else { return };
-        let Self { device, facts, runtime, notes, offers, joined, .. } = self;
+        let Self { device, facts, runtime, notes, offers, joined, pace, .. } = self;
         let fleet = fleet::Fleet::new(device.clone(), bus.clone(), Arc::clone(&facts), runtime);
         joined.send_replace(Some(bus.clone()));
         tokio::join!(
             fleet.run(requests, shutdown.clone()),
-            feed::run(device.clone(), bus.clone(), offers, shutdown.clone()),
-            presence::run(device, bus, facts, notes, shutdown),
+            feed::run(device.clone(), bus.clone(), offers, pace, shutdown.clone()),
+            presence::run(device, bus, facts, notes, pace, shutdown),
         );
     }
 

@@ -25,6 +25,7 @@ mod judge;
 mod lab;
 mod ledger;
 mod outbox;
+pub mod pace;
 pub mod policy;
 pub mod ports;
 pub mod presence;

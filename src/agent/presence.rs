@@ -1,6 +1,7 @@
 //! The heartbeat: how the device fares, every ten seconds, into a bucket whose entries age away.
 
 use super::facts::{Facts, uptime_ms};
+use super::pace::Pace;
 use crate::bus::connect::Bus;
 use crate::model::id::DeviceId;
 use crate::model::state_note::StateNote;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sysinfo::{Components, System};
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Between two heartbeats. The bucket's maximum age is a multiple of it.
@@ -23,17 +24,18 @@ pub async fn run(
     bus: Bus,
     facts: Arc<Facts>,
     notes: watch::Receiver<Vec<StateNote>>,
+    pace: Pace,
     shutdown: CancellationToken,
 ) {
-    let mut ticks = tokio::time::interval(PRESENCE_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat_at = Instant::now();
     let mut system = System::new().ok();
     let mut sensors = Components::new().ok();
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep_until(beat_at) => {}
             () = shutdown.cancelled() => return,
         }
+        beat_at = pace.next(PRESENCE_INTERVAL);
         let mut presence = measure(&facts, system.as_mut(), sensors.as_mut()).await;
         presence.denied = bus.denials();
         presence.state.clone_from(&*notes.borrow());

@@ -15,6 +15,7 @@ use super::health::{Checks, Findings};
 use super::intake::{Intake, KeyName};
 use super::judge::{self, Evidence, seen_service, wanted};
 use super::ledger::Ledger;
+use super::pace::Pace;
 use super::policy::Policy;
 use super::ports::{ContainerRuntime, ManagedService, RuntimeError, ServiceSpec, ServiceState};
 use super::report::Statuses;
@@ -76,7 +77,7 @@ pub struct Reconciler<R> {
     efforts: BTreeMap<DeploymentName, Effort>,
     /// What was done for each deployment; that of one being acted on is a copy, as the act last told it.
     ledgers: BTreeMap<DeploymentName, Ledger>,
-    began: Instant,
+    pace: Pace,
     seen: Option<Vec<ManagedService>>,
     looking: bool,
     look_wanted: bool,
@@ -111,7 +112,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             checks: health.0,
             findings: health.1,
             efforts: BTreeMap::new(),
-            began: Instant::now(),
+            pace: Pace::begin(),
             seen: None,
             looking: false,
             look_wanted: true,
@@ -120,6 +121,11 @@ impl<R: ContainerRuntime> Reconciler<R> {
             failed_looks: 0,
             look_at: Instant::now(),
         }
+    }
+
+    /// Looks in step with the rest of the agent.
+    pub fn paced(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// Runs until the agent ends. Containers are left as they are; acts under way are broken off, and
@@ -197,7 +203,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             Done::Looked(Ok(seen)) => {
                 self.looking = false;
                 self.failed_looks = 0;
-                self.look_at = Instant::now() + LOOK_INTERVAL;
+                self.look_at = self.pace.next(LOOK_INTERVAL);
                 (self.seen, self.seen_at) = (Some(seen), self.looks);
                 self.reconcile();
             }

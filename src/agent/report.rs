@@ -15,6 +15,7 @@
 
 use super::facts::boot_id;
 use super::outbox::{Outbox, Transition};
+use super::pace::Pace;
 use super::store::Store;
 use crate::bus::connect::{Bus, Connection};
 use crate::bus::error::BusError;
@@ -50,9 +51,10 @@ pub async fn run(
     link: watch::Receiver<Option<Bus>>,
     store: Store,
     mut statuses: watch::Receiver<Statuses>,
+    pace: Pace,
     shutdown: CancellationToken,
 ) {
-    let mut reporter = Reporter::new(device, link, store);
+    let mut reporter = Reporter::new(device, link, store, pace);
     tokio::select! {
         () = reporter.run(&mut statuses) => {}
         () = shutdown.cancelled() => {}
@@ -77,6 +79,7 @@ struct Reporter {
     epoch: u64,
     /// After a write that failed.
     not_before: Instant,
+    pace: Pace,
     /// When it is to be found out whether the bucket still holds what was said.
     probe_at: Instant,
     /// Whose status it was found out with.
@@ -100,7 +103,7 @@ enum Why {
 }
 
 impl Reporter {
-    fn new(device: DeviceId, link: watch::Receiver<Option<Bus>>, store: Store) -> Self {
+    fn new(device: DeviceId, link: watch::Receiver<Option<Bus>>, store: Store, pace: Pace) -> Self {
         let (outbox, reported) = (Outbox::open(store.clone()), store.reported());
         let mut last: BTreeMap<_, _> = reported.iter().map(|name| (name.clone(), None)).collect();
         for transition in outbox.transitions() {
@@ -122,7 +125,8 @@ impl Reporter {
             stale: BTreeSet::new(),
             epoch: 0,
             not_before: Instant::now(),
-            probe_at: Instant::now() + PROBE_INTERVAL,
+            pace,
+            probe_at: pace.next(PROBE_INTERVAL),
             probed: None,
         }
     }
@@ -238,7 +242,7 @@ impl Reporter {
         if Instant::now() < self.probe_at {
             return None;
         }
-        self.probe_at = Instant::now() + PROBE_INTERVAL;
+        self.probe_at = self.pace.next(PROBE_INTERVAL);
         let said = || self.last.iter().filter_map(|(name, last)| Some((name, last.as_ref()?)));
         let next = said().find(|(name, _)| self.probed.as_ref() < Some(name)).or_else(|| said().next());
         let (name, transition) = next.map(|(name, last)| (name.clone(), last.clone()))?;

@@ -2,6 +2,7 @@
 
 use super::facts::Facts;
 use super::lab::Lab;
+use super::pace::Pace;
 use super::policy::Policy;
 use super::ports::ContainerRuntime;
 use super::reconciler::Reconciler;
@@ -64,7 +65,7 @@ pub async fn run<R: ContainerRuntime>(
 ) -> Result<(), AgentError> {
     let Resources { device, nats_url, nats_creds, state_dir, policy, runtime, facts } = resources;
     let store = Store::open(state_dir)?;
-    let tasks = TaskTracker::new();
+    let (tasks, pace) = (TaskTracker::new(), Pace::begin());
     let (statuses, reported) = watch::channel(None);
     let pulse = Pulse::default();
     tasks.spawn(watchdog::run(Notifier::from_env(), pulse.clone(), reported.clone(), shutdown.clone()));
@@ -89,6 +90,7 @@ pub async fn run<R: ContainerRuntime>(
         runtime: Arc::clone(&runtime),
         notes: store.notes(),
         offers: offers.clone(),
+        pace,
         joined,
     };
     tasks.spawn(lab.run(shutdown.clone()));
@@ -102,7 +104,8 @@ pub async fn run<R: ContainerRuntime>(
     let health = (checks, findings);
     let reconciler =
         Reconciler::new(&device, boot_id, Arc::clone(&runtime), store.clone(), policy, statuses, health);
-    tasks.spawn(report::run(device, link, store, reported, shutdown.clone()));
+    let reconciler = reconciler.paced(pace);
+    tasks.spawn(report::run(device, link, store, reported, pace, shutdown.clone()));
     tasks.spawn(watch_runtime(runtime, Arc::clone(&wake), shutdown.clone()));
     tasks.close();
     pulse.of(reconciler.run(offered, &wake, shutdown.clone())).await;

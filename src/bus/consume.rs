@@ -8,11 +8,7 @@ use crate::wire::subject;
 use bytes::Bytes;
 use std::time::Duration;
 
-/// How long the server holds a pull that has nothing to deliver. A pull that reaches the server while the
-/// consumer is being made anew is lost without a word (seen under load); this and the grace bound for
-/// how long nobody notices, so that a bucket made anew is believed within 12 s.
-const PULL_EXPIRES: Duration = Duration::from_secs(5);
-/// How much longer than [`PULL_EXPIRES`] an answer may take: the way there and back on a slow device.
+/// How much longer than the server holds a pull its answer may take: the way there and back on a slow device.
 const PULL_GRACE: Duration = Duration::from_secs(2);
 
 /// A durable pull consumer on a bucket.
@@ -48,17 +44,17 @@ impl Durable {
         Self { bus, bucket: bucket.into(), name: name.into() }
     }
 
-    /// Waits for the next entry, at most some seven seconds. [`BusError::Refused`] tells that the consumer
+    /// Waits for the next entry; the server holds the pull for `expires`, when it has nothing to deliver. [`BusError::Refused`] tells that the consumer
     /// was deleted meanwhile. Where there is none, a device is not answered at all ([`BusError::TimedOut`]):
     /// its account only imports the consumer, and nats-server 2.9 does not tell across accounts that nobody listens.
     ///
     /// Dropped before it ends, or cut off by a lost connection, an entry under way to it comes again only
     /// after the consumer's acknowledgement wait: read the keys once after a reconnect.
-    pub async fn pull(&self) -> Result<Pulled, BusError> {
+    pub async fn pull(&self, expires: Duration) -> Result<Pulled, BusError> {
         let stream = subject::stream(&self.bucket);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", self.name);
-        let body = format!(r#"{{"batch":1,"expires":{}}}"#, PULL_EXPIRES.as_nanos());
-        let pull = self.bus.exchange_delivery(subject.clone(), body.into(), PULL_EXPIRES + PULL_GRACE);
+        let body = format!(r#"{{"batch":1,"expires":{}}}"#, expires.as_nanos());
+        let pull = self.bus.exchange_delivery(subject.clone(), body.into(), expires + PULL_GRACE);
         let message = pull.await?;
         if let Some(status) = message.status {
             // 404: no messages; 408: the pull expired (ADR-13).

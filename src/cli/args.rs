@@ -24,9 +24,8 @@ pub use deploying::{
 pub use device::{DeviceCommand, DeviceHealthArgs, DeviceShowArgs, DeviceTrainArgs, EnrollArgs, SetupArgs};
 pub use image::{ImageBuildArgs, ImageCommand, ImagePruneArgs, ImageRefArgs};
 pub use lab::{
-    ConsoleArgs, ConsoleStart, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs,
-    LoginMakeArgs, LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs,
-    TransferArgs,
+    ConsoleArgs, ConsoleStart, DoctorArgs, ExtendArgs, LabArgs, ListArgs, LoginArgs, LoginMakeArgs,
+    LogoutArgs, PowerArgs, PowerCommand, PowerStatusArgs, ReleaseArgs, ReserveArgs, TransferArgs,
 };
 pub use nats::{NatsAccountArgs, NatsCommand, NatsOperatorArgs};
 pub use nightly::{NightlyArgs, NightlyCommand};

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 /// The least role that a request takes. One that is not named here acts on something, and is no viewer's.
 pub(super) fn needed(verb: &str) -> Role {
     match verb {
-        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | EVENTS_OF | STATUS | DEPLOYMENTS | EVENTS
-        | BUNDLE | BUNDLE_READ => Role::Viewer,
+        HELLO | DEVICES | DEVICE | QUEUE | LEASE | CONSOLE_READ | EVENTS_OF | STATUS | DEPLOYMENTS
+        | EVENTS | BUNDLE | BUNDLE_READ => Role::Viewer,
         LOGIN | LOGOUT | HEALTH | TRAIN | RELOAD => Role::Admin,
         _ => Role::User,
     }

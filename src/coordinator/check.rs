@@ -44,10 +44,10 @@ pub(super) async fn check(lending: &Arc<Lending>, device: DeviceId) {
     let Ok((max, boot_timeout)) = read.await else { return };
     let Some((lease, grant)) = acquire(lending, &device, max).await else { return };
     tracing::info!(%device, check = %lease, "a device is checked");
-    let seats = grant
-        .devices
-        .iter()
-        .map(|own| Seat { first_start: Start::Cold(Cold::Asked), ..Seat::new("device", own, grant.held.token) });
+    let seats = grant.devices.iter().map(|own| Seat {
+        first_start: Start::Cold(Cold::Asked),
+        ..Seat::new("device", own, grant.held.token)
+    });
     let (parts, operator) = (Arc::clone(&lending.parts), lending.operator.clone());
     let session = Session::new(parts, seats.collect(), boot_timeout, operator, grant.held.clone());
     let found = tokio::select! {

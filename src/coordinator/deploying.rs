@@ -78,7 +78,8 @@ impl Lending {
 
     /// Those of leases that stand: a lease's end is known here before the operator has looked.
     pub(super) async fn deployments(&self) -> Result<Deployments, Refusal> {
-        let leases = |book: &Book, _: &Now| book.leases().map(|(lease, _)| lease.request.id.clone()).collect();
+        let leases =
+            |book: &Book, _: &Now| book.leases().map(|(lease, _)| lease.request.id.clone()).collect();
         let leases: BTreeSet<LeaseId> = self.ledger.read(leases).await?;
         let reports = self.operator.reports();
         let mut reports = reports.borrow().clone();
@@ -107,9 +108,10 @@ impl Lending {
         }
         match (&own[..], asked) {
             ([lease], _) => Ok((lease.request.id.clone(), self.session(lease))),
-            (_, Some(asked)) => {
-                Err(Refusal::hinted(format!("{asked} is no lease of yours"), "pilab queue shows who has what"))
-            }
+            (_, Some(asked)) => Err(Refusal::hinted(
+                format!("{asked} is no lease of yours"),
+                "pilab queue shows who has what",
+            )),
             ([], None) => Err(Refusal::hinted("you hold no device", "pilab reserve asks for one")),
             (several, None) => {
                 let ids: Vec<_> = several.iter().map(|lease| lease.request.id.as_str()).collect();

@@ -75,8 +75,14 @@ pub enum OperatorError {
 type Answer = oneshot::Sender<Result<(), OperatorError>>;
 
 enum Change {
-    Apply { spec: Box<DeploymentSpec>, within: BTreeSet<DeviceId> },
-    Withdraw { name: DeploymentName, force: bool },
+    Apply {
+        spec: Box<DeploymentSpec>,
+        within: BTreeSet<DeviceId>,
+    },
+    Withdraw {
+        name: DeploymentName,
+        force: bool,
+    },
     /// The lease ends, and its devices are wiped before anybody else has them.
     Release,
     /// The lease is somebody else's from now on.

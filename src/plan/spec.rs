@@ -1,5 +1,6 @@
 //! The hash by which a container is known to be what a score asks for: the agent labels containers with it
-//! (`label::SPEC_HASH`), and whoever compares a device with its desired state computes it again.
+//! (`label::SPEC_HASH`), and whoever compares a device with its desired state computes it again. It has no key and is of the values of
+//! `env` as well, so it stands nowhere but on the device, where who reads it may read those too.
 
 use crate::model::workload::{PodmanService, Score};
 use sha2::{Digest, Sha256};

@@ -163,11 +163,12 @@ impl Check<'_> {
         found.extend(self.containers().filter(|container| !known(container)).map(|extra| self.extra(extra)));
     }
 
-    /// What of a service is not as desired.
+    /// What of a service is not as desired. The hashes themselves are not told: they are of the values of `env` too, which are
+    /// short enough to be guessed from one, and a mismatch stands in events and bundles.
     fn service(&self, service: &PodmanService) -> Option<Mismatch> {
         let hash = spec::hash(service);
         let mut seen = self.containers().filter(|container| container.name == service.name.as_str());
-        let expected = format!("one, running, with spec hash {hash}");
+        let expected = "one, running, with the desired spec hash";
         let at = Place::Container(service.name.to_string());
         let Some(one) = seen.next() else { return Some(self.mismatch(at, expected, "none")) };
         let more = seen.count();
@@ -180,7 +181,12 @@ impl Check<'_> {
         if lives && one.hash == hash {
             return None;
         }
-        Some(self.mismatch(at, expected, format!("{} with spec hash {}", one.state, quoted(&one.hash))))
+        let label = match one.hash.as_str() {
+            "" => "without a spec hash",
+            same if same == hash => "with the desired spec hash",
+            _ => "with another spec hash",
+        };
+        Some(self.mismatch(at, expected, format!("{} {label}", one.state)))
     }
 
     fn unwanted(&self, found: &mut Vec<Mismatch>) {
@@ -195,15 +201,8 @@ impl Check<'_> {
     }
 
     fn extra(&self, container: &Container) -> Mismatch {
-        let Container { name, state, hash, .. } = container;
-        let seen = format!("{state} with spec hash {}", quoted(hash));
-        self.mismatch(Place::Container(name.clone()), "none", seen)
+        self.mismatch(Place::Container(container.name.clone()), "none", container.state.clone())
     }
-}
-
-/// A label's value, or that there is none.
-fn quoted(hash: &str) -> &str {
-    if hash.is_empty() { "(none)" } else { hash }
 }
 
 #[cfg(test)]
@@ -307,32 +306,34 @@ mod tests {
             ),
             (
                 |view| view.containers.truncate(1),
-                &["lab-1: web: container once: expected one, running, with spec hash HASH1, found none"],
+                &[
+                    "lab-1: web: container once: expected one, running, with the desired spec hash, found none",
+                ],
             ),
             (
                 |view| view.containers[0].hash = "other".to_owned(),
-                &["lab-1: web: container hello: expected one, running, with spec hash HASH0, \
-                   found running with spec hash other"],
+                &["lab-1: web: container hello: expected one, running, with the desired spec hash, \
+                   found running with another spec hash"],
             ),
             (
                 |view| view.containers[0].hash.clear(),
-                &["lab-1: web: container hello: expected one, running, with spec hash HASH0, \
-                   found running with spec hash (none)"],
+                &["lab-1: web: container hello: expected one, running, with the desired spec hash, \
+                   found running without a spec hash"],
             ),
             (
                 |view| view.containers[0].state = "exited".to_owned(),
-                &["lab-1: web: container hello: expected one, running, with spec hash HASH0, \
-                   found exited with spec hash HASH0"],
+                &["lab-1: web: container hello: expected one, running, with the desired spec hash, \
+                   found exited with the desired spec hash"],
             ),
             (
                 |view| view.containers.push(container("hello", "running", "x")),
                 &[
-                    "lab-1: web: container hello: expected one, running, with spec hash HASH0, found 2 of them",
+                    "lab-1: web: container hello: expected one, running, with the desired spec hash, found 2 of them",
                 ],
             ),
             (
                 |view| view.containers.push(container("stray", "running", "x")),
-                &["lab-1: web: container stray: expected none, found running with spec hash x"],
+                &["lab-1: web: container stray: expected none, found running"],
             ),
             (
                 |view| view.desired.get_mut(&web()).unwrap().1 = None,
@@ -346,19 +347,14 @@ mod tests {
                 &[
                     "lab-1: web: index: expected no entry, found generation 3",
                     "lab-1: web: status: expected no status, found Running at generation 3",
-                    "lab-1: web: container hello: expected none, found running with spec hash HASH0",
+                    "lab-1: web: container hello: expected none, found running",
                 ],
             ),
         ];
         for (change, expected) in table {
             let mut view = converged();
             change(&mut view);
-            let hashes = hashes();
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|line| line.replace("HASH0", &hashes[0]).replace("HASH1", &hashes[1]))
-                .collect();
-            assert_eq!(told(&view), expected);
+            assert_eq!(told(&view), *expected);
         }
     }
 }

@@ -20,7 +20,8 @@ fn standings(rows: &[Value]) -> Vec<(String, String, String)> {
 }
 
 fn running(wanted: &[(&str, &str)]) -> Vec<(String, String, String)> {
-    let row = |(name, device): &(&str, &str)| ((*name).to_owned(), (*device).to_owned(), "Running".to_owned());
+    let row =
+        |(name, device): &(&str, &str)| ((*name).to_owned(), (*device).to_owned(), "Running".to_owned());
     wanted.iter().map(row).collect()
 }
 
@@ -30,7 +31,8 @@ async fn what_files_say_is_kept_on_the_devices_of_whoever_holds_them() {
     let coordinator = bench.coordinator().await;
     let (ann, eve) = (bench.login("ann", "user").await, bench.login("eve", "viewer").await);
     let files = bench.path("deployments");
-    let (dir, hello) = (files.to_str().unwrap(), std::fs::read_to_string("lab/deployments/hello.toml").unwrap());
+    let (dir, hello) =
+        (files.to_str().unwrap(), std::fs::read_to_string("lab/deployments/hello.toml").unwrap());
     std::fs::create_dir(&files).unwrap();
     std::fs::write(files.join("everywhere.toml"), &hello).unwrap();
     let one = hello.replace("[selector]", "[selector]\ndevices = [\"team-box-1\"]");

@@ -250,13 +250,13 @@ async fn a_mismatch_is_named_with_device_deployment_container_and_what_was_found
     assert_eq!(ended.code, Some(1), "{}\n{}", ended.stdout, ended.stderr);
     let told = ended.stdout.lines().find(|line| line.contains("\"kind\":\"ended\"")).unwrap_or_default();
     for mismatch in [
-        "db: container store: expected one, running, with spec hash",
+        "db: container store: expected one, running, with the desired spec hash",
         "found none",
         "web: receipt: expected revision",
         "web: status: expected Running at generation 2, revision",
         "found Running at generation 1, revision",
-        "web: container hello: expected one, running, with spec hash",
-        "found running with spec hash",
+        "web: container hello: expected one, running, with the desired spec hash",
+        "found running with another spec hash",
     ] {
         assert!(told.contains(mismatch), "{mismatch:?} is not in:\n{told}\n{}", ended.stdout);
     }

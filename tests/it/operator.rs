@@ -54,7 +54,7 @@ async fn device(bus: Bus, id: DeviceId, online: Arc<AtomicBool>) {
         while !online.load(Ordering::SeqCst) {
             sleep(Duration::from_millis(10)).await;
         }
-        let Ok(Pulled::Delivery(delivery)) = durable.pull().await else { continue };
+        let Ok(Pulled::Delivery(delivery)) = durable.pull(SOON).await else { continue };
         while !online.load(Ordering::SeqCst) {
             sleep(Duration::from_millis(10)).await;
         }

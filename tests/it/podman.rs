@@ -239,8 +239,10 @@ async fn limits_reach_the_container_or_are_named_and_its_health_is_found_out() {
         "{{.HostConfig.Memory}} {{.HostConfig.CpuQuota}} {{.HostConfig.PidsLimit}} {{.Config.StopTimeout}}";
     let said = podman.run(&["inspect", "--format", format, "lab-1.shop.web"]).await;
     let expected = [("memory", "33554432"), ("cpu", "50000"), ("pids", "20"), ("stop", "3")];
+    let told = started.limits_not_enforced.join(" ").to_lowercase();
     for ((what, value), said) in expected.into_iter().zip(said.split_whitespace()) {
-        let unheld = started.limits_not_enforced.iter().any(|words| words.to_lowercase().contains(what));
+        // Without root and with cgroups v1, where it can hold none, podman names none of them.
+        let unheld = told.contains(what) || told.contains("resource limits");
         assert!(said == value || unheld, "{what}: {said}; not enforced: {:?}", started.limits_not_enforced);
     }
     let (passed, output) = topology.check_health(&started.id, DEADLINE).await.unwrap();

@@ -152,7 +152,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         let unhealthy = made.iter().find(|service| judge::is_unhealthy(&findings, &service.id));
         let unhealthy = unhealthy.map(|service| service.name.clone());
         drop(findings);
-        let since = |at: Instant| at.duration_since(self.began);
+        let since = |at: Instant| at.duration_since(self.pace.began());
         let Some(effort) = self.efforts.get_mut(name) else { return };
         effort.probation_ends = None;
         match effort.probation.observe(
@@ -163,7 +163,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             since(now),
         ) {
             Trial::Waiting => {}
-            Trial::Until(at) => effort.probation_ends = Some(self.began + at),
+            Trial::Until(at) => effort.probation_ends = Some(self.pace.began() + at),
             Trial::Passed => {
                 let ledger = self.ledgers.entry(name.clone()).or_default();
                 ledger.settle(target, images);

@@ -3,6 +3,7 @@
 use super::lab::{Lab, service};
 use super::{V1, V2, lab};
 use pilab::agent::facts::Facts;
+use pilab::agent::pace::Pace;
 use pilab::agent::policy::Policy;
 use pilab::agent::presence;
 use pilab::bus::observe::observe;
@@ -170,7 +171,8 @@ async fn what_the_server_refused_is_in_the_heartbeat_by_subject() {
 
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let (_notes, notes) = watch::channel(Vec::new());
-    tasks.spawn(presence::run(lab.device.clone(), bus, Arc::new(Facts::default()), notes, shutdown.clone()));
+    let (facts, pace) = (Arc::new(Facts::default()), Pace::begin());
+    tasks.spawn(presence::run(lab.device.clone(), bus, facts, notes, pace, shutdown.clone()));
     let presence = lab.wait_presence(|presence| !presence.denied.is_empty()).await;
     let denied: Vec<_> =
         presence.denied.iter().map(|denied| (denied.action, denied.subject.as_str(), denied.count)).collect();

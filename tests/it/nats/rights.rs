@@ -31,7 +31,7 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
     bus.kv_put(subject::PRESENCE, mine.as_str(), "here").await.unwrap();
     let durable = Durable::new(bus.clone(), subject::DESIRED, subject::durable(&mine));
     for _ in 0..2 {
-        let Pulled::Delivery(delivery) = durable.pull().await.unwrap() else { panic!("nothing to pull") };
+        let Pulled::Delivery(delivery) = durable.pull(SOON).await.unwrap() else { panic!("nothing to pull") };
         assert!(delivery.key.starts_with("lab-one."), "{delivery:?}");
         durable.ack(&delivery).await.unwrap();
     }
