@@ -1,7 +1,9 @@
 //! Services that end, on real podman: started again by the agent, with a pause and with the evidence.
 
 use crate::agent::lab::{Lab, service};
+use crate::podman::until;
 use crate::podman_host::{Podman, V1, podman_or_return};
+use pilab::agent::ports::{ContainerRuntime, ServiceState};
 use pilab::model::workload::{Phase, Status};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -110,5 +112,33 @@ async fn on_failure_starts_again_what_failed_and_not_what_is_done() {
     lab.ledger("shop", |ledger| ledger["good"].is_object()).await;
     let format = "{{.HostConfig.RestartPolicy.Name}} {{.RestartCount}}";
     assert_eq!(podman.run(&["inspect", "--format", format, "lab-1.shop.web"]).await.trim(), "no 0");
+    agent.stop().await;
+}
+
+/// Somebody stops a service that does not want to end: for some seconds podman calls it `stopping`.
+#[tokio::test]
+async fn what_somebody_stops_is_seen_stopping_and_started_again() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    lab.deploy("shop", 1, &[counted(&podman, "trap '' TERM; while :; do sleep 1; done")]).await;
+    lab.phase("shop", Phase::Running).await;
+    let before = podman.topology("lab-1").list_managed_services().await.unwrap().remove(0).id;
+    let stopped = podman.run(&["stop", "--time", "4", "lab-1.shop.web"]);
+    let meanwhile = async {
+        let topology = podman.topology("lab-1");
+        until(&topology, |seen| seen.state == ServiceState::Other("stopping".to_owned())).await;
+        let status = lab.status("shop", |status| status.phase == Phase::Pending).await;
+        assert_eq!(
+            (status.reason.as_str(), starts(&podman)),
+            ("", 1),
+            "nothing is begun beside it: {status:?}"
+        );
+    };
+    tokio::join!(stopped, meanwhile);
+    let status = lab.phase("shop", Phase::Running).await;
+    lab.until("it was started again", || starts(&podman) == 2).await;
+    let after = podman.topology("lab-1").list_managed_services().await.unwrap().remove(0).id;
+    assert_eq!(after, before, "the same container: {status:?}");
     agent.stop().await;
 }

@@ -114,6 +114,28 @@ async fn what_cannot_be_written_to_disk_has_no_receipt() {
 }
 
 #[tokio::test]
+async fn what_is_put_while_a_device_is_away_and_its_durable_lost_is_received_on_its_return() {
+    let Some((lab, fake)) = lab().await else { return };
+    let agent = lab.agent(fake.clone());
+    let (_, revision) = put(&lab, V1).await;
+    lab.phase("shop", Phase::Running).await;
+    receipted(&lab, revision).await;
+    agent.stop().await;
+    let (agent, away) = lab.agent_without_server(fake.clone());
+    lose_durable(&lab).await;
+    let (_, revision) = put(&lab, V2).await;
+    assert!(
+        observe(lab.bus(), &lab.device).await.unwrap().receipt < Some(revision),
+        "nobody has received it"
+    );
+    let _served = lab.serve(away);
+    lab.status("shop", |s| s.generation == 2 && s.phase == Phase::Running).await;
+    receipted(&lab, revision).await;
+    assert_eq!(agent.denied(), 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_volume_outside_what_the_device_allows_is_refused_and_what_runs_stays() {
     let Some((lab, fake)) = lab().await else { return };
     let policy = Policy { allowed_volumes: Some(vec!["/data".into()]) };
