@@ -53,6 +53,8 @@ pub(crate) struct Figures {
     /// Death of a service's conmon → `RuntimeLost` on its key.
     pub(crate) lost: Vec<Duration>,
     pub(crate) idle: Usage,
+    /// What to be woken as often, and to do nothing, took meanwhile.
+    pub(crate) woken: Duration,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -113,13 +115,14 @@ pub(crate) async fn run(plan: &Plan) -> Option<Figures> {
             podman: podman.until_now(),
         });
         if idle.is_none() {
-            let before = bed.usage();
+            let (before, bare) = (bed.usage(), proc::woken(usage.wakeups.max(1), plan.idle));
             tokio::time::sleep(plan.idle).await;
-            idle = Some(before.until_now());
+            idle = Some((before.until_now(), bare.join().unwrap()));
         }
     }
     let program_bytes = std::fs::metadata(&plan.program).unwrap().len();
-    Some(Figures { program_bytes, agent_start, bare_start, bare_return, exit, lost, idle: idle?, steps })
+    let (idle, woken) = idle?;
+    Some(Figures { program_bytes, agent_start, bare_start, bare_return, exit, lost, idle, woken, steps })
 }
 
 fn start(plan: &Plan, lab: &Lab, podman: &Podman) -> tokio::process::Child {

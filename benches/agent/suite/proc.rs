@@ -1,6 +1,7 @@
 //! What a process uses, as the kernel counts it: proc(5).
 
 use std::fs;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -74,6 +75,26 @@ impl Snapshot {
             threads: fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().count(),
         }
     }
+}
+
+/// A thread that is woken so often within a time and does nothing: answers what that takes of a processor. On a virtual machine it
+/// may be most of what an idle process seems to use.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a thread of its own, and to sleep is all that it is there for"
+)]
+pub(crate) fn woken(times: u64, within: Duration) -> JoinHandle<Duration> {
+    std::thread::spawn(move || {
+        let ran = || {
+            let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+        };
+        let before = ran();
+        for _ in 0..times {
+            std::thread::sleep(within / u32::try_from(times).unwrap());
+        }
+        ran() - before
+    })
 }
 
 fn read(pid: u32, file: &str) -> String {

@@ -43,7 +43,8 @@ fn verdict(met: bool) -> &'static str {
 
 /// Both tables.
 pub(crate) fn markdown(figures: &Figures) -> String {
-    let Figures { program_bytes, agent_start, bare_start, bare_return, exit, lost, idle, steps } = figures;
+    let Figures { program_bytes, agent_start, bare_start, bare_return, exit, lost, idle, woken, steps } =
+        figures;
     let mut text = String::from("| what | measured | bound | met |\n|---|---|---|---|\n");
     let mut row = |what: &str, measured: String, bound: String, met: Option<bool>| {
         let met = met.map_or("", verdict);
@@ -65,6 +66,9 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     let wakeups = u32::try_from(idle.wakeups).unwrap();
     let measured = format!("{cpu:.3} %, {:.1} wake-ups/s", f64::from(wakeups) / idle.time.as_secs_f64());
     row("processor time meanwhile", measured, bound(MAX_IDLE_CPU, "%"), Some(cpu <= MAX_IDLE_CPU));
+    let bare = 100.0 * woken.as_secs_f64() / idle.time.as_secs_f64();
+    let what = "a thread that is woken as often and does nothing, meanwhile";
+    row(what, format!("{bare:.3} %"), String::new(), None);
     row("KV put → container started", spread(agent_start), String::new(), None);
     row("bare `podman run -d` → container started", spread(bare_start), String::new(), None);
     row("bare `podman run -d` → it returned", spread(bare_return), String::new(), None);
