@@ -7,7 +7,7 @@ use pilab::model::ledger::Record;
 use pilab::model::workload::{Index, Presence, Status};
 use pilab::wire::boot::{Boot, EventsOf, UploadAsked, UploadPiece};
 use pilab::wire::console::{ConsoleBreak, ConsoleChunk, ConsoleRead, ConsoleWrite};
-use pilab::wire::deploying::{Deploy, StatusAsked, Undeploy, VerifyAsked};
+use pilab::wire::deploying::{Apply, Deploy, StatusAsked, Undeploy, VerifyAsked, Withdraw};
 use pilab::wire::fleet::{ExecRequest, LogsRequest, Pong};
 use pilab::wire::lending::{
     DeviceAsked, Extend, HealthSaid, LeaseAsked, LeaseRef, LoginAsked, LogoutAsked, Power, Reserve, Transfer,
@@ -49,6 +49,11 @@ pub(crate) fn corpus() -> Vec<Vec<u8>> {
         json!({ "device": "lab-vm-1", "from": 7, "wait": duration }),
         json!({ "device": "lab-vm-1", "bytes": "AP8K" }),
         json!({ "device": "lab-vm-1", "deployment": "web", "score": score }),
+        json!({
+            "lease": "l-1",
+            "spec": { "name": "web", "selector": { "model": "vm-aarch64", "labels": { "a": "b" } }, "score": score }
+        }),
+        json!({ "lease": null, "deployment": "web", "force": true }),
         json!({ "device": "lab-vm-1", "within": duration }),
         json!({ "device": "lab-vm-1", "what": { "kind": "image", "image": null } }),
         json!({ "device": "lab-vm-1", "what": { "kind": "kernel", "kernel": file, "initramfs": file, "cmdline": "a" } }),
@@ -98,6 +103,7 @@ pub(crate) fn run(bytes: &[u8]) {
     reads::<ConsoleChunk>(bytes);
     // Requests of users.
     reads::<Admit>(bytes);
+    reads::<Apply>(bytes);
     reads::<Boot>(bytes);
     reads::<BundleRead>(bytes);
     reads::<ConsoleBreak>(bytes);
@@ -127,4 +133,5 @@ pub(crate) fn run(bytes: &[u8]) {
     reads::<UploadAsked>(bytes);
     reads::<UploadPiece>(bytes);
     reads::<VerifyAsked>(bytes);
+    reads::<Withdraw>(bytes);
 }
