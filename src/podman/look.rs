@@ -115,7 +115,10 @@ impl PodmanTopology {
             Err(_) => {
                 let found = self.by_parts().await?;
                 if !found.is_empty() {
-                    tracing::warn!("podman does not list all of its containers; found {} by parts", found.len());
+                    tracing::warn!(
+                        "podman does not list all of its containers; found {} by parts",
+                        found.len()
+                    );
                     self.looks.listed(&found);
                     *list = Some(open);
                     return Ok(found);

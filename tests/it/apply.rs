@@ -1,9 +1,10 @@
 //! Deployments of files through the program itself: applied, changed, withdrawn, by whoever holds the devices.
 
 use crate::coordinator::Bench;
-use crate::support::program::finish;
+use crate::support::program::{PATIENCE, finish};
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::{Instant, sleep};
 
 const DEVICES: [&str; 2] = ["team-box-1", "team-box-2"];
 
@@ -60,8 +61,16 @@ async fn what_files_say_is_kept_on_the_devices_of_whoever_holds_them() {
     // Given on, it stays, and is the next one's to change.
     bench.pilab(&["transfer", &lease, "ann"]).await.done();
     let ann = async |args: &[&str]| bench.as_user(&ann, args).await;
-    let seen = ann(&["deployments", "--json"]).await.done().json();
-    assert_eq!(standings(&seen), running(&all));
+    // Put anew under the new token, which each device has yet to confirm.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = standings(&ann(&["deployments", "--json"]).await.done().json());
+        if seen == running(&all) {
+            break;
+        }
+        assert!(Instant::now() < deadline && seen.len() == all.len(), "{seen:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
     bench.pilab(&["withdraw", "one"]).await.refused("you hold no device");
 
     // A file that selects another device moves it, and one that is gone is withdrawn if that is asked for.

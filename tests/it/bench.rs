@@ -15,5 +15,5 @@ async fn every_figure_is_measured() {
     };
     assert!(!figures.idle.forked, "the agent starts no process");
     let text = suite::table::markdown(&figures);
-    assert_eq!(text.lines().filter(|line| line.starts_with("| ")).count(), 11 + 3, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("| ")).count(), 12 + 3, "{text}");
 }

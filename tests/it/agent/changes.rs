@@ -86,7 +86,8 @@ async fn a_look_from_before_the_change_was_made_judges_nothing() {
     // The look that was under way may have begun before that.
     lab.deploy_score("shop", 2, once(V2)).await;
     looks.add_permits(1);
-    fake.until_journal("create").await;
+    // Not the first generation's.
+    fake.until_journal("create c2").await;
     // The act has ended; the next look began while it was under way.
     lab.status("shop", |status| status.message.starts_with("not running yet")).await;
     fake.end("shop", "web", 5);
