@@ -12,8 +12,8 @@ use crate::model::lease::FencingToken;
 use crate::model::workload::{Desired, Index, Owner, Score, Status, WORKLOAD_VERSION};
 use crate::support::chain::Chain;
 use crate::wire::subject;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -22,18 +22,12 @@ use std::time::Duration;
 const ELECTED_WITHIN: Duration = Duration::from_secs(12);
 /// How long a heartbeat counts. Agents beat some three times in it.
 const PRESENCE_MAX_AGE: Duration = Duration::from_secs(60);
-/// The most that the statuses of all devices take: a thousand devices with some sixty deployments each, at 4 KB. A device writes
-/// what it likes under its own name, and the disk behind it is the leases' too. At the bound new keys are refused and those
-/// that are there can be written on.
-const STATUS_MAX_BYTES: i64 = 256 * 1024 * 1024;
 /// How long an agent may take to acknowledge a desired value, which it does once it is on its disk.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How many desired values may be on their way to one agent.
 const MAX_ACK_PENDING: u32 = 64;
 /// JetStream's `consumer not found` (errors.json of nats-server).
 pub(super) const CONSUMER_NOT_FOUND: u64 = 10_014;
-/// JetStream's `stream name already in use with a different configuration`.
-const STREAM_DIFFERS: u64 = 10_058;
 /// How often a write is tried again when somebody else changed the index in between.
 const INDEX_ATTEMPTS: u32 = 5;
 
@@ -88,59 +82,23 @@ pub enum ProvisionError {
 /// wipes the whole `status` bucket.
 pub async fn buckets(bus: &Bus, lab: &LabName) -> Result<(), ProvisionError> {
     let presence = u64::try_from(PRESENCE_MAX_AGE.as_nanos()).unwrap_or(u64::MAX);
-    make(bus, subject::DESIRED, Limits::default()).await?;
-    make(bus, subject::STATUS, Limits { max_bytes: STATUS_MAX_BYTES, ..Limits::default() }).await?;
-    make(bus, subject::PRESENCE, Limits { max_age: presence, ..Limits::default() }).await?;
-    make(bus, &subject::lab_bucket(lab), Limits::default()).await
+    bucket(bus, subject::DESIRED, 0).await?;
+    bucket(bus, subject::STATUS, 0).await?;
+    bucket(bus, subject::PRESENCE, presence).await?;
+    bucket(bus, &subject::lab_bucket(lab), 0).await
 }
 
 /// Makes the bucket of a lab's ledger, if it is not there. Its deletion marks can be removed: each lease leaves some.
 pub async fn ledger_bucket(bus: &Bus, lab: &LabName) -> Result<(), ProvisionError> {
-    make(bus, &subject::ledger_bucket(lab), Limits { deny_delete: false, ..Limits::default() }).await
+    make(bus, &subject::ledger_bucket(lab), 0, false).await
 }
 
-/// In what buckets differ.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// In nanoseconds, 0 for ever.
-    max_age: u64,
-    /// Of all entries together, -1 for as many as there are.
-    max_bytes: i64,
-    deny_delete: bool,
+async fn bucket(bus: &Bus, name: &str, max_age: u64) -> Result<(), ProvisionError> {
+    make(bus, name, max_age, true).await
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_age: 0, max_bytes: -1, deny_delete: true }
-    }
-}
-
-/// Creating a stream again with the same configuration is no error. One from before there was a bound gets it; a bound that
-/// somebody has set is left.
-async fn make(bus: &Bus, name: &str, limits: Limits) -> Result<(), ProvisionError> {
-    let Err(refused) = create(bus, name, limits).await else { return Ok(()) };
-    let BusError::Refused { err_code: STREAM_DIFFERS, .. } = refused else { return Err(refused.into()) };
-    let stream = subject::stream(name);
-    let StreamInfo { mut config } = bus.look(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
-    match config.get("max_bytes").and_then(Value::as_i64) {
-        Some(max_bytes) if max_bytes > 0 => {
-            return Ok(create(bus, name, Limits { max_bytes, ..limits }).await?);
-        }
-        _ if limits.max_bytes < 0 => return Err(refused.into()),
-        _ => config.insert("max_bytes".to_owned(), json!(limits.max_bytes)),
-    };
-    bus.api::<Value>(&format!("STREAM.UPDATE.{stream}"), &Value::Object(config)).await?;
-    // Says whether it is all that differed.
-    Ok(create(bus, name, limits).await?)
-}
-
-#[derive(Deserialize)]
-struct StreamInfo {
-    config: serde_json::Map<String, Value>,
-}
-
-async fn create(bus: &Bus, name: &str, limits: Limits) -> Result<(), BusError> {
-    let Limits { max_age, max_bytes, deny_delete } = limits;
+/// `max_age` in nanoseconds, 0 for ever. Creating a stream again with the same configuration is no error.
+async fn make(bus: &Bus, name: &str, max_age: u64, deny_delete: bool) -> Result<(), ProvisionError> {
     let stream = subject::stream(name);
     let config = json!({
         "name": stream,
@@ -150,7 +108,7 @@ async fn create(bus: &Bus, name: &str, limits: Limits) -> Result<(), BusError> {
         "discard": "new",
         "num_replicas": bus.replicas(),
         "max_msgs": -1,
-        "max_bytes": max_bytes,
+        "max_bytes": -1,
         "max_age": max_age,
         "max_msgs_per_subject": 1,
         "max_consumers": -1,
@@ -158,7 +116,8 @@ async fn create(bus: &Bus, name: &str, limits: Limits) -> Result<(), BusError> {
         "deny_delete": deny_delete,
         "allow_direct": true,
     });
-    bus.api::<Value>(&format!("STREAM.CREATE.{stream}"), &config).await.map(drop)
+    bus.api::<Value>(&format!("STREAM.CREATE.{stream}"), &config).await?;
+    Ok(())
 }
 
 /// Makes a device's durable where there is none: one that was lost begins at the last value of each key, all

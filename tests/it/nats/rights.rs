@@ -9,7 +9,6 @@ use pilab::bus::issuer::COORDINATOR;
 use pilab::bus::provision;
 use pilab::model::id::UserName;
 use pilab::wire::subject;
-use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_sees_and_writes_its_own_keys_alone() {
@@ -36,48 +35,6 @@ async fn a_device_sees_and_writes_its_own_keys_alone() {
         durable.ack(&delivery).await.unwrap();
     }
     assert!(bus.connection().borrow().denied.is_none(), "normal operation breaks no rule");
-    lab.stop().await;
-}
-
-/// A device writes as many keys of its own as it likes. What that takes is bounded, also in a bucket from before it was,
-/// and whoever has a status there can go on writing it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_fills_the_bucket_of_statuses_meets_its_bound() {
-    let lab = Lab::start().await;
-    let coordinator = lab.coordinator().await;
-    let config = async || {
-        let info: Value = coordinator.api("STREAM.INFO.KV_status", &Value::Null).await.unwrap();
-        info["config"].clone()
-    };
-    let bound = config().await["max_bytes"].as_i64().unwrap();
-    assert!((1 << 20..=1 << 30).contains(&bound), "{bound}");
-    let bounded_to = async |max_bytes: i64| {
-        let mut changed = config().await;
-        changed["max_bytes"] = json!(max_bytes);
-        coordinator.api::<Value>("STREAM.UPDATE.KV_status", &changed).await.unwrap();
-        provision::buckets(&coordinator, &lab_name()).await.unwrap();
-        config().await["max_bytes"].as_i64().unwrap()
-    };
-    assert_eq!(bounded_to(-1).await, bound, "one from before gets the bound");
-    // Smaller, as a site may set it, so that it is met soon.
-    assert_eq!(bounded_to(1 << 20).await, 1 << 20);
-
-    let (one, two) = (lab.device("lab-one").await, lab.device("lab-two").await);
-    let status = vec![b'x'; 10_000];
-    two.kv_put(subject::STATUS, "lab-two.web", status.clone()).await.unwrap();
-    let mut taken = 0;
-    let refused = loop {
-        match one.kv_put(subject::STATUS, &format!("lab-one.k{taken}"), vec![b'x'; 200_000]).await {
-            Ok(_) if taken < 10 => taken += 1,
-            other => break other,
-        }
-    };
-    // JetStream's `maximum bytes exceeded`.
-    assert!(matches!(refused, Err(BusError::Refused { err_code: 10_077, .. })), "{refused:?}");
-    assert_eq!(taken, 5, "of 200 kB in 1 MiB");
-    two.kv_put(subject::STATUS, "lab-two.web", status).await.unwrap();
-    let info: Value = coordinator.api("STREAM.INFO.KV_status", &Value::Null).await.unwrap();
-    assert!(info["state"]["bytes"].as_i64().unwrap() <= 1 << 20, "{info}");
     lab.stop().await;
 }
 
