@@ -85,6 +85,16 @@ impl TftpOptions {
     }
 }
 
+/// Rings a bell when it is dropped.
+struct Ring(Arc<OwnedFd>);
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // A counter that is as high as it goes has been rung often enough.
+        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+}
+
 /// A server with its sockets open.
 #[derive(Debug)]
 pub struct TftpServer {
@@ -134,7 +144,9 @@ impl TftpServer {
         let address = self.address;
         let failed = |source: Errno| TftpError::Thread { address, source: source.into() };
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?);
-        let ring = Arc::clone(&bell);
+        // Rung by its end, however that comes: where the runtime is taken down, no task is told to end, and the thread would
+        // be waited for in vain.
+        let ring = Ring(Arc::clone(&bell));
         tracker.spawn_blocking(move || {
             if let Err(error) = self.serve(files.as_ref(), &Teller::new(events), &bell) {
                 tracing::error!(%error, %address, "the TFTP server ended");
@@ -142,8 +154,7 @@ impl TftpServer {
         });
         tracker.spawn(async move {
             token.cancelled().await;
-            // A counter that is as high as it goes has been rung often enough.
-            let _ = rustix::io::write(&*ring, &1_u64.to_ne_bytes());
+            drop(ring);
         });
         Ok(())
     }
