@@ -3,8 +3,7 @@
 //! podman's list takes each container's lock in turn, so one call that hangs with a lock (a frozen OCI
 //! runtime, a mount that does not answer, a stopped process of podman's) holds up the list of all. What is
 //! known of containers needs no list: each is then asked for by itself, and the silent one is `stuck`. The
-//! filters are applied before the locks are taken. An agent that starts meanwhile knows of none, and asks for the list by parts: those
-//! whose ids begin alike.
+//! filters are applied before the locks are taken.
 //!
 //! A call that did not answer is kept and not made again while it is open: each occupies a thread of
 //! podman's.
@@ -31,8 +30,6 @@ const ONE_PATIENCE: Duration = Duration::from_secs(5);
 const OPEN: Duration = Duration::from_secs(120);
 /// The state of a container that does not answer.
 const STUCK: &str = "stuck";
-/// What ids are made of.
-const DIGITS: &str = "0123456789abcdef";
 
 type Open = BoxFuture<'static, Result<Answer, RuntimeError>>;
 
@@ -111,20 +108,8 @@ impl PodmanTopology {
                 *list = Some(open);
                 return self.one_by_one(one).await;
             }
-            // Nothing can be asked for by its id: podman's service starts, or this agent just did.
-            Err(_) => {
-                let found = self.by_parts().await?;
-                if !found.is_empty() {
-                    tracing::warn!(
-                        "podman does not list all of its containers; found {} by parts",
-                        found.len()
-                    );
-                    self.looks.listed(&found);
-                    *list = Some(open);
-                    return Ok(found);
-                }
-                open.await?
-            }
+            // Nothing can be asked for: podman's service starts, or this agent just did.
+            Err(_) => open.await?,
         };
         one.clear();
         let listed = services(&answer, "list containers")?;
@@ -164,36 +149,7 @@ impl PodmanTopology {
         Ok(found)
     }
 
-    /// All services but a stuck one, where none is known yet. A part of the list that does not answer is divided once more: what is
-    /// missing is what lies in one of 256 parts with the stuck one. None are found where no part answers: podman itself does not.
-    async fn by_parts(&self) -> Result<Vec<ManagedService>, RuntimeError> {
-        let (mut found, silent) = self.divided("").await?;
-        if silent.len() < DIGITS.len() {
-            for part in silent {
-                found.extend(self.divided(&part).await?.0);
-            }
-        }
-        Ok(found)
-    }
-
-    /// The services of each part, and the parts that do not answer. Their calls are given up: this happens once in an agent's life.
-    async fn divided(&self, part: &str) -> Result<(Vec<ManagedService>, Vec<String>), RuntimeError> {
-        let ask = |digit| async move {
-            let part = format!("{part}{digit}");
-            let call = self.list_call("list some containers".to_owned(), Some(&format!("^{part}")));
-            (part, tokio::time::timeout(ONE_PATIENCE, call).await)
-        };
-        let (mut found, mut silent) = (Vec::new(), Vec::new());
-        for (part, answer) in join_all(DIGITS.chars().map(ask)).await {
-            match answer {
-                Ok(answer) => found.extend(services(&answer?, "list some containers")?),
-                Err(_) => silent.push(part),
-            }
-        }
-        Ok((found, silent))
-    }
-
-    /// Asks for all services, or for those whose ids this matches. Init containers carry no such label.
+    /// Asks for all services, or for the one with this id. Init containers carry no such label.
     fn list_call(&self, operation: String, id: Option<&str>) -> Open {
         let labels = [
             format!("{}={}", label::MANAGED_BY, label::AGENT),

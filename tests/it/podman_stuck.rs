@@ -87,31 +87,3 @@ async fn one_stuck_container_stalls_no_other_deployment() {
     lab.status("one", before).await;
     agent.stop().await;
 }
-
-#[tokio::test]
-async fn an_agent_that_starts_beside_a_stuck_container_stalls_no_other_deployment_either() {
-    let podman = podman_or_return!();
-    let Some(lab) = Lab::start().await else { return };
-    let agent = lab.agent(podman.topology("lab-1"));
-    for name in ["one", "two"] {
-        lab.deploy(name, 1, &[web(V1)]).await;
-        lab.phase(name, Phase::Running).await;
-    }
-    let id = ["inspect", "--format", "{{.Id}}", "lab-1.two.web"];
-    let two = podman.run(&id).await;
-    let stuck = Stuck::make(&podman, "lab-1.one.web").await;
-    agent.stop().await;
-    let agent = lab.agent(podman.topology("lab-1"));
-    lab.deploy("three", 1, &[web(V1)]).await;
-    lab.phase("three", Phase::Running).await;
-    lab.phase("two", Phase::Running).await;
-    assert!(!Stuck::lists(&podman).await, "its lock was held all the time");
-    assert_eq!(podman.run(&id).await, two, "what runs is left alone");
-    let told = lab.status("one", |status| status.phase == Phase::Pending).await;
-    eprintln!("the stuck one is told as {:?}: {}", told.reason, told.message);
-
-    drop(stuck);
-    let again = |status: &Status| status.phase == Phase::Running && status.services[0].state == "running";
-    lab.status("one", again).await;
-    agent.stop().await;
-}
