@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep};
 
 /// How often it is asked whether it is so: the coordinator looks five times a second while something is under way.
 const PAUSE: Duration = Duration::from_millis(200);
+/// What is said of a deployment of which nothing is known.
+const UNSEEN: &str = "not looked at yet; where it stays so, the coordinator's log says why";
 
 /// Has the coordinator keep what the files say.
 pub async fn apply(local: &dyn Local, args: ApplyArgs, ui: Ui) -> Result<Exit, CliError> {
@@ -34,7 +36,7 @@ pub async fn apply(local: &dyn Local, args: ApplyArgs, ui: Ui) -> Result<Exit, C
         let name = spec.name.clone();
         let body = Apply { lease: lease.clone(), spec };
         let Applied { lease: under, devices } = client.ask(deploying::APPLY, &body).await?;
-        if devices.is_empty() {
+        if devices.is_some_and(|devices| devices.is_empty()) {
             ui.note(&format!("{name} selects none of the devices of {under}"));
         }
         lease = Some(under);
@@ -94,7 +96,8 @@ async fn settle(
         let mut rows = rows(client).await?;
         let is_named = |name: &DeploymentName| wanted.contains(name) || unwanted.contains(name);
         rows.retain(|row| row.lease == *lease && is_named(&row.deployment));
-        let standings = rows.iter().map(|row| standing(wanted.contains(&row.deployment), &row.devices));
+        let standings =
+            rows.iter().map(|row| standing(wanted.contains(&row.deployment), row.devices.as_ref()));
         let missing = wanted.iter().any(|name| !rows.iter().any(|row| row.deployment == *name));
         let worst = standings.max().unwrap_or(Standing::Done);
         let worst = if missing { worst.max(Standing::UnderWay) } else { worst };
@@ -123,7 +126,9 @@ enum Standing {
     Wrong,
 }
 
-fn standing(is_wanted: bool, devices: &DeploymentReport) -> Standing {
+/// None has not been looked at yet.
+fn standing(is_wanted: bool, devices: Option<&DeploymentReport>) -> Standing {
+    let Some(devices) = devices else { return Standing::UnderWay };
     let of = |state| match (state, is_wanted) {
         (DeviceState::Running, true) | (DeviceState::Orphaned, _) => Standing::Done,
         (DeviceState::Failed | DeviceState::Conflict, true) => Standing::Wrong,
@@ -139,6 +144,11 @@ fn print(rows: &[DeploymentRow], json: JsonArgs, ui: Ui) -> Result<(), CliError>
     let head = ["deployment", "lease", "device", "state", "message"].map(str::to_owned).to_vec();
     let mut lines = vec![head];
     for DeploymentRow { lease, deployment, devices } in rows {
+        let Some(devices) = devices else {
+            let unseen = [deployment.as_str(), lease.as_str(), "-", "-", UNSEEN];
+            lines.push(unseen.map(str::to_owned).to_vec());
+            continue;
+        };
         lines.extend(devices.iter().map(|(device, told)| {
             let (state, message) = (format!("{:?}", told.state), printable(&told.message));
             vec![deployment.to_string(), lease.to_string(), device.to_string(), state, message]
@@ -172,7 +182,8 @@ mod tests {
                 (id, DeviceReport { state, message: String::new() })
             };
             let devices = states.iter().enumerate().map(report).collect();
-            assert_eq!(standing(is_wanted, &devices), expected, "{is_wanted} {states:?}");
+            assert_eq!(standing(is_wanted, Some(&devices)), expected, "{is_wanted} {states:?}");
         }
+        assert_eq!([true, false].map(|is_wanted| standing(is_wanted, None)), [Standing::UnderWay; 2]);
     }
 }

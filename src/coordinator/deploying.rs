@@ -7,6 +7,7 @@ use super::refusal::Refusal;
 use super::session::Session;
 use crate::bus::observe::observe;
 use crate::bus::provision::{self, ProvisionError};
+use crate::model::deployment::DeploymentReport;
 use crate::model::id::{DeploymentName, LeaseId};
 use crate::model::lease::Lease;
 use crate::plan::lease::{Book, Caller, Now};
@@ -58,7 +59,7 @@ impl Lending {
         let within = session.seats.iter().map(|seat| seat.id().clone()).collect();
         let applied = self.operator.apply(spec, session.held.clone(), within).await;
         applied.map_err(|e| Refusal::new(Chain(&e).to_string()))?;
-        Ok(self.applied(lease, name))
+        Ok(Applied { devices: self.report_on(&lease, &name), lease })
     }
 
     pub(super) async fn withdraw(&self, by: &Caller, asked: Withdraw) -> Result<Applied, Refusal> {
@@ -67,13 +68,11 @@ impl Lending {
         let withdrawn = self.operator.withdraw(deployment.clone(), session.held.clone(), force).await;
         withdrawn
             .map_err(|e| Refusal::hinted(Chain(&e).to_string(), "pilab deployments lists those of files"))?;
-        Ok(self.applied(lease, deployment))
+        Ok(Applied { devices: self.report_on(&lease, &deployment), lease })
     }
 
-    fn applied(&self, lease: LeaseId, name: DeploymentName) -> Applied {
-        let reports = self.operator.reports();
-        let devices = reports.borrow().get(&(lease.clone(), name)).cloned().unwrap_or_default();
-        Applied { lease, devices }
+    fn report_on(&self, lease: &LeaseId, name: &DeploymentName) -> Option<DeploymentReport> {
+        self.operator.reports().borrow().get(&(lease.clone(), name.clone())).cloned().flatten()
     }
 
     /// Those of leases that stand: a lease's end is known here before the operator has looked.

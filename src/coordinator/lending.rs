@@ -320,7 +320,7 @@ impl Lending {
             }
         });
         let mut failed: Vec<_> = join_all(fences).await.into_iter().filter_map(Result::err).collect();
-        match timeout(FENCE_TIMEOUT, self.operator.give_on(lease.held())).await {
+        match timeout(FENCE_TIMEOUT, self.operator.look()).await {
             Ok(given) => failed.extend(given.err().map(|e| Chain(&e).to_string())),
             Err(_) => failed.push("its deployments of files are still looked after".to_owned()),
         }

@@ -48,8 +48,9 @@ impl Session {
         }
         let mut reports = self.operator.reports();
         let key = (self.held.lease.clone(), deployment.clone());
-        let is_so = |report: Option<&DeploymentReport>| match report {
-            Some(report) => {
+        let is_so = |report: Option<&Option<DeploymentReport>>| match report {
+            Some(None) => false,
+            Some(Some(report)) => {
                 !wanted.is_empty()
                     && report
                         .iter()
@@ -70,8 +71,12 @@ impl Session {
     }
 }
 
-fn describe(report: Option<&DeploymentReport>) -> String {
-    let Some(report) = report else { return "gone from all devices".to_owned() };
+fn describe(report: Option<&Option<DeploymentReport>>) -> String {
+    let report = match report {
+        None => return "gone from all devices".to_owned(),
+        Some(None) => return "not looked at yet".to_owned(),
+        Some(Some(report)) => report,
+    };
     let devices = report.iter().map(|(id, device)| format!("{id} {:?} ({})", device.state, device.message));
     devices.collect::<Vec<_>>().join(", ")
 }

@@ -1,9 +1,10 @@
 //! Keeps deployments that files describe on the devices they select: one task, level-triggered.
 //!
-//! It holds nothing that NATS does not: a pass reads a record and what stands on its devices, `plan`
-//! decides, and it writes. So it may be stopped between any two writes. A command is answered once its record is written and has
+//! It holds nothing that NATS and the ledger do not: a pass reads a record, whose lease that is now and what stands on its
+//! devices, `plan` decides, and it writes. So it may be stopped between any two writes. A command is answered once its record is written and has
 //! been looked at: what is told afterwards is of what was commanded.
 
+use super::ledger::LedgerHandle;
 use crate::bus::connect::Bus;
 use crate::bus::deployments as kept;
 use crate::bus::error::BusError;
@@ -34,8 +35,9 @@ const COMMANDS: usize = 16;
 /// How often a command's write is tried again when the record changed in between.
 const ATTEMPTS: u32 = 5;
 
-/// Where each deployment stands, by the lease under which it was applied. Two leases may have deployments of one name.
-pub type Reports = BTreeMap<(LeaseId, DeploymentName), DeploymentReport>;
+/// Where each deployment stands, by the lease under which it was applied; none until it has been looked at. Two leases may
+/// have deployments of one name.
+pub type Reports = BTreeMap<(LeaseId, DeploymentName), Option<DeploymentReport>>;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -76,21 +78,24 @@ type Answer = oneshot::Sender<Result<(), OperatorError>>;
 
 enum Change {
     Apply {
+        held: LeaseToken,
         spec: Box<DeploymentSpec>,
         within: BTreeSet<DeviceId>,
     },
     Withdraw {
+        held: LeaseToken,
         name: DeploymentName,
         force: bool,
     },
     /// The lease ends, and its devices are wiped before anybody else has them.
-    Release,
-    /// The lease is somebody else's from now on.
-    GiveOn,
+    Release {
+        held: LeaseToken,
+    },
+    /// Nothing but that all is looked at now.
+    Look,
 }
 
 struct Command {
-    held: LeaseToken,
     change: Change,
     answer: Answer,
 }
@@ -105,18 +110,19 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts the task, which ends with `stop`. `inventory` are the lab's devices.
+    /// Starts the task, which ends with `stop`. `inventory` are the lab's devices; `ledger` says whose they are.
     pub fn start(
         bus: Bus,
         lab: LabName,
         inventory: Vec<Device>,
+        ledger: LedgerHandle,
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (told, reports) = watch::channel(Reports::new());
         let inventory = Arc::new(Mutex::new(inventory));
-        let task = Task { bus, lab, inventory: Arc::clone(&inventory), told };
+        let task = Task { bus, lab, inventory: Arc::clone(&inventory), ledger, told };
         tracker.spawn(task.run(inbox, stop));
         Self { commands, reports, inventory }
     }
@@ -139,7 +145,7 @@ impl Operator {
         held: LeaseToken,
         within: BTreeSet<DeviceId>,
     ) -> Result<(), OperatorError> {
-        self.command(held, Change::Apply { spec: Box::new(spec), within }).await
+        self.command(Change::Apply { held, spec: Box::new(spec), within }).await
     }
 
     /// Takes a deployment off all devices. With `force`, those that have not confirmed it are not waited for.
@@ -149,23 +155,23 @@ impl Operator {
         held: LeaseToken,
         force: bool,
     ) -> Result<(), OperatorError> {
-        self.command(held, Change::Withdraw { name, force }).await
+        self.command(Change::Withdraw { held, name, force }).await
     }
 
     /// Forgets what was applied under a lease that ends: its devices are wiped before anybody has them.
     pub async fn release(&self, held: LeaseToken) -> Result<(), OperatorError> {
-        self.command(held, Change::Release).await
+        self.command(Change::Release { held }).await
     }
 
-    /// What was applied under the lease is kept under this token from now on: it has been given to somebody else, who finds
-    /// the devices as they were.
-    pub async fn give_on(&self, held: LeaseToken) -> Result<(), OperatorError> {
-        self.command(held, Change::GiveOn).await
+    /// Looks at all deployments now, and not only at the next turn. What was applied under a lease that has been given on is
+    /// kept under its new token afterwards: the new holder finds the devices as they were.
+    pub async fn look(&self) -> Result<(), OperatorError> {
+        self.command(Change::Look).await
     }
 
-    async fn command(&self, held: LeaseToken, change: Change) -> Result<(), OperatorError> {
+    async fn command(&self, change: Change) -> Result<(), OperatorError> {
         let (answer, answered) = oneshot::channel();
-        let command = Command { held, change, answer };
+        let command = Command { change, answer };
         self.commands.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => OperatorError::Busy,
             mpsc::error::TrySendError::Closed(_) => OperatorError::Gone,
@@ -178,6 +184,7 @@ struct Task {
     bus: Bus,
     lab: LabName,
     inventory: Arc<Mutex<Vec<Device>>>,
+    ledger: LedgerHandle,
     told: watch::Sender<Reports>,
 }
 
@@ -200,8 +207,8 @@ impl Task {
                 }
                 tokio::select! {
                     command = inbox.recv() => match command {
-                        Some(Command { held, change, answer }) => {
-                            done = Some((answer, self.carry_out(&held, change).await));
+                        Some(Command { change, answer }) => {
+                            done = Some((answer, self.carry_out(change).await));
                         }
                         None => return,
                     },
@@ -215,9 +222,10 @@ impl Task {
         }
     }
 
-    async fn carry_out(&self, held: &LeaseToken, change: Change) -> Result<(), OperatorError> {
+    async fn carry_out(&self, change: Change) -> Result<(), OperatorError> {
         match change {
-            Change::Apply { spec, within } => {
+            Change::Look => Ok(()),
+            Change::Apply { held, spec, within } => {
                 let name = spec.name.clone();
                 let applied = |last: Option<Record>| {
                     let (finalizers, orphans) = last.map(|l| (l.finalizers, l.orphans)).unwrap_or_default();
@@ -232,10 +240,10 @@ impl Task {
                     })
                 };
                 // Of what it said before nothing is true any more.
-                self.told.send_modify(|told| drop(told.remove(&(held.lease.clone(), name.clone()))));
-                self.rewrite(held, &name, applied).await
+                self.told.send_modify(|told| drop(told.insert((held.lease.clone(), name.clone()), None)));
+                self.rewrite(&held, &name, applied).await
             }
-            Change::Withdraw { name, force } => {
+            Change::Withdraw { held, name, force } => {
                 let withdrawn = |last: Option<Record>| {
                     let mut record = last?;
                     let since = record.deleting.map_or_else(clock::wall_ms, |deleting| deleting.since);
@@ -243,24 +251,13 @@ impl Task {
                     record.deleting = Some(Deleting { since, force });
                     Some(record)
                 };
-                self.rewrite(held, &name, withdrawn).await
+                self.rewrite(&held, &name, withdrawn).await
             }
-            Change::GiveOn => {
-                for (record, _) in self.of_lease(held).await? {
-                    let given = |last: Option<Record>| last.map(|last| Record { held: held.clone(), ..last });
-                    match self.rewrite(held, &record.spec.name, given).await {
-                        // Gone meanwhile.
-                        Err(OperatorError::Unknown(_)) => {}
-                        done => done?,
-                    }
-                }
-                Ok(())
-            }
-            Change::Release => {
-                for (record, revision) in self.of_lease(held).await? {
-                    if held.token < record.held.token {
-                        continue;
-                    }
+            Change::Release { held } => {
+                let records = kept::records(&self.bus, &self.lab).await.map_err(OperatorError::Read)?;
+                let own =
+                    |record: &Record| record.held.lease == held.lease && record.held.token <= held.token;
+                for (record, revision) in records.into_iter().filter(|(record, _)| own(record)) {
                     match kept::remove(&self.bus, &self.lab, &record, revision).await {
                         // A handover has removed it.
                         Ok(()) | Err(ProvisionError::Bus(BusError::Conflict { .. })) => {}
@@ -296,25 +293,28 @@ impl Task {
         }
     }
 
-    async fn of_lease(&self, held: &LeaseToken) -> Result<Vec<kept::Kept>, OperatorError> {
-        let records = kept::records(&self.bus, &self.lab).await.map_err(OperatorError::Read)?;
-        Ok(records.into_iter().filter(|(record, _)| record.held.lease == held.lease).collect())
-    }
     /// Looks at every deployment once; answers whether nothing is under way.
     async fn pass(&self) -> Result<bool, ProvisionError> {
         let (mut reports, mut settled) = (Reports::new(), true);
+        let tokens = self.ledger.read(|book, _| {
+            let leases = book.leases().map(|(lease, _)| (lease.request.id.clone(), lease.token));
+            leases.collect::<BTreeMap<LeaseId, FencingToken>>()
+        });
+        // One that cannot be asked ends, and the coordinator with it.
+        let tokens = tokens.await.unwrap_or_default();
         for (record, revision) in kept::records(&self.bus, &self.lab).await? {
             let key = (record.held.lease.clone(), record.spec.name.clone());
-            match self.look_after(record, revision).await {
+            let token = tokens.get(&key.0).copied();
+            match self.look_after(record, revision, token).await {
                 Ok(Some((report, quiet))) => {
                     settled &= quiet;
-                    reports.insert(key, report);
+                    reports.insert(key, Some(report));
                 }
                 Ok(None) => {}
                 Err(error) => {
                     let (lease, name) = &key;
                     tracing::warn!(%lease, %name, error = %Chain(&error), "a deployment cannot be looked after");
-                    let last = self.told.borrow().get(&key).cloned().unwrap_or_default();
+                    let last = self.told.borrow().get(&key).cloned().flatten();
                     reports.insert(key, last);
                     settled = false;
                 }
@@ -328,14 +328,21 @@ impl Task {
         Ok(settled)
     }
 
-    /// Writes until nothing is left to write; none when the deployment has come to its end.
+    /// Writes until nothing is left to write; none when the deployment has come to its end. `token` is its lease's
+    /// now: whoever it has been given to keeps what runs.
     async fn look_after(
         &self,
         mut record: Record,
         mut revision: u64,
+        token: Option<FencingToken>,
     ) -> Result<Option<(DeploymentReport, bool)>, ProvisionError> {
         use crate::model::deployment::DeviceState::{Conflict, Failed, Running};
-        let (bus, lab, name, token) = (&self.bus, &self.lab, record.spec.name.clone(), record.held.token);
+        let (bus, lab, name) = (&self.bus, &self.lab, record.spec.name.clone());
+        if let Some(later) = token.filter(|token| *token > record.held.token) {
+            record.held.token = later;
+            revision = kept::write(bus, lab, &record, revision).await?;
+        }
+        let token = record.held.token;
         let inventory = lock(&self.inventory).clone();
         let mut writes_left = PASS_WRITES;
         loop {

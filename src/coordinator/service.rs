@@ -117,7 +117,8 @@ impl Coordinator {
         let people = People::load(&parts).await?;
         let inventory = parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         let lab = parts.lab.clone();
-        let operator = Operator::start(parts.bus.clone(), lab, inventory, &tracker, token.clone());
+        let (bus, book) = (parts.bus.clone(), ledger.clone());
+        let operator = Operator::start(bus, lab, inventory, book, &tracker, token.clone());
         let parts = Arc::new(parts);
         let lending =
             Lending::start(ledger, Arc::clone(&parts), operator, tracker.clone(), token.clone()).await?;

@@ -51,8 +51,8 @@ pub struct Withdraw {
 pub struct Applied {
     /// Under which lease.
     pub lease: LeaseId,
-    /// Where it stands now.
-    pub devices: DeploymentReport,
+    /// Where it stands now; none when it is gone, and as long as it has not been looked at.
+    pub devices: Option<DeploymentReport>,
 }
 
 /// Answer to [`DEPLOYMENTS`].
@@ -69,8 +69,8 @@ pub struct DeploymentRow {
     pub lease: LeaseId,
     /// Which.
     pub deployment: DeploymentName,
-    /// Where it stands.
-    pub devices: DeploymentReport,
+    /// Where it stands; none until it has been looked at.
+    pub devices: Option<DeploymentReport>,
 }
 
 /// Body of [`DEPLOY`].

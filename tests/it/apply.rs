@@ -1,8 +1,11 @@
 //! Deployments of files through the program itself: applied, changed, withdrawn, by whoever holds the devices.
 
 use crate::coordinator::Bench;
-use crate::support::program::{PATIENCE, finish};
+use crate::support::program::{PATIENCE, finish, signal};
+use rustix::process::Signal;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +21,19 @@ fn standings(rows: &[Value]) -> Vec<(String, String, String)> {
         }
     }
     all
+}
+
+/// Waits until these run, and no others, as this user sees it.
+async fn run(bench: &Bench, user: &Path, wanted: &[(&str, &str)]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = standings(&bench.as_user(user, &["deployments", "--json"]).await.done().json());
+        if seen == running(wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline && seen.len() == wanted.len(), "{seen:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn running(wanted: &[(&str, &str)]) -> Vec<(String, String, String)> {
@@ -60,40 +76,83 @@ async fn what_files_say_is_kept_on_the_devices_of_whoever_holds_them() {
 
     // Given on, it stays, and is the next one's to change.
     bench.pilab(&["transfer", &lease, "ann"]).await.done();
-    let ann = async |args: &[&str]| bench.as_user(&ann, args).await;
+    let as_ann = async |args: &[&str]| bench.as_user(&ann, args).await;
     // Put anew under the new token, which each device has yet to confirm.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let seen = standings(&ann(&["deployments", "--json"]).await.done().json());
-        if seen == running(&all) {
-            break;
-        }
-        assert!(Instant::now() < deadline && seen.len() == all.len(), "{seen:?}");
-        sleep(Duration::from_millis(50)).await;
-    }
+    run(&bench, &ann, &all).await;
     bench.pilab(&["withdraw", "one"]).await.refused("you hold no device");
 
     // A file that selects another device moves it, and one that is gone is withdrawn if that is asked for.
     std::fs::write(files.join("one.toml"), one.replace(DEVICES[0], DEVICES[1])).unwrap();
     std::fs::remove_file(files.join("everywhere.toml")).unwrap();
-    ann(&["apply", dir, "--wait", "--prune"]).await.done();
-    let seen = ann(&["deployments", "--json"]).await.done().json();
+    as_ann(&["apply", dir, "--wait", "--prune"]).await.done();
+    let seen = as_ann(&["deployments", "--json"]).await.done().json();
     assert_eq!(standings(&seen), running(&[("one", DEVICES[1])]));
-    let left = ann(&["status", DEVICES[0], "--json"]).await.done().json();
+    let left = as_ann(&["status", DEVICES[0], "--json"]).await.done().json();
     assert_eq!(left, Vec::<Value>::new());
 
     // What was put by hand is nobody's but who put it.
     let by_hand = files.join("one.toml");
-    ann(&["withdraw", "one", "--wait"]).await.done();
-    ann(&["withdraw", "one"]).await.refused("there is no deployment one");
-    ann(&["deploy", DEVICES[1], by_hand.to_str().unwrap()]).await.done();
-    let conflict = ann(&["apply", dir, "--wait"]).await;
+    as_ann(&["withdraw", "one", "--wait"]).await.done();
+    as_ann(&["withdraw", "one"]).await.refused("there is no deployment one");
+    as_ann(&["deploy", DEVICES[1], by_hand.to_str().unwrap()]).await.done();
+    let conflict = as_ann(&["apply", dir, "--wait"]).await;
     assert_eq!(conflict.code, Some(1), "{conflict:?}");
     assert!(conflict.stdout.contains("Conflict"), "{conflict:?}");
-    ann(&["release", &lease]).await.done();
+    as_ann(&["release", &lease]).await.done();
     bench.device("its next start", |device| device["usage"]["state"] == "free").await;
     let seen = bench.pilab(&["deployments", "--json"]).await.done().json();
     assert_eq!(standings(&seen), [], "what was applied under a lease ends with it");
+    finish(coordinator).await;
+}
+
+/// A board whose switch takes for ever to switch it on holds up its fence, and with it all that follows a transfer.
+fn slow_board(dir: &Path) -> String {
+    let switch = dir.join("switch");
+    let script =
+        "#!/bin/sh\ncd \"$(dirname \"$0\")\" && touch began\nwhile [ -e began ]; do sleep 0.05; done\n";
+    std::fs::write(&switch, script).unwrap();
+    std::fs::set_permissions(&switch, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let power = format!("{{ driver = \"command\", on = [{switch:?}], off = [\"true\"] }}");
+    format!("[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\npower = {power}\n")
+}
+
+#[tokio::test]
+async fn a_coordinator_that_dies_as_a_lease_is_given_on_leaves_no_deployment_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(bench) = Bench::with(&format!("max = \"2h\"\n{}", slow_board(dir.path()))) else { return };
+    let mut coordinator = bench.coordinator().await;
+    let ann = bench.login("ann", "user").await;
+    let lease = bench.reserve(&[DEVICES[0], "team-pi-1"]).await;
+    bench.pilab(&["power", "on", DEVICES[0]]).await.done();
+    let (file, hello) =
+        (dir.path().join("hello.toml"), std::fs::read_to_string("lab/deployments/hello.toml").unwrap());
+    std::fs::write(&file, hello.replace("[selector]", "[selector]\nmodel = \"container\"")).unwrap();
+    bench.pilab(&["apply", file.to_str().unwrap(), "--wait"]).await.done();
+
+    let (power, began) = (bench.spawn(&["power", "on", "team-pi-1"]), dir.path().join("began"));
+    let deadline = Instant::now() + PATIENCE;
+    while !began.exists() {
+        assert!(Instant::now() < deadline, "it is not switched");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut transfer = bench.spawn(&["transfer", &lease, "ann"]);
+    let is_hers = |device: &Value| device["usage"]["holder"] == "ann";
+    bench.device_until(DEVICES[0], "its next holder", is_hers).await;
+    assert_eq!(transfer.try_wait().unwrap(), None, "nothing has followed yet");
+    signal(&coordinator, Signal::KILL);
+    coordinator.wait().await.unwrap();
+    std::fs::remove_file(began).unwrap();
+    drop((power, transfer));
+
+    let coordinator = bench.coordinator().await;
+    bench.pilab(&["withdraw", "hello"]).await.refused("you hold no device");
+    // A container ends with its coordinator.
+    bench.as_user(&ann, &["power", "on", DEVICES[0]]).await.done();
+    run(&bench, &ann, &[("hello", DEVICES[0])]).await;
+    bench.as_user(&ann, &["withdraw", "hello", "--wait"]).await.done();
+    let left = bench.as_user(&ann, &["status", DEVICES[0], "--json"]).await.done().json();
+    assert_eq!(left, Vec::<Value>::new());
+    bench.as_user(&ann, &["release", &lease]).await.done();
     finish(coordinator).await;
 }
 

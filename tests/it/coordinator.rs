@@ -37,7 +37,7 @@ impl Bench {
         Self::with("max = \"2h\"")
     }
 
-    /// Its leases by this rule.
+    /// With this in its file, from its table `leases` on.
     pub(crate) fn with(leases: &str) -> Option<Self> {
         let tools = ["podman", "runc", "busybox", "nats-server"];
         let pool = "[[pools]]\nname = \"box\"\nbackend = \"container\"\ncount = 2\n";

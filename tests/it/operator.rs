@@ -1,9 +1,11 @@
 //! The operator with a real nats-server and devices that follow a script. Needs `nats-server`.
 
+use crate::ledger;
 use crate::nats::{HOUR, Lab, SOON, TOKEN, device_id, lab_name, score, web};
 use pilab::bus::connect::Bus;
 use pilab::bus::consume::{Durable, Pulled};
 use pilab::bus::{deployments, provision};
+use pilab::coordinator::ledger::{LedgerHandle, start};
 use pilab::coordinator::operator::{Operator, OperatorError, Reports};
 use pilab::model::deployment::{DeploymentSpec, DeviceState, Selector};
 use pilab::model::device::{Backend, Device, Model};
@@ -11,6 +13,7 @@ use pilab::model::id::{DeviceId, LeaseId};
 use pilab::model::lease::{FencingToken, LeaseToken};
 use pilab::model::workload::{Desired, Phase, Status, WORKLOAD_VERSION};
 use pilab::wire::subject;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +89,7 @@ async fn device(bus: Bus, id: DeviceId, online: Arc<AtomicBool>) {
 struct World {
     lab: Lab,
     bus: Bus,
+    ledger: LedgerHandle,
     online: BTreeMap<DeviceId, Arc<AtomicBool>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -99,6 +103,8 @@ impl World {
         let lab = Lab::start().await;
         let bus = lab.coordinator().await;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let ledger = ledger::options(&bus, lab.dir.path(), None);
+        let ledger = start(ledger, &tasks, stop.clone()).await.unwrap();
         let mut online = BTreeMap::new();
         for id in ids() {
             provision::device(&bus, &id, TOKEN).await.unwrap();
@@ -109,11 +115,12 @@ impl World {
             tasks.spawn(stop.clone().run_until_cancelled_owned(script));
             online.insert(id, flag);
         }
-        Some(Self { lab, bus, online, tasks, stop })
+        Some(Self { lab, bus, ledger, online, tasks, stop })
     }
 
     fn operator(&self, stop: &CancellationToken) -> Operator {
-        Operator::start(self.bus.clone(), lab_name(), inventory(), &self.tasks, stop.clone())
+        let (bus, ledger) = (self.bus.clone(), self.ledger.clone());
+        Operator::start(bus, lab_name(), inventory(), ledger, &self.tasks, stop.clone())
     }
 
     fn set_online(&self, id: &str, online: bool) {
@@ -136,7 +143,7 @@ impl World {
 /// Waits until the deployment stands so; none means that it is gone.
 async fn stands(operator: &Operator, wanted: Option<&[(&str, DeviceState)]>) {
     let is_so = |reports: &Reports| match (reports.get(&(lease(), web())), wanted) {
-        (Some(report), Some(wanted)) => {
+        (Some(Some(report)), Some(wanted)) => {
             let seen: Vec<_> = report.iter().map(|(id, device)| (id.as_str(), device.state)).collect();
             seen == wanted
         }
@@ -158,7 +165,9 @@ async fn a_deletion_waits_for_each_device_and_a_forced_one_leaves_an_orphan() {
     world.set_online("lab-one", false);
     operator.apply(spec([device_id("lab-two")].into()), held(TOKEN), ids()).await.unwrap();
     stands(&operator, Some(&[("lab-one", Removing), ("lab-two", Running)])).await;
-    let told = operator.reports().borrow()[&(lease(), web())][&device_id("lab-one")].message.clone();
+    let told = operator.reports().borrow()[&(lease(), web())].clone().unwrap()[&device_id("lab-one")]
+        .message
+        .clone();
     assert_eq!(told, "waits for lab-one, which is offline");
     operator.withdraw(web(), held(TOKEN), false).await.unwrap();
     stands(&operator, Some(&[("lab-one", Removing)])).await;
@@ -242,17 +251,40 @@ async fn leases_have_deployments_of_one_name_side_by_side_and_one_that_is_given_
     operator.withdraw(web(), other, false).await.unwrap();
     stands(&operator, Some(&[("lab-one", Running)])).await;
 
-    // What the new holder's fence refuses under the old token is kept under the new one.
-    let given = FencingToken { sequence: TOKEN.sequence + 2, ..TOKEN };
-    provision::fence(&world.bus, &device_id("lab-one"), given).await.unwrap();
-    operator.give_on(held(given)).await.unwrap();
-    let early = operator.withdraw(web(), held(TOKEN), true).await;
+    operator.release(held(TOKEN)).await.unwrap();
+    stands(&operator, None).await;
+
+    // What the new holder's fence refuses under the old token is kept under the new one, by whatever operator there is.
+    ledger::stock(&world.ledger, &["lab-one"]).await;
+    let ann = ledger::by("ann");
+    let first = ledger::granted(&world.ledger, ledger::request("l-1", "ann", Some("lab-one"))).await.held();
+    operator.apply(spec(ids()), first.clone(), [device_id("lab-one")].into()).await.unwrap();
+    stands(&operator, Some(&[("lab-one", Running)])).await;
+    let given = world.ledger.transfer(ann, lease(), ledger::user("bob")).await.unwrap().held();
+    provision::fence(&world.bus, &device_id("lab-one"), given.token).await.unwrap();
+    operator.look().await.unwrap();
+    let early = operator.withdraw(web(), first, true).await;
     assert!(matches!(early, Err(OperatorError::Fenced { .. })), "{early:?}");
     stands(&operator, Some(&[("lab-one", Running)])).await;
     let key = subject::deployment_key(&device_id("lab-one"), &web());
     let entry = world.bus.kv_get(subject::DESIRED, &key).await.unwrap().unwrap();
-    assert_eq!(serde_json::from_slice::<Desired>(&entry.value).unwrap().token, given);
-    operator.release(held(given)).await.unwrap();
+    assert_eq!(serde_json::from_slice::<Desired>(&entry.value).unwrap().token, given.token);
+    operator.release(given).await.unwrap();
     stands(&operator, None).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_looked_at_is_not_told_to_select_nothing() {
+    let Some(world) = World::start().await else { return };
+    let operator = world.operator(&world.stop);
+    let presence = subject::stream(subject::PRESENCE);
+    world.bus.api::<Value>(&format!("STREAM.DELETE.{presence}"), &Value::Null).await.unwrap();
+    operator.apply(spec(ids()), held(TOKEN), ids()).await.unwrap();
+    let unseen = || operator.reports().borrow().get(&(lease(), web())) == Some(&None);
+    assert!(unseen(), "{:?}", operator.reports().borrow());
+    provision::buckets(&world.bus, &lab_name()).await.unwrap();
+    let running = DeviceState::Running;
+    stands(&operator, Some(&[("lab-one", running), ("lab-two", running)])).await;
     world.end().await;
 }

@@ -62,11 +62,11 @@ fn lease_id(name: &str) -> LeaseId {
     LeaseId::new(name).unwrap()
 }
 
-fn user(name: &str) -> UserName {
+pub(crate) fn user(name: &str) -> UserName {
     UserName::new(name).unwrap()
 }
 
-fn by(name: &str) -> Caller {
+pub(crate) fn by(name: &str) -> Caller {
     Caller { user: user(name), admin: false }
 }
 
@@ -81,7 +81,7 @@ fn device(name: &str) -> Device {
 }
 
 /// A named device, or any.
-fn request(id: &str, holder: &str, device: Option<&str>) -> LeaseRequest {
+pub(crate) fn request(id: &str, holder: &str, device: Option<&str>) -> LeaseRequest {
     let need = Need { role: "dut".to_owned(), device: device.map(device_id), ..Need::default() };
     LeaseRequest {
         id: lease_id(id),
@@ -139,7 +139,7 @@ impl Running {
 }
 
 /// These devices are in the inventory, and free.
-async fn stock(ledger: &LedgerHandle, names: &[&str]) {
+pub(crate) async fn stock(ledger: &LedgerHandle, names: &[&str]) {
     let devices = names.iter().map(|name| device(name)).collect();
     ledger.inventory(devices, Health::Good).await.unwrap();
     for name in names {
@@ -147,7 +147,7 @@ async fn stock(ledger: &LedgerHandle, names: &[&str]) {
     }
 }
 
-async fn granted(ledger: &LedgerHandle, request: LeaseRequest) -> Lease {
+pub(crate) async fn granted(ledger: &LedgerHandle, request: LeaseRequest) -> Lease {
     let by = Caller { user: request.holder.clone(), admin: false };
     match ledger.reserve(by, request).await.unwrap() {
         Reserved::Granted(lease) => *lease,
