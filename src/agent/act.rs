@@ -10,7 +10,7 @@
 //!
 //! An init container goes only after its end is in the ledger, however it ended. So an agent that is killed at any
 //! point finds the end in the one or the other: what has succeeded is not run again, and what has failed counts as
-//! a try. Services that are made anew because they fail go only after what is known of them is in the ledger, too.
+//! a try, which the ledger says until it has been answered. Services that are made anew because they fail go only after what is known of them is in the ledger, too.
 
 use super::ledger::Ledger;
 use super::ports::{Completed, ContainerRuntime, InitSpec, LeftOver, RunOutcome, RuntimeError, ServiceSpec};
@@ -221,24 +221,24 @@ impl<R: ContainerRuntime> Act<'_, R> {
     }
 
     /// Removes what an act that was broken off left of an init container. If this act goes on where the other was,
-    /// what came of it meanwhile counts: a success as such, and a failure, which is answered, as that of this try.
+    /// what came of it counts: a success as such, and a failure, which is answered, as that of this try.
     /// One that has not ended runs again from its start.
     async fn clear(&self, work: &mut Work, goes_on: bool) -> Result<Option<InterpretError>, InterpretError> {
         let Some(broken_off) = work.ledger.inits.running.clone() else { return Ok(None) };
         let runtime = |error| failure(broken_off.as_str(), &error);
         let left_over = self.runtime.list_init_containers(&work.deployment).await.map_err(runtime)?;
-        let counts = goes_on && !work.ledger.inits.abandoned;
-        let mut failed = None;
+        let Ledger { inits, ends, .. } = &work.ledger;
+        let counts = goes_on && !inits.abandoned;
+        let known = inits.failed.filter(|_| goes_on).zip(ends.get(&broken_off));
+        let mut failed = known.and_then(|(outcome, end)| verdict(&broken_off, outcome, end));
         for LeftOver { name, completed, .. } in &left_over {
             let Some(completed) = completed else {
                 work.ledger.inits.abandoned = true;
                 continue;
             };
-            if counts && *name == broken_off && !work.ledger.inits.has_done(name) {
-                failed = verdict(name, completed);
-                if failed.is_none() {
-                    work.ledger.inits.succeeded(name, &completed.image_id);
-                }
+            if counts && failed.is_none() && *name == broken_off && !work.ledger.inits.has_done(name) {
+                failed = verdict(name, completed.outcome, &completed.end);
+                work.ledger.inits.ended(name, completed, failed.is_none());
             }
             work.ledger.ends.insert(name.clone(), completed.end.clone());
         }
@@ -247,7 +247,9 @@ impl<R: ContainerRuntime> Act<'_, R> {
             self.runtime.remove(id).await.map_err(runtime)?;
         }
         work.ledger.inits.cleared();
-        self.keep(work)?;
+        if failed.is_none() {
+            self.keep(work)?;
+        }
         Ok(failed)
     }
 
@@ -262,11 +264,11 @@ impl<R: ContainerRuntime> Act<'_, R> {
         self.tell(work, format!("init container {number} of {count}: {}", spec.name), None).await;
         let ran = self.runtime.run_to_completion(&spec, spec.timeout).await;
         let ran = ran.map_err(|error| failure(spec.name.as_str(), &error))?;
-        let failed = verdict(&spec.name, &ran);
-        let Completed { id, outcome, end, image_id } = ran;
+        let failed = verdict(&spec.name, ran.outcome, &ran.end);
+        work.ledger.inits.ended(&spec.name, &ran, failed.is_none());
+        let Completed { id, outcome, end, .. } = ran;
         work.ledger.ends.insert(spec.name.clone(), end);
         if failed.is_none() {
-            work.ledger.inits.succeeded(&spec.name, &image_id);
             tracing::info!(deployment = %work.deployment, container = %spec.name, "init container completed");
         }
         self.keep(work)?;
@@ -278,8 +280,8 @@ impl<R: ContainerRuntime> Act<'_, R> {
         let removed = self.runtime.remove(&id).await;
         removed.map_err(|error| failure(spec.name.as_str(), &error))?;
         work.ledger.inits.cleared();
-        // The next one's beginning is kept anyway.
-        if failed.is_some() || number == count {
+        // The next one's beginning is kept anyway, and so is the answer to a failure.
+        if failed.is_none() && number == count {
             self.keep(work)?;
         }
         failed.map_or(Ok(()), Err)
@@ -369,9 +371,9 @@ impl<R: ContainerRuntime> Act<'_, R> {
 }
 
 /// What makes what came of an init container a failure, if it is one.
-fn verdict(name: &ContainerName, completed: &Completed) -> Option<InterpretError> {
-    let (container, last_words) = (name.clone(), last_words(&completed.end));
-    match completed.outcome {
+fn verdict(name: &ContainerName, outcome: RunOutcome, end: &ContainerEnd) -> Option<InterpretError> {
+    let (container, last_words) = (name.clone(), last_words(end));
+    match outcome {
         RunOutcome::Exited { exit_code: 0 } => None,
         RunOutcome::Exited { exit_code } => {
             Some(InterpretError::InitContainerFailed { container, exit_code, last_words })

@@ -209,7 +209,9 @@ fn init_status(spec: &InitSpec, set: &str, ledger: Option<&Ledger>) -> Container
     let ledger = ledger.filter(|ledger| ledger.inits.set == set || ledger.bad(set).is_some());
     let end = ledger.and_then(|ledger| ledger.ends.get(&spec.name)).cloned();
     let inits = ledger.map(|ledger| &ledger.inits);
-    let running = inits.is_some_and(|it| it.running.as_ref() == Some(&spec.name) && !it.has_done(&spec.name));
+    let running = inits.is_some_and(|it| {
+        it.running.as_ref() == Some(&spec.name) && it.failed.is_none() && !it.has_done(&spec.name)
+    });
     let state = match (&end, running) {
         (_, true) => "running",
         (Some(_), false) => "exited",

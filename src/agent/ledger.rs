@@ -5,6 +5,7 @@
 //! lies on disk before the act goes on, so an agent that is killed at any point knows after its restart
 //! what it had finished.
 
+use super::ports::{Completed, RunOutcome};
 use super::score;
 use super::store::{Kind, Store, StoreError};
 use crate::model::id::{ContainerName, DeploymentName};
@@ -55,6 +56,9 @@ pub(super) struct Inits {
     /// That container is being removed without having ended by itself, so its end says nothing.
     #[serde(default)]
     pub(super) abandoned: bool,
+    /// How that container ended, if not well, until it has been answered: by going back, or by a pause.
+    #[serde(default)]
+    pub(super) failed: Option<RunOutcome>,
 }
 
 /// A set that failed.
@@ -85,7 +89,7 @@ impl Inits {
 
     /// Takes note that one is about to run.
     pub(super) fn begin(&mut self, name: &ContainerName) {
-        (self.running, self.abandoned) = (Some(name.clone()), false);
+        (self.running, self.abandoned, self.failed) = (Some(name.clone()), false, None);
     }
 
     /// Takes note that no container is left.
@@ -93,10 +97,14 @@ impl Inits {
         (self.running, self.abandoned) = (None, false);
     }
 
-    /// Takes note that an init container has succeeded, and with which image.
-    pub(super) fn succeeded(&mut self, name: &ContainerName, image_id: &str) {
-        self.done.push(name.clone());
-        self.images.insert(name.clone(), image_id.to_owned());
+    /// Takes note of how one ended.
+    pub(super) fn ended(&mut self, name: &ContainerName, completed: &Completed, well: bool) {
+        if well {
+            self.done.push(name.clone());
+            self.images.insert(name.clone(), completed.image_id.clone());
+        } else {
+            self.failed = Some(completed.outcome);
+        }
     }
 
     /// Whether an init container has succeeded.

@@ -4,6 +4,7 @@ use super::score::{PortMapping, Volume};
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::workload::{ContainerEnd, HealthCheck, Limits, PullPolicy, RestartPolicy};
 pub use crate::wire::fleet::RuntimeFacts;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -65,7 +66,7 @@ pub struct InitSpec {
 }
 
 /// What came of an init container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunOutcome {
     /// It ended by itself.
     Exited {

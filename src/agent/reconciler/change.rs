@@ -46,8 +46,13 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 let condemns = error.condemns();
                 let cause = error.to_string();
                 effort.failed(error, &seed, Instant::now());
+                let ledger = self.ledgers.entry(deployment.clone()).or_default();
+                let of_init = ledger.inits.failed.take().is_some();
                 if condemns {
                     self.condemn(&deployment, cause);
+                }
+                if of_init {
+                    self.keep_ledger(&deployment);
                 }
             }
         }

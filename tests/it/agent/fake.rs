@@ -140,6 +140,11 @@ impl Fake {
         });
     }
 
+    /// The init containers that are there are removed, and nobody is told.
+    pub(crate) fn lose_left_over(&self) {
+        self.change(|state| state.inits.clear());
+    }
+
     /// Takes one of the calls that are left, or hangs.
     async fn enter(&self) {
         let passes = self.change(|state| match &mut state.calls_left {

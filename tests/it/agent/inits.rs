@@ -114,6 +114,34 @@ async fn an_agent_that_is_killed_at_any_step_ends_where_it_would_have() {
     }
 }
 
+/// The agent is killed while the runtime removes what has failed, before and after it has done so.
+#[tokio::test]
+async fn a_failed_try_counts_although_its_agent_is_killed_before_it_is_told() {
+    for is_removed in [false, true] {
+        let Some((lab, fake)) = lab().await else { return };
+        fake.outcome("fetch", RunOutcome::TimedOut { waited: Duration::from_secs(7) });
+        fake.freeze_after(1);
+        let agent = lab.agent(fake.clone());
+        deploy(&lab).await;
+        lab.ledger("shop", |ledger| !ledger["inits"]["failed"].is_null()).await;
+        fake.wait(|| fake.is_frozen()).await;
+        agent.stop().await;
+        if is_removed {
+            fake.lose_left_over();
+        }
+        fake.thaw();
+        let agent = lab.agent(fake.clone());
+        let status = lab.status("shop", |status| !status.reason.is_empty()).await;
+        assert_eq!((status.phase, status.reason.as_str()), (Phase::Pending, "InitContainerTimedOut"));
+        let told = "init container fetch did not end within 7 s: last words; try 1 failed";
+        assert!(status.message.starts_with(told), "{}", status.message);
+        let begun = fake.journal().iter().filter(|line| *line == "init fetch").count();
+        assert_eq!((begun, fake.left_over()), (1, 0), "removed: {is_removed}: {:?}", fake.journal());
+        lab.ledger("shop", |ledger| ledger["inits"]["failed"].is_null()).await;
+        agent.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_deployment_deleted_in_mid_init_leaves_nothing() {
     let Some((lab, fake)) = lab().await else { return };
