@@ -41,6 +41,8 @@ impl Rest {
 pub(super) struct Effort {
     /// An act, or the reading of evidence for a verdict, is under way.
     pub(super) busy: bool,
+    /// An act that may make services is under way.
+    pub(super) makes: bool,
     /// Only looks from this number on show what the last act did.
     pub(super) fresh_from: u64,
     /// Acts since it last ran settled, and when the next may begin.

@@ -108,7 +108,7 @@ pub struct LeftOver {
 }
 
 /// A container that this device's agent made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedService {
     /// The runtime's id.
     pub id: String,
@@ -129,7 +129,7 @@ pub struct ManagedService {
 }
 
 /// What a container does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceState {
     /// Made, not started.
     Created,
@@ -281,6 +281,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// All containers that this device's agent made, running or not.
     fn list_managed_services(&self)
     -> impl Future<Output = Result<Vec<ManagedService>, RuntimeError>> + Send;
+
+    /// These are all that there may be, although nothing has been listed yet: the agent before this one saw them last.
+    fn recall(&self, seen: Vec<ManagedService>);
 
     /// Makes sure that the image is on the device as `policy` says. `progress` is told how a fetch goes, one
     /// line at a time.

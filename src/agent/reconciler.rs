@@ -6,6 +6,7 @@
 
 mod change;
 mod leaving;
+mod recall;
 mod restarts;
 
 use super::act::{Act, InterpretError, Progress, Work};
@@ -79,6 +80,8 @@ pub struct Reconciler<R> {
     ledgers: BTreeMap<DeploymentName, Ledger>,
     pace: Pace,
     seen: Option<Vec<ManagedService>>,
+    /// The ids of the containers that the file tells of, while it tells of all.
+    kept: Option<BTreeSet<String>>,
     looking: bool,
     look_wanted: bool,
     looks: u64,
@@ -114,6 +117,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             efforts: BTreeMap::new(),
             pace: Pace::begin(),
             seen: None,
+            kept: None,
             looking: false,
             look_wanted: true,
             looks: 0,
@@ -136,6 +140,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         wake: &Notify,
         shutdown: CancellationToken,
     ) {
+        self.recall();
         loop {
             self.look_when_wanted();
             let next = self.next_time();
@@ -205,6 +210,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
                 self.failed_looks = 0;
                 self.look_at = self.pace.next(LOOK_INTERVAL);
                 (self.seen, self.seen_at) = (Some(seen), self.looks);
+                self.keep_seen();
                 self.reconcile();
             }
             Done::Looked(Err(error)) => {
@@ -327,6 +333,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
             effort.acts += 1;
             effort.not_before = Some(now + backoff::pause(effort.acts));
         }
+        self.doubt(&name, &steps);
         let target = self.target(&name);
         let work = Work {
             undo: self.is_undone(&name),

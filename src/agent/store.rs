@@ -4,6 +4,7 @@
 //! <dir>/index.json              the index as last seen
 //! <dir>/fence.json              the greatest fencing token seen
 //! <dir>/reported.json           deployments whose status may stand on the bus (the reporter's)
+//! <dir>/seen.json               all containers of services; not there while some may be made
 //! <dir>/desired/<deployment>.json
 //! <dir>/outbox/<number>.json    what could not be published yet (the reporter's)
 //! ```
@@ -15,6 +16,7 @@
 
 mod file;
 
+use super::ports::ManagedService;
 use super::score::Refusal;
 use crate::model::id::DeploymentName;
 use crate::model::lease::FencingToken;
@@ -43,6 +45,7 @@ const MAX_NOTES: usize = 16;
 const INDEX: Kind<IndexRecord> = Kind::new("index", 1);
 const FENCE: Kind<FencingToken> = Kind::new("fence", 1);
 const REPORTED: Kind<BTreeSet<DeploymentName>> = Kind::new("reported", 1);
+const SEEN: Kind<Vec<ManagedService>> = Kind::new("seen", 1);
 const DESIRED: Kind<Record> = Kind::new("desired", 1);
 
 /// A kind of file: one called `<name>.json`, or one for each key in the directory `<name>`.
@@ -195,6 +198,21 @@ impl Store {
         self.save(REPORTED, names)
     }
 
+    /// All containers of services that there may be; none when that is not known.
+    pub fn seen(&self) -> Option<Vec<ManagedService>> {
+        self.load(SEEN)
+    }
+
+    /// Keeps all containers of services that there are.
+    pub fn put_seen(&self, seen: Vec<ManagedService>) -> Result<(), StoreError> {
+        self.save(SEEN, &seen)
+    }
+
+    /// From now on it is not known which containers of services there are.
+    pub fn forget_seen(&self) -> Result<(), StoreError> {
+        remove(self.path(SEEN))
+    }
+
     /// The file of a kind; none when there is none, or none that can be used.
     pub(super) fn load<T: DeserializeOwned>(&self, kind: Kind<T>) -> Option<T> {
         self.read(kind.version, &self.path(kind))
@@ -230,13 +248,7 @@ impl Store {
 
     /// Removes the file of one key; one that is gone is fine.
     pub(super) fn remove_one<K: Key, T>(&self, kind: Kind<T>, key: &K) -> Result<(), StoreError> {
-        let path = self.path_of(kind, key);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::Remove { path, source })
-            }
-            _ => Ok(()),
-        }
+        remove(self.path_of(kind, key))
     }
 
     fn path<T>(&self, kind: Kind<T>) -> PathBuf {
@@ -316,6 +328,13 @@ impl Store {
             });
             notes.len() != before
         });
+    }
+}
+
+fn remove(path: PathBuf) -> Result<(), StoreError> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Remove { path, source }),
+        _ => Ok(()),
     }
 }
 

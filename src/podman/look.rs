@@ -74,6 +74,12 @@ impl Looks {
         lock(&self.known).remove(id);
     }
 
+    /// Takes note of what was seen before this agent began.
+    pub(super) fn recall(&self, services: Vec<ManagedService>) {
+        let known = services.into_iter().map(|service| (service.id.clone(), Known { service, listed: true }));
+        lock(&self.known).extend(known);
+    }
+
     fn all(&self) -> Vec<ManagedService> {
         lock(&self.known).values().map(|known| known.service.clone()).collect()
     }
@@ -108,7 +114,7 @@ impl PodmanTopology {
                 *list = Some(open);
                 return self.one_by_one(one).await;
             }
-            // Nothing can be asked for: podman's service starts, or this agent just did.
+            // Nothing can be asked for: there is nothing, or the agent before this one did not say.
             Err(_) => open.await?,
         };
         one.clear();

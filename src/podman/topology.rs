@@ -155,6 +155,10 @@ impl PodmanTopology {
 }
 
 impl ContainerRuntime for PodmanTopology {
+    fn recall(&self, seen: Vec<ManagedService>) {
+        self.looks.recall(seen);
+    }
+
     async fn list_managed_services(&self) -> Result<Vec<ManagedService>, RuntimeError> {
         let listed = self.look().await?;
         self.monitors.retain(|id| listed.iter().any(|service| service.id == id));

@@ -5,8 +5,10 @@
 use crate::agent::lab::{Lab, service};
 use crate::podman_host::{Podman, V1, V2, podman_or_return};
 use pilab::model::workload::{Phase, Status};
+use pilab::wire::subject;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::time::Instant;
@@ -85,5 +87,41 @@ async fn one_stuck_container_stalls_no_other_deployment() {
     drop(stuck);
     let before = |status: &Status| status.phase == Phase::Running && status.services[0].state == "running";
     lab.status("one", before).await;
+    agent.stop().await;
+}
+
+/// An agent that starts while a lock is held has never seen a list of podman's.
+#[tokio::test]
+async fn an_agent_that_starts_beside_a_stuck_container_goes_on_with_all_others() {
+    let podman = podman_or_return!();
+    let Some(lab) = Lab::start().await else { return };
+    let agent = lab.agent(podman.topology("lab-1"));
+    for name in ["one", "two"] {
+        lab.deploy(name, 1, &[web(V1)]).await;
+        lab.phase(name, Phase::Running).await;
+    }
+    let ids = async || {
+        let listed = podman.run(&["ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.ID}}"]).await;
+        listed.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let before = ids().await;
+    lab.until("what was seen is kept", || lab.kept("seen.json")).await;
+    agent.stop().await;
+    let stuck = Stuck::make(&podman, "lab-1.one.web").await;
+    lab.deploy("three", 1, &[web(V1)]).await;
+    lab.delete("one").await;
+    let agent = lab.agent(podman.topology("lab-1"));
+    lab.phase("three", Phase::Running).await;
+    lab.phase("two", Phase::Running).await;
+    lab.until("three was seen", || lab.kept("seen.json")).await;
+    let told = lab.wait_key(subject::STATUS, "lab-1.one").await;
+    assert!(!told.is_empty(), "its deletion is not confirmed while it may run");
+    assert!(!Stuck::lists(&podman).await, "its lock was held all the time");
+
+    drop(stuck);
+    lab.gone("one").await;
+    let after = ids().await;
+    let stayed: Vec<_> = after.intersection(&before).collect();
+    assert!(after.len() == 2 && stayed.len() == 1 && stayed[0].contains(".two."), "{before:?} {after:?}");
     agent.stop().await;
 }

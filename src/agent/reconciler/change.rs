@@ -26,7 +26,7 @@ impl<R: ContainerRuntime> Reconciler<R> {
         self.look_wanted = true;
         let seed = format!("{}/{deployment}", self.device);
         let effort = self.efforts.entry(deployment.clone()).or_default();
-        effort.busy = false;
+        (effort.busy, effort.makes) = (false, false);
         effort.line.clear();
         effort.fresh_from = self.looks + 1;
         let restarted = std::mem::take(&mut effort.restarting);

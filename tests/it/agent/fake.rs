@@ -220,6 +220,8 @@ impl Fake {
 }
 
 impl ContainerRuntime for Fake {
+    fn recall(&self, _: Vec<ManagedService>) {}
+
     async fn list_managed_services(&self) -> Result<Vec<ManagedService>, RuntimeError> {
         if self.state().list_hangs {
             std::future::pending::<()>().await;

@@ -198,6 +198,11 @@ impl Lab {
         path
     }
 
+    /// Whether the agent has this state file.
+    pub(crate) fn kept(&self, name: &str) -> bool {
+        self.dir.path().join("state").join(name).exists()
+    }
+
     /// How many transitions wait on the agent's disk.
     pub(crate) fn waiting(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("state/outbox")).map_or(0, Iterator::count)

@@ -90,3 +90,26 @@ async fn a_spoiled_file_is_told_and_what_runs_stays() {
     assert_eq!(fake.ids(), before);
     agent.stop().await;
 }
+
+/// What the next agent goes by where podman lists nothing.
+#[tokio::test]
+async fn what_was_seen_is_on_the_disk_as_long_as_it_is_all_that_there_may_be() {
+    let Some((lab, fake)) = lab().await else { return };
+    let agent = lab.agent(fake.clone());
+    let kept = async |what| lab.until(what, || lab.kept("seen.json")).await;
+    kept("nothing is there, and that is known").await;
+    lab.deploy("web", 1, &[service("web", V1)]).await;
+    lab.phase("web", Phase::Running).await;
+    kept("one container").await;
+    fake.freeze_after(0);
+    lab.deploy("shop", 1, &[service("web", V1)]).await;
+    fake.wait(|| fake.is_frozen()).await;
+    assert!(!lab.kept("seen.json"), "one may have been made");
+    agent.stop().await;
+
+    fake.thaw();
+    let agent = lab.agent(fake.clone());
+    lab.phase("shop", Phase::Running).await;
+    kept("both").await;
+    agent.stop().await;
+}
