@@ -356,11 +356,11 @@ impl Body {
         }
         self.uart.say(bytes).await;
         if let Some(long) = pulled {
-            self.uart.plug(false);
+            self.uart.plug(false).await;
             let uart = self.uart.clone();
             self.tracker.spawn(async move {
                 tokio::time::sleep(long).await;
-                uart.plug(true);
+                uart.plug(true).await;
             });
         }
         (end, goes_down)

@@ -1,6 +1,7 @@
 //! A serial line that can be pulled out: a pseudo terminal behind a stable name.
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
+use rustix::io::ioctl_fionread;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::ffi::OsStr;
@@ -10,8 +11,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::time::sleep;
+
+/// Pause between two looks at what waits to be read.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The device's end of a serial line. Dropping it pulls the adapter out: its name goes, and whoever has the other
 /// end open reads no more. What is read here is what was typed there.
@@ -40,6 +46,26 @@ impl PtyLine {
         let typed = Receiver::from_owned_fd_unchecked(device)?;
         symlink(OsStr::from_bytes(terminal.as_bytes()), name)?;
         Ok(Self { name: name.to_owned(), typed, said })
+    }
+}
+
+impl PtyLine {
+    /// Done when whoever has the other end open has read all that was said: nothing waits there at two looks in a row,
+    /// since the kernel hands it on in the background.
+    pub(super) async fn drained(&self) {
+        let Ok(terminal) = open(&self.name, OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+        else {
+            return;
+        };
+        let mut empty = 0;
+        while empty < 2 {
+            match ioctl_fionread(&terminal) {
+                Ok(0) => empty += 1,
+                Ok(_) => empty = 0,
+                Err(_) => return,
+            }
+            sleep(LOOK).await;
+        }
     }
 }
 

@@ -81,7 +81,6 @@ struct Board {
     tty: PathBuf,
     relay: Arc<Relay>,
     state: watch::Receiver<BoardState>,
-    uart: Uart,
 }
 
 impl Rack {
@@ -172,7 +171,7 @@ impl Rack {
             number,
             names: Arc::clone(&self.names),
             card,
-            uart: uart.clone(),
+            uart,
             typed,
             dir: sweep::dir(&self.root, &self.tag).join(format!("board-{number}")),
             state,
@@ -185,7 +184,7 @@ impl Rack {
             closed,
             feed: Arc::clone(feed),
         };
-        Ok(Board { tty, relay: Arc::new(relay), state: seen, uart })
+        Ok(Board { tty, relay: Arc::new(relay), state: seen })
     }
 
     /// The relay of a board, counted from 0, as the port.
@@ -202,13 +201,6 @@ impl Rack {
     /// How a board is.
     pub fn state(&self, number: usize) -> Option<watch::Receiver<BoardState>> {
         self.boards.get(number).map(|board| board.state.clone())
-    }
-
-    /// Pulls the adapter of a board's console out, or plugs it in again.
-    pub fn plug_console(&self, number: usize, plugged: bool) {
-        if let Some(board) = self.boards.get(number) {
-            board.uart.plug(plugged);
-        }
     }
 
     /// This host's end of its network; none on the loopback.

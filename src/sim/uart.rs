@@ -1,4 +1,7 @@
 //! A board's UART on a pseudo terminal that can be pulled out: what it says is lost when nobody listens.
+//!
+//! What it has said before is read first, by whoever listens. On a wire that is so: an adapter's bytes have long been fetched
+//! when a hand pulls it out, while a pseudo terminal forgets what has not been read.
 
 use super::line::PtyLine;
 use bytes::Bytes;
@@ -6,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,9 +26,15 @@ const PIECE: usize = 4096;
 /// The board's end.
 #[derive(Debug, Clone)]
 pub(super) struct Uart {
-    said: mpsc::Sender<Bytes>,
-    plugged: watch::Sender<bool>,
+    line: mpsc::Sender<Act>,
     is_dead: bool,
+}
+
+/// What becomes of the line, in order.
+#[derive(Debug)]
+enum Act {
+    Say(Bytes),
+    Plug(bool),
 }
 
 impl Uart {
@@ -38,36 +47,34 @@ impl Uart {
         token: CancellationToken,
     ) -> io::Result<(Self, mpsc::Receiver<Bytes>)> {
         let line = PtyLine::plug(&name)?;
-        let (said, outbox) = mpsc::channel(PIECES);
+        let (acts, outbox) = mpsc::channel(PIECES);
         let (inbox, typed) = mpsc::channel(PIECES);
-        let plugged = watch::Sender::new(true);
-        let task = Task { name, line: Some(line), outbox, inbox, plugged: plugged.subscribe() };
+        let task = Task { name, line: Some(line), outbox, inbox };
         tracker.spawn(async move {
             token.run_until_cancelled(task.run()).await;
         });
-        Ok((Self { said, plugged, is_dead }, typed))
+        Ok((Self { line: acts, is_dead }, typed))
     }
 
     /// Says something. Waits while much is on its way.
     pub(super) async fn say(&self, bytes: impl Into<Bytes>) {
         if !self.is_dead {
             // The line ends with the rack, and so does the board.
-            let _ = self.said.send(bytes.into()).await;
+            let _ = self.line.send(Act::Say(bytes.into())).await;
         }
     }
 
     /// Pulls the adapter out, or plugs it in again.
-    pub(super) fn plug(&self, plugged: bool) {
-        self.plugged.send_replace(plugged);
+    pub(super) async fn plug(&self, plugged: bool) {
+        let _ = self.line.send(Act::Plug(plugged)).await;
     }
 }
 
 struct Task {
     name: PathBuf,
     line: Option<PtyLine>,
-    outbox: mpsc::Receiver<Bytes>,
+    outbox: mpsc::Receiver<Act>,
     inbox: mpsc::Sender<Bytes>,
-    plugged: watch::Receiver<bool>,
 }
 
 impl Task {
@@ -90,20 +97,17 @@ impl Task {
                 }
             };
             tokio::select! {
-                changed = self.plugged.changed() => {
-                    if changed.is_err() {
-                        return;
+                act = self.outbox.recv() => match act {
+                    None => return,
+                    Some(Act::Plug(plugged)) => self.set_plugged(plugged).await,
+                    Some(Act::Say(bytes)) => {
+                        let Some(line) = &mut self.line else { continue };
+                        patience = match timeout(patience, line.write_all(&bytes)).await {
+                            Ok(Ok(())) => PATIENCE,
+                            Ok(Err(_)) | Err(_) => Duration::from_millis(1),
+                        };
                     }
-                    self.set_plugged();
-                }
-                bytes = self.outbox.recv() => {
-                    let Some(bytes) = bytes else { return };
-                    let Some(line) = &mut self.line else { continue };
-                    patience = match timeout(patience, line.write_all(&bytes)).await {
-                        Ok(Ok(())) => PATIENCE,
-                        Ok(Err(_)) | Err(_) => Duration::from_millis(1),
-                    };
-                }
+                },
                 length = typed => if length > 0 {
                     let bytes = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
                     // A board that reads nothing loses what is typed.
@@ -113,12 +117,14 @@ impl Task {
         }
     }
 
-    fn set_plugged(&mut self) {
-        let wanted = *self.plugged.borrow_and_update();
+    async fn set_plugged(&mut self, wanted: bool) {
         if wanted == self.line.is_some() {
             return;
         }
-        self.line = None;
+        if let Some(line) = self.line.take() {
+            // Where nobody reads, it is lost.
+            let _ = timeout(PATIENCE, line.drained()).await;
+        }
         if wanted {
             match PtyLine::plug(&self.name) {
                 Ok(line) => self.line = Some(line),
