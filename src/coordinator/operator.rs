@@ -300,7 +300,7 @@ impl Task {
             let leases = book.leases().map(|(lease, _)| (lease.request.id.clone(), lease.token));
             leases.collect::<BTreeMap<LeaseId, FencingToken>>()
         });
-        // One that cannot be asked ends, and the coordinator with it.
+        // One that cannot be asked now is asked in the next pass.
         let tokens = tokens.await.unwrap_or_default();
         for (record, revision) in kept::records(&self.bus, &self.lab).await? {
             let key = (record.held.lease.clone(), record.spec.name.clone());
