@@ -3,7 +3,7 @@
 //! What their devices' journals say that had not been read when the coordinator died is read now, so that a panic of the
 //! product is not called the lab's. The devices go back through the handover, like those of any lease that ends.
 
-use super::bundle::Evidence;
+use super::bundle::{Evidence, Writing};
 use super::evidence::{Span, files};
 use super::follow::follow_after;
 use super::lending::Lending;
@@ -45,14 +45,21 @@ impl Shared {
             tracing::info!(run = %record.run, ?next, "a run of the coordinator before this one");
             match next {
                 Next::Resume => self.spawn_run(record, log),
-                Next::Over(outcome) => self.tracker_spawn(|shared| async move {
-                    let (events, training) = (log.events().await, record.training);
-                    // It may have died before it had told that.
-                    shared.lending.weigh(&record.run, &events, &outcome, training).await;
-                    shared.finish(record, log).await;
-                }),
+                Next::Over(outcome) => {
+                    // Before anybody is answered: who has heard of its end asks for its bundle next.
+                    let writing = self.bundles.begin(&record.run);
+                    self.tracker_spawn(|shared| async move {
+                        let (events, training) = (log.events().await, record.training);
+                        // It may have died before it had told that.
+                        shared.lending.weigh(&record.run, &events, &outcome, training).await;
+                        shared.finish(record, log, writing).await;
+                    });
+                }
                 Next::Judge { died } => {
-                    self.tracker_spawn(|shared| async move { shared.end_dead(record, log, died).await });
+                    let writing = self.bundles.begin(&record.run);
+                    self.tracker_spawn(|shared| async move {
+                        shared.end_dead(record, log, died, writing).await;
+                    });
                 }
             }
         }
@@ -60,7 +67,13 @@ impl Shared {
     }
 
     /// Ends a run that had its devices.
-    async fn end_dead(self: Arc<Self>, record: RunRecord, log: Arc<RunLog>, died: Option<String>) {
+    async fn end_dead(
+        self: Arc<Self>,
+        record: RunRecord,
+        log: Arc<RunLog>,
+        died: Option<String>,
+        writing: Writing,
+    ) {
         let run = &record.run;
         if log.events().await.is_empty() {
             let steps = record.scenario.steps.iter().map(|step| step.name.clone()).collect();
@@ -85,13 +98,12 @@ impl Shared {
         let began = log.events().await.first().map_or(0.0, |first| clock::stamp().seconds_since(&first.at));
         log.push(RunFact::Ended { outcome: outcome.clone(), took: began, next }).await;
         self.lending.weigh(&record.run, &events, &outcome, record.training).await;
-        self.finish(record, log).await;
+        self.finish(record, log, writing).await;
     }
 
     /// The bundle of a run that has ended, and the end of its record.
-    async fn finish(self: Arc<Self>, record: RunRecord, log: Arc<RunLog>) {
+    async fn finish(self: Arc<Self>, record: RunRecord, log: Arc<RunLog>, writing: Writing) {
         if !self.bundles.has(&record.run) {
-            let writing = self.bundles.begin(&record.run);
             let events = log.events().await;
             let (mut spans, mut lost) = (Vec::new(), Vec::new());
             for (id, attempt) in devices(&events) {
