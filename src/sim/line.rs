@@ -47,9 +47,7 @@ impl PtyLine {
         symlink(OsStr::from_bytes(terminal.as_bytes()), name)?;
         Ok(Self { name: name.to_owned(), typed, said })
     }
-}
 
-impl PtyLine {
     /// Done when whoever has the other end open has read all that was said: nothing waits there at two looks in a row,
     /// since the kernel hands it on in the background.
     pub(super) async fn drained(&self) {

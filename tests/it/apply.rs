@@ -24,7 +24,7 @@ fn standings(rows: &[Value]) -> Vec<(String, String, String)> {
 }
 
 /// Waits until these run, and no others, as this user sees it.
-async fn run(bench: &Bench, user: &Path, wanted: &[(&str, &str)]) {
+async fn until_running(bench: &Bench, user: &Path, wanted: &[(&str, &str)]) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = standings(&bench.as_user(user, &["deployments", "--json"]).await.done().json());
@@ -78,7 +78,7 @@ async fn what_files_say_is_kept_on_the_devices_of_whoever_holds_them() {
     bench.pilab(&["transfer", &lease, "ann"]).await.done();
     let as_ann = async |args: &[&str]| bench.as_user(&ann, args).await;
     // Put anew under the new token, which each device has yet to confirm.
-    run(&bench, &ann, &all).await;
+    until_running(&bench, &ann, &all).await;
     bench.pilab(&["withdraw", "one"]).await.refused("you hold no device");
 
     // A file that selects another device moves it, and one that is gone is withdrawn if that is asked for.
@@ -148,7 +148,7 @@ async fn a_coordinator_that_dies_as_a_lease_is_given_on_leaves_no_deployment_to_
     bench.pilab(&["withdraw", "hello"]).await.refused("you hold no device");
     // A container ends with its coordinator.
     bench.as_user(&ann, &["power", "on", DEVICES[0]]).await.done();
-    run(&bench, &ann, &[("hello", DEVICES[0])]).await;
+    until_running(&bench, &ann, &[("hello", DEVICES[0])]).await;
     bench.as_user(&ann, &["withdraw", "hello", "--wait"]).await.done();
     let left = bench.as_user(&ann, &["status", DEVICES[0], "--json"]).await.done().json();
     assert_eq!(left, Vec::<Value>::new());
