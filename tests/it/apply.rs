@@ -2,9 +2,9 @@
 
 use crate::coordinator::Bench;
 use crate::support::program::{PATIENCE, finish, signal};
+use crate::support::script;
 use rustix::process::Signal;
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep};
@@ -108,10 +108,9 @@ async fn what_files_say_is_kept_on_the_devices_of_whoever_holds_them() {
 /// A board whose switch takes for ever to switch it on holds up its fence, and with it all that follows a transfer.
 fn slow_board(dir: &Path) -> String {
     let switch = dir.join("switch");
-    let script =
+    let text =
         "#!/bin/sh\ncd \"$(dirname \"$0\")\" && touch began\nwhile [ -e began ]; do sleep 0.05; done\n";
-    std::fs::write(&switch, script).unwrap();
-    std::fs::set_permissions(&switch, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&switch, text);
     let power = format!("{{ driver = \"command\", on = [{switch:?}], off = [\"true\"] }}");
     format!("[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\npower = {power}\n")
 }

@@ -2,13 +2,13 @@
 //! clients and ISC's DHCP client in it, and dnsmasq as the other server. Needs root.
 
 use crate::agent::lab::{installed, skip};
+use crate::support::script;
 use pilab::model::id::DeviceId;
 use pilab::netboot::board::Board;
 use pilab::netboot::dhcp::{Client, DhcpEvent, DhcpNews, DhcpOptions, DhcpServer, Mode, Responder, probe};
 use pilab::netboot::tftp::{BootPath, Content, TftpOptions, TftpServer};
 use pilab::support::command::Command;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -110,8 +110,7 @@ impl Wire {
         let script = self.dir.path().join("script");
         let result = self.dir.path().join("lease");
         let text = format!("#!/bin/sh\n[ \"$1\" != bound ] || env > {}\n", result.display());
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        script::write(&script, &text);
         let script = script.display().to_string();
         let client = client.args(["-f", "-n", "-q", "-t", "10", "-T", "1", "-O", "tftp", "-s", &script]);
         client.output().await.unwrap();
@@ -126,8 +125,7 @@ impl Wire {
         let text = format!(
             "#!/bin/sh\n[ \"$reason\" != BOUND ] || {{ env > {result}.new; mv {result}.new {result}; }}\n"
         );
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        script::write(&script, &text);
         let wanted = "subnet-mask, broadcast-address, routers, domain-name-servers, dhcp-renewal-time, tftp-server-name, \
                       vendor-encapsulated-options";
         std::fs::write(&config, format!("{class}\nrequest {wanted};\ninitial-interval 1;\n")).unwrap();

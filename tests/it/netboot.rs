@@ -5,6 +5,7 @@ use crate::agent::lab::installed;
 use crate::journal::{Open, read_all, records};
 use crate::support::pi::Pi;
 use crate::support::program::{PATIENCE, Program, end, finish};
+use crate::support::script;
 use crate::support::store::{INITRAMFS, KERNEL, LAYER, Store, sha256};
 use pilab::journal::{Entry, Since};
 use pilab::model::event::Event;
@@ -12,7 +13,6 @@ use pilab::model::netboot::NetbootFact;
 use pilab::sim::{Plug, PlugKind, PlugOptions};
 use pilab::support::command::Command;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tokio::process::Child;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -306,8 +306,7 @@ async fn a_board_on_a_segment_of_its_own_becomes_the_lab_s_by_its_ticket() {
     let script = program.path("script");
     let text =
         format!("#!/bin/sh\n[ \"$1\" != bound ] || busybox ip addr add $ip/24 dev {}\n", segment.there);
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&script, &text);
     let class = "PXEClient:Arch:00000:UNDI:002001";
     let lease =
         ["udhcpc", "-i", &segment.there, "-V", class, "-f", "-n", "-q", "-s", script.to_str().unwrap()];

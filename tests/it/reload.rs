@@ -2,10 +2,10 @@
 
 use crate::agent::lab::installed;
 use crate::support::program::{PATIENCE, Program, finish, signal};
+use crate::support::script;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fmt::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -21,8 +21,7 @@ impl Rack {
         }
         let program = Program::new("");
         let switch = program.path("switch");
-        std::fs::write(&switch, "#!/bin/sh\necho \"$1 $2\" >> \"$(dirname \"$0\")/switched\"\n").unwrap();
-        std::fs::set_permissions(&switch, std::fs::Permissions::from_mode(0o755)).unwrap();
+        script::write(&switch, "#!/bin/sh\necho \"$1 $2\" >> \"$(dirname \"$0\")/switched\"\n");
         let rack = Self(program);
         rack.write(HEAD, boards);
         Some(rack)

@@ -17,6 +17,9 @@ mod night;
 #[path = "../it/support/program.rs"]
 mod program;
 mod proxy;
+#[expect(unreachable_pub, reason = "shared with the tests that need no kernel")]
+#[path = "../it/support/script.rs"]
+mod script;
 #[expect(dead_code, unreachable_pub, reason = "shared with the tests that need no kernel")]
 #[path = "../it/support/store.rs"]
 mod store;

@@ -1,6 +1,7 @@
 //! Racks of stub boards: real boot loaders, tickets, agents, in a second; no kernel.
 
 use crate::program::Program;
+use crate::script;
 use crate::store::{Store, sha256};
 use pilab::support::command::Command;
 use serde_json::Value;
@@ -49,8 +50,7 @@ impl Rig {
         std::fs::create_dir(&bin).unwrap();
         symlink(agent, bin.join("agent")).unwrap();
         let program = bin.join("board");
-        std::fs::write(&program, BOARD).unwrap();
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        script::write(&program, BOARD);
         let images = dir.path().join("images");
         let store = Store::with_agent(&images, &sha256(&std::fs::read(agent).unwrap()));
         let mut lab = format!("name = \"{name}\"\nimage = \"{}\"\nstagger = \"1ms\"\n{more}\n", store.image);

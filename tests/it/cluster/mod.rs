@@ -9,6 +9,7 @@ mod tls;
 use crate::agent::lab::installed;
 use crate::nats::SOON;
 use crate::support::program::{PATIENCE, Program, end};
+use crate::support::script;
 use pilab::bus::connect::{Bus, BusOptions};
 use pilab::bus::issuer::{COORDINATOR, Issuer};
 use pilab::bus::servers::Servers;
@@ -17,7 +18,6 @@ use pilab::model::tls::TlsFiles;
 use pilab::support::command::Command;
 use pilab::wire::subject;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -192,8 +192,7 @@ async fn pilab(args: &[&str]) -> crate::support::program::Ended {
 /// A lab of boards behind a switch that is a program, and that all of its coordinators reach. It writes down what it is told.
 pub(crate) fn boards(dir: &Path, lab: &str, boards: usize) -> String {
     let switch = dir.join("switch");
-    std::fs::write(&switch, "#!/bin/sh\necho \"$1 $2\" >> \"$(dirname \"$0\")/switched\"\n").unwrap();
-    std::fs::set_permissions(&switch, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script::write(&switch, "#!/bin/sh\necho \"$1 $2\" >> \"$(dirname \"$0\")/switched\"\n");
     let mut text = format!("name = {lab:?}\nstagger = \"0s\"\n[leases]\ndevices_per_user = 1000\n");
     text += "requests_per_user = 1000\n";
     for board in 1..=boards {

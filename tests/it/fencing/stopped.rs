@@ -2,11 +2,11 @@
 
 use crate::agent::lab::installed;
 use crate::support::program::{PATIENCE, Program, end, finish, signal};
+use crate::support::script;
 use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::ops::Deref;
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::{sleep, timeout};
@@ -34,9 +34,8 @@ impl Rack {
     pub(super) fn of(boards: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let switch = dir.path().join("switch");
-        let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n[ ! -e broken ] && echo \"$1 $2\" >> switched\n";
-        std::fs::write(&switch, script).unwrap();
-        std::fs::set_permissions(&switch, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\n[ ! -e broken ] && echo \"$1 $2\" >> switched\n";
+        script::write(&switch, text);
         let mut text = "name = \"rack\"\n[leases]\ndevices_per_user = 1000\n".to_owned();
         for board in 1..=boards {
             text += &format!("[[devices]]\nid = \"pi-{board}\"\nmodel = \"pi4b\"\nmin_off = \"1ms\"\n");
