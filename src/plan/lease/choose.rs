@@ -235,8 +235,10 @@ impl Book {
     }
 }
 
-/// Whether two needs differ in their role at most.
+/// Whether the same devices meet both needs: what [`fits`] looks at is the same.
 fn same(one: &Need, other: &Need) -> bool {
-    (&one.device, one.model, &one.labels, &one.capabilities)
-        == (&other.device, other.model, &other.labels, &other.capabilities)
+    // Field by field: what a need will ask for one day is not to be forgotten here.
+    let Need { role: _, device, model, backend, labels, capabilities, fallback: _, instead: _ } = one;
+    (device, model, backend, labels, capabilities)
+        == (&other.device, &other.model, &other.backend, &other.labels, &other.capabilities)
 }

@@ -34,6 +34,19 @@ fn a_handover_names_the_lease_that_it_comes_after() {
 }
 
 #[test]
+fn needs_that_differ_in_their_backend_alone_get_what_each_asks_for() {
+    let mut lab = Lab::of(&[]);
+    let board = Device { backend: Backend::Pi, model: Model::Pi4B, ..device("pi-1") };
+    let devices = vec![device("vm-1"), device("vm-2"), board];
+    lab.must(Input::Inventory { devices, newcomers: Health::Good });
+    ["vm-1", "vm-2", "pi-1"].map(|name| lab.ready(name));
+    // The first is what a need for a board has turned to.
+    let needs = [Backend::Vm, Backend::Pi].map(|backend| Need { backend: Some(backend), ..need("any") });
+    let asked = LeaseRequest { needs: needs.to_vec(), ..request("a", "ann", &[]) };
+    assert_eq!(lab.ask(asked), Some(vec!["vm-1".to_owned(), "pi-1".to_owned()]));
+}
+
+#[test]
 fn a_new_device_is_made_ready_before_its_first_holder() {
     let mut lab = Lab::of(&["pi-1"]);
     lab.ask(request("a", "ann", &["any"]));
