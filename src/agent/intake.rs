@@ -25,9 +25,9 @@ pub enum KeyName {
 /// How an entry was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The durable delivered it: it may be an old one, delivered again.
+    /// The durable delivered it.
     Delivered,
-    /// It was read: it is what the key holds now.
+    /// It was read.
     Read,
 }
 
@@ -73,7 +73,7 @@ impl Intake {
     ) -> Result<BTreeSet<DeploymentName>, StoreError> {
         match key {
             KeyName::Index => self.take_index(entry, source),
-            KeyName::Deployment(name) => self.take_deployment(name, entry, source),
+            KeyName::Deployment(name) => self.take_deployment(name, entry).map(|()| BTreeSet::new()),
         }
     }
 
@@ -106,10 +106,11 @@ impl Intake {
     }
 
     fn take_index(&mut self, entry: &Entry, source: Source) -> Result<BTreeSet<DeploymentName>, StoreError> {
-        let known = self.index.as_ref().map(|record| record.revision);
-        if source == Source::Delivered && known.is_some_and(|known| entry.revision < known) {
-            // Old, or of a bucket made anew: reading the keys tells which.
-            return Ok(self.names());
+        let known = self.index.as_ref().map(|record| (record.revision, record.written_ns));
+        let order = known.map_or(Order::Later, |known| order(entry, known));
+        if order == Order::Before {
+            tracing::debug!(entry.revision, "an index of before");
+            return Ok(BTreeSet::new());
         }
         let index = if entry.deleted {
             Index { version: WORKLOAD_VERSION, ..Index::default() }
@@ -135,11 +136,11 @@ impl Intake {
                 }
             }
         };
-        if known.is_some_and(|known| entry.revision < known) {
-            // The bucket was made anew: revisions count from 1 again.
+        if order == Order::BegunAnew {
+            // Revisions count from 1 again.
             self.records.values_mut().for_each(|record| record.revision = 0);
         }
-        let record = IndexRecord { revision: entry.revision, index };
+        let record = IndexRecord { revision: entry.revision, written_ns: entry.written_ns, index };
         if self.index.as_ref() != Some(&record) {
             self.store.put_index(&record)?;
         }
@@ -156,26 +157,20 @@ impl Intake {
         Ok(unread)
     }
 
-    fn take_deployment(
-        &mut self,
-        name: DeploymentName,
-        entry: &Entry,
-        source: Source,
-    ) -> Result<BTreeSet<DeploymentName>, StoreError> {
+    fn take_deployment(&mut self, name: DeploymentName, entry: &Entry) -> Result<(), StoreError> {
         let old = self.records.get(&name);
         if let Some(old) = old {
-            if old.revision == entry.revision {
-                return Ok(BTreeSet::new());
-            }
-            if source == Source::Delivered && entry.revision < old.revision {
-                return Ok(BTreeSet::from([name]));
+            let order = order(entry, (old.revision, old.written_ns));
+            if old.revision == entry.revision || order == Order::Before {
+                return Ok(());
             }
         } else if self.records.len() >= MAX_DEPLOYMENTS {
             tracing::error!(deployment = %name, "more than {MAX_DEPLOYMENTS} deployments: passed over");
-            return Ok(BTreeSet::new());
+            return Ok(());
         }
         let kept = old.and_then(|old| old.accepted.clone());
-        let mut record = Record { revision: entry.revision, accepted: kept, refusal: None, deleted: false };
+        let (revision, written_ns) = (entry.revision, entry.written_ns);
+        let mut record = Record { revision, written_ns, accepted: kept, refusal: None, deleted: false };
         self.notes.remove(&name);
         if entry.deleted {
             record.deleted = true;
@@ -209,7 +204,7 @@ impl Intake {
         }
         self.store.put(&name, &record)?;
         self.records.insert(name, record);
-        Ok(BTreeSet::new())
+        Ok(())
     }
 
     /// Whether a deployment is to be forgotten once its containers are gone: its key was deleted, or the
@@ -217,6 +212,29 @@ impl Intake {
     pub fn is_to_go(&self, name: &DeploymentName, record: &Record) -> bool {
         let after = self.index.as_ref().is_some_and(|index| index.revision > record.revision);
         record.deleted || (after && self.listed.as_ref().is_some_and(|listed| !listed.contains(name)))
+    }
+}
+
+/// How an entry stands to the one that is known of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// The same, or what came after it.
+    Later,
+    /// What came before it: delivered again, or read from a server that has not come to the last writes.
+    Before,
+    /// Written after it, at a smaller revision: the bucket was made anew.
+    BegunAnew,
+}
+
+/// Of an entry and the revision that is known, with its time. Revisions alone do not tell a bucket that was made anew from a
+/// server that lags behind, which would have what was deployed since removed.
+fn order(entry: &Entry, (revision, written_ns): (u64, u64)) -> Order {
+    if entry.revision >= revision {
+        Order::Later
+    } else if entry.written_ns > written_ns {
+        Order::BegunAnew
+    } else {
+        Order::Before
     }
 }
 
@@ -263,7 +281,7 @@ mod tests {
     }
 
     fn entry(revision: u64, value: impl Into<bytes::Bytes>) -> Entry {
-        Entry { revision, value: value.into(), deleted: false }
+        Entry { revision, written_ns: revision, value: value.into(), deleted: false }
     }
 
     fn value(generation: u64, sequence: u64) -> String {
@@ -284,8 +302,7 @@ mod tests {
         }
 
         fn web(&mut self, revision: u64, text: &str, source: Source) -> BTreeSet<DeploymentName> {
-            let text = entry(revision, text.to_owned());
-            self.intake.take(KeyName::Deployment(name("web")), &text, source).unwrap()
+            self.take(KeyName::Deployment(name("web")), entry(revision, text.to_owned()), source)
         }
 
         fn index(
@@ -294,7 +311,11 @@ mod tests {
             names: &[(&str, u64)],
             source: Source,
         ) -> BTreeSet<DeploymentName> {
-            self.intake.take(KeyName::Index, &entry(revision, index(names)), source).unwrap()
+            self.take(KeyName::Index, entry(revision, index(names)), source)
+        }
+
+        fn take(&mut self, key: KeyName, entry: Entry, source: Source) -> BTreeSet<DeploymentName> {
+            self.intake.take(key, &entry, source).unwrap()
         }
 
         fn generation(&self) -> Option<u64> {
@@ -369,22 +390,40 @@ mod tests {
     }
 
     #[test]
-    fn an_old_delivery_asks_for_a_reading() {
+    fn an_old_delivery_changes_nothing_and_an_index_has_what_it_names_read() {
         let mut at = Fixture::new();
         at.web(7, &value(2, 1), Source::Delivered);
-        assert_eq!(at.web(6, &value(9, 1), Source::Delivered), BTreeSet::from([name("web")]));
+        assert_eq!(at.web(6, &value(9, 1), Source::Delivered), BTreeSet::new());
         assert_eq!(at.generation(), Some(2));
         assert_eq!(at.index(8, &[("web", 3), ("new", 1)], Source::Delivered).len(), 2, "both are behind");
     }
 
     #[test]
-    fn a_bucket_made_anew_is_believed_when_read() {
+    fn a_bucket_made_anew_is_believed() {
+        for (source, names) in [(Source::Read, &[][..]), (Source::Delivered, &[("web", 1)])] {
+            let anew = Entry { written_ns: 501, ..entry(1, index(names)) };
+            let mut at = Fixture::new();
+            at.index(500, &[("web", 1)], Source::Delivered);
+            at.web(499, &value(1, 1), Source::Delivered);
+            at.take(KeyName::Index, anew, source);
+            let record = &at.intake.records()[&name("web")];
+            let gone = at.intake.is_to_go(&name("web"), record);
+            assert_eq!(gone, names.is_empty(), "deleted while the bucket was lost: {names:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_lags_behind_takes_nothing_back() {
         let mut at = Fixture::new();
-        at.index(500, &[("web", 1)], Source::Delivered);
-        at.web(499, &value(1, 1), Source::Delivered);
-        at.index(1, &[], Source::Read);
+        at.index(3, &[], Source::Delivered);
+        at.take(KeyName::Deployment(name("web")), Entry { deleted: true, ..entry(2, "") }, Source::Delivered);
+        at.web(4, &value(2, 1), Source::Delivered);
+        at.index(5, &[("web", 2)], Source::Delivered);
+        assert_eq!(at.index(3, &[], Source::Read), BTreeSet::new());
+        at.take(KeyName::Deployment(name("web")), Entry { deleted: true, ..entry(2, "") }, Source::Read);
         let record = &at.intake.records()[&name("web")];
-        assert!(at.intake.is_to_go(&name("web"), record), "deleted while the bucket was lost");
+        assert!(!at.intake.is_to_go(&name("web"), record), "{record:?}");
+        assert_eq!((at.generation(), at.intake.listed()), (Some(2), Some(&BTreeSet::from([name("web")]))));
     }
 
     #[test]

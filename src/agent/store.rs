@@ -111,6 +111,9 @@ pub enum StoreError {
 pub struct Record {
     /// The revision of the last value seen, understood or not.
     pub revision: u64,
+    /// When that was written, by the server's clock; 0 in what an agent before this one has kept.
+    #[serde(default)]
+    pub written_ns: u64,
     /// The last value that was taken.
     pub accepted: Option<Desired>,
     /// Why the value at `revision` was not taken, when it was not.
@@ -124,6 +127,9 @@ pub struct Record {
 pub struct IndexRecord {
     /// The revision.
     pub revision: u64,
+    /// When it was written, by the server's clock; 0 in what an agent before this one has kept.
+    #[serde(default)]
+    pub written_ns: u64,
     /// The index.
     pub index: Index,
 }
@@ -360,7 +366,7 @@ mod tests {
     fn what_was_put_is_there_after_opening_again() {
         let dir = tempfile::tempdir().unwrap();
         let record = Record { revision: 4, deleted: true, ..Record::default() };
-        let index = IndexRecord { revision: 3, index: Index::default() };
+        let index = IndexRecord { revision: 3, written_ns: 9, index: Index::default() };
         let store = Store::open(dir.path()).unwrap();
         store.put(&web(), &record).unwrap();
         store.put_index(&index).unwrap();

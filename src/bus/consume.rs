@@ -74,9 +74,11 @@ impl Durable {
         let Some(key) = message.subject.strip_prefix(&prefix) else {
             return Err(malformed("not of this bucket"));
         };
-        let Some(revision) = stream_sequence(&ack) else { return Err(malformed("no stream sequence")) };
+        let Some((revision, written_ns)) = revision_and_time(&ack) else {
+            return Err(malformed("no stream sequence and time"));
+        };
         let deleted = message.headers.as_ref().is_some_and(is_deletion);
-        let entry = Entry { revision, value: message.payload, deleted };
+        let entry = Entry { revision, written_ns, value: message.payload, deleted };
         Ok(Pulled::Delivery(Delivery { key: key.to_owned(), entry, ack: ack.into_string() }))
     }
 
@@ -92,17 +94,17 @@ impl Durable {
     }
 }
 
-/// The stream sequence in an acknowledgement subject (ADR-15):
+/// The stream sequence in an acknowledgement subject, and when that was stored, in nanoseconds (ADR-15):
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, and since
 /// nats-server 2.11 perhaps `$JS.ACK.<domain>.<account hash>.<stream>. …  .<random>`.
-fn stream_sequence(ack: &str) -> Option<u64> {
+fn revision_and_time(ack: &str) -> Option<(u64, u64)> {
     let tokens: Vec<&str> = ack.split('.').collect();
     let at = match tokens.len() {
         9 => 5,
         11.. => 7,
         _ => return None,
     };
-    tokens.get(at)?.parse().ok()
+    Some((tokens.get(at)?.parse().ok()?, tokens.get(at + 2)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -110,12 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_revision_is_in_the_acknowledgement_subject() {
-        assert_eq!(stream_sequence("$JS.ACK.KV_desired.d1.1.42.7.1700000000.0"), Some(42));
-        assert_eq!(stream_sequence("$JS.ACK.dom.hash.KV_desired.d1.1.42.7.1700000000.0"), Some(42));
-        assert_eq!(stream_sequence("$JS.ACK.dom.hash.KV_desired.d1.1.42.7.1700000000.0.rnd"), Some(42));
-        for bad in ["", "$JS.ACK", "$JS.ACK.KV_desired.d1.1.x.7.1700000000.0"] {
-            assert_eq!(stream_sequence(bad), None, "{bad}");
+    fn revision_and_time_are_in_the_acknowledgement_subject() {
+        let told = Some((42, 1_700_000_000));
+        assert_eq!(revision_and_time("$JS.ACK.KV_desired.d1.1.42.7.1700000000.0"), told);
+        assert_eq!(revision_and_time("$JS.ACK.dom.hash.KV_desired.d1.1.42.7.1700000000.0"), told);
+        assert_eq!(revision_and_time("$JS.ACK.dom.hash.KV_desired.d1.1.42.7.1700000000.0.rnd"), told);
+        for bad in
+            ["", "$JS.ACK", "$JS.ACK.KV_desired.d1.1.x.7.1700000000.0", "$JS.ACK.KV_desired.d1.1.42.7.x.0"]
+        {
+            assert_eq!(revision_and_time(bad), None, "{bad}");
         }
     }
 }

@@ -12,6 +12,8 @@ use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// How long one key operation may take.
 pub(super) const KV_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +27,9 @@ const WRONG_LAST_SEQUENCE: u64 = 10_071;
 pub struct Entry {
     /// The sequence number of the bucket's stream: grows with each write of any key.
     pub revision: u64,
+    /// When it was written, by the server's clock, in nanoseconds since 1970-01-01 UTC. In a bucket that was made anew revisions
+    /// begin anew; this goes on.
+    pub written_ns: u64,
     /// The value; empty when deleted.
     pub value: Bytes,
     /// Whether the key was deleted at this revision.
@@ -75,7 +80,11 @@ impl Bus {
                 None => Err(BusError::Malformed { subject, problem: "no Nats-Sequence header".into() }),
             };
         };
-        Ok(Some(Entry { revision, value: message.payload, deleted: is_deletion(&headers) }))
+        let written = headers.get("Nats-Time-Stamp").and_then(|value| written_ns(value.as_str()));
+        let Some(written_ns) = written else {
+            return Err(BusError::Malformed { subject, problem: "no time in Nats-Time-Stamp".into() });
+        };
+        Ok(Some(Entry { revision, written_ns, value: message.payload, deleted: is_deletion(&headers) }))
     }
 
     /// Writes a key; answers its revision.
@@ -203,6 +212,12 @@ fn encode(body: &serde_json::Value) -> Bytes {
 /// Whether a message's headers mark a deletion.
 pub(super) fn is_deletion(headers: &HeaderMap) -> bool {
     headers.get(KV_OPERATION).is_some_and(|value| matches!(value.as_str(), "DEL" | "PURGE"))
+}
+
+/// A server's time of a message (RFC 3339, to the nanosecond where it has any), in nanoseconds since 1970-01-01 UTC.
+pub(super) fn written_ns(text: &str) -> Option<u64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp_nanos()).ok()
 }
 
 fn understand<T: serde::de::DeserializeOwned>(subject: &str, answer: &[u8]) -> Result<T, BusError> {

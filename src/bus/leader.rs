@@ -5,7 +5,7 @@
 
 use super::connect::Bus;
 use super::error::BusError;
-use super::kv::{Entry, KV_OPERATION};
+use super::kv::{Entry, KV_OPERATION, written_ns};
 use crate::wire::subject;
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -23,6 +23,7 @@ struct Answer {
 #[derive(Deserialize)]
 struct Stored {
     seq: u64,
+    time: String,
     #[serde(default)]
     hdrs: String,
     #[serde(default)]
@@ -48,7 +49,8 @@ impl Bus {
         let decode = |text: &str| BASE64.decode(text.as_bytes()).map_err(|_| malformed("it is not base64"));
         let value: Bytes = decode(&stored.data)?.into();
         let headers = decode(&stored.hdrs)?;
-        Ok(Some(Entry { revision: stored.seq, value, deleted: is_deletion(&headers) }))
+        let written_ns = written_ns(&stored.time).ok_or_else(|| malformed("its time is none"))?;
+        Ok(Some(Entry { revision: stored.seq, written_ns, value, deleted: is_deletion(&headers) }))
     }
 }
 

@@ -40,7 +40,7 @@ async fn run(fake: &Fake, score: Value, time: Duration) -> Told {
         (checks, findings),
     );
     let (offers, offered) = mpsc::channel(1);
-    let entry = Entry { revision: 1, value: desired(1, score).into(), deleted: false };
+    let entry = Entry { revision: 1, written_ns: 1, value: desired(1, score).into(), deleted: false };
     let (taken, _) = oneshot::channel();
     let key = KeyName::Deployment(shop.clone());
     offers.send(Offer { key, entry, source: Source::Delivered, taken }).await.unwrap();
