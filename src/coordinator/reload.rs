@@ -45,7 +45,10 @@ impl Lending {
         {
             let mut pending = lock(&self.pending);
             pending.clear();
-            pending.extend(changed.into_iter().map(|id| (id, Pending::Changed)));
+            // Those that could not be made anew are not what they were either, whatever the file says now.
+            let unmade = lock(&self.unmade).clone();
+            let changed = changed.into_iter().chain(unmade).filter(|id| devices.contains(id));
+            pending.extend(changed.map(|id| (id, Pending::Changed)));
             pending.extend(running.difference(&devices).map(|id| (id.clone(), Pending::Removed)));
         }
         self.ledger.rule_by(policy).await?;

@@ -133,6 +133,29 @@ async fn what_nobody_has_changes_at_once_and_what_is_lent_when_it_comes_back() {
 }
 
 #[tokio::test]
+async fn a_device_that_could_not_be_made_anew_is_made_when_the_file_is_as_before() {
+    let Some(rack) = Rack::new(&[("a", "1"), ("b", "2")]) else { return };
+    let coordinator = rack.0.coordinator().await;
+    rack.free("rack-a").await;
+    // A line that this machine does not have.
+    rack.write(HEAD, &[("b", "2"), ("a", "1")]);
+    let file = std::fs::read_to_string(&rack.0.lab).unwrap();
+    let (rest, _) = file.rsplit_once("power = ").unwrap();
+    let pin = "driver = \"gpio-cdev\", chip = \"gpiochip250\", pin = 4";
+    let power = format!("power = {{ {pin}, active_low = true, contact = \"no\", on_crash = \"releases\" }}");
+    std::fs::write(&rack.0.lab, format!("{rest}{power}\n")).unwrap();
+    rack.reload().await;
+    let doubted = |row: &Value| row["reason"].as_str().is_some_and(|why| why.contains("not made anew"));
+    rack.0.device_until("rack-a", "it is not made", doubted).await;
+    rack.write(HEAD, &[("a", "1"), ("b", "2")]);
+    rack.reload().await;
+    rack.free("rack-a").await;
+    rack.0.pilab(&["reserve", "rack-a", "--json"]).await.done();
+    rack.0.pilab(&["power", "on", "rack-a"]).await.done();
+    finish(coordinator).await;
+}
+
+#[tokio::test]
 async fn a_file_with_a_mistake_changes_nothing() {
     let Some(rack) = Rack::new(&[("a", "1")]) else { return };
     let coordinator = rack.0.coordinator().await;
