@@ -62,6 +62,10 @@ impl Supply {
     /// without an end.
     pub(super) async fn settle(&mut self) {
         let reading = self.look().await;
+        if reading == PowerReading::Unknown {
+            // The last process may have switched it off a moment ago.
+            self.off_since = Some(Instant::now());
+        }
         let Some(intent) = self.journal.recovered().intent.clone() else { return };
         let state = intent.state;
         self.note(match reading {

@@ -108,6 +108,13 @@ async fn a_switch_that_cannot_be_read_back_keeps_the_least_time_off_too() {
     lab.device.on(NEW).await.unwrap();
     let waited = begun.elapsed();
     assert!(waited >= MIN_OFF - Duration::from_secs(1) && waited < MIN_OFF, "{waited:?}");
+    lab.device.off(NEW).await.unwrap();
+    lab.stop().await;
+    // Nor does a process that has just begun know for how long it has been off.
+    let lab = Lab::new(&dir.path().join("journal"), world, MIN_OFF).await;
+    let begun = Instant::now();
+    lab.device.on(NEW).await.unwrap();
+    assert!(begun.elapsed() >= MIN_OFF, "{:?}", begun.elapsed());
     lab.stop().await;
 }
 
