@@ -54,11 +54,11 @@ pub(super) struct Recovery {
     pub(super) segments: Vec<Segment>,
     pub(super) next_sequence: u64,
     pub(super) summary: Summary,
-    /// How many unreadable bytes were cut off the end, or set aside with a damaged segment.
+    /// How many bytes were cut off the end, or set aside with a damaged segment.
     pub(super) cut: u64,
 }
 
-/// Reads a directory and cuts off what a crash left unfinished. Only the last segment is read whole.
+/// Reads a directory and cuts off what a crash left unfinished. Only the last segment that has anything is read whole.
 pub(super) fn recover(dir: &Path) -> Result<Recovery, JournalError> {
     let failed = |source| open_error(dir)(source);
     let mut paths = Vec::new();
@@ -77,11 +77,11 @@ pub(super) fn recover(dir: &Path) -> Result<Recovery, JournalError> {
             None => recovery.cut += set_aside(&path).map_err(open_error(&path))?,
         }
     }
-    if let Some(mut last) = recovery.segments.pop() {
-        let torn = recovery.scan(&mut last).map_err(open_error(&last.path))?;
-        recovery.cut += torn;
-        if recovery.next_sequence > last.first {
+    // How things stand is in the last one that has anything: a crash may have left one that was only begun.
+    while let Some(mut last) = recovery.segments.pop() {
+        if recovery.scan(&mut last).map_err(open_error(&last.path))? {
             recovery.segments.push(last);
+            break;
         }
     }
     Ok(recovery)
@@ -123,14 +123,15 @@ fn set_aside(path: &Path) -> io::Result<u64> {
 
 impl Recovery {
     /// Reads the last segment to its end and cuts off what is not a whole record; removes the file
-    /// when nothing is left. Answers how many bytes were cut.
-    fn scan(&mut self, last: &mut Segment) -> io::Result<u64> {
+    /// when nothing is left, and answers whether something is. A crash leaves an unfinished record; whole ones behind a bad one
+    /// tell of a damaged disk, and the file as it was is set aside with them.
+    fn scan(&mut self, last: &mut Segment) -> io::Result<bool> {
         let mut rest = Bytes::from(fs::read(&last.path)?);
         let size = rest.len();
         rest.advance(SEGMENT_HEADER);
-        self.next_sequence = last.first;
+        let mut next = last.first;
         while let Decoded::Record(raw, consumed) = decode(&rest) {
-            if raw.sequence != self.next_sequence {
+            if raw.sequence != next {
                 break;
             }
             match raw.body {
@@ -138,19 +139,43 @@ impl Recovery {
                 Body::Entry(entry) => self.summary.apply(raw.attempt, raw.stamp, &entry),
                 Body::Unknown => {}
             }
-            self.next_sequence += 1;
+            next += 1;
             rest.advance(consumed);
         }
+        let behind = behind_damage(&rest, next);
+        // A number that was given once is given to nothing else: copies of events go by it.
+        self.next_sequence = self.next_sequence.max(behind.unwrap_or(next));
+        self.cut += rest.len() as u64;
         last.length = (size - rest.len()) as u64;
-        if self.next_sequence == last.first {
+        if behind.is_some() {
+            fs::copy(&last.path, last.path.with_extension("damaged"))?;
+        }
+        if next == last.first {
             fs::remove_file(&last.path)?;
         } else if !rest.is_empty() {
             let file = OpenOptions::new().write(true).open(&last.path)?;
             file.set_len(last.length)?;
             file.sync_all()?;
         }
-        Ok(rest.len() as u64)
+        Ok(next > last.first)
     }
+}
+
+/// The sequence number after the last whole record in `rest`, which begins with a bad one; none when there is none.
+fn behind_damage(rest: &Bytes, next: u64) -> Option<u64> {
+    // What a console said may look like a record; the number of one that is ours cannot be just any.
+    let ours = next..next.saturating_add(rest.len() as u64);
+    let (mut at, mut found) = (0, None);
+    while at < rest.len() {
+        at += match decode(&rest.slice(at..)) {
+            Decoded::Record(raw, length) if ours.contains(&raw.sequence) => {
+                found = Some(raw.sequence + 1);
+                length
+            }
+            _ => 1,
+        };
+    }
+    found
 }
 
 #[cfg(test)]

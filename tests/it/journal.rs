@@ -261,6 +261,63 @@ async fn damage_in_an_old_segment_is_told_and_read_over() {
 }
 
 #[tokio::test]
+async fn a_segment_that_was_only_begun_takes_nothing_of_what_was_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::at(dir.path()).await;
+    open.handle.console(BootAttempt(1), 0, Bytes::from_static(b"hello")).await.unwrap();
+    let intent = Event::PowerIntent { state: PowerState::On, token: TOKEN };
+    let last = open.handle.event_synced(BootAttempt(2), intent).await.unwrap();
+    open.close().await;
+    let open = Open::at(dir.path()).await;
+    open.handle.event(BootAttempt(2), run("after")).await.unwrap();
+    open.close().await;
+    let [_, second] = &segments(dir.path())[..] else { panic!("a segment for each process") };
+    let whole = fs::read(second).unwrap();
+    // Its header, which names the host's boot, and its first record, the summary.
+    for length in (0..whole.len()).step_by(7) {
+        fs::write(second, &whole[..length]).unwrap();
+        let open = Open::at(dir.path()).await;
+        let recovered = open.handle.recovered();
+        assert_eq!((recovered.attempt, recovered.console_offset), (BootAttempt(2), 5), "cut at {length}");
+        assert!(recovered.intent.is_some(), "cut at {length}");
+        let next = open.handle.event(BootAttempt(2), run("after")).await.unwrap();
+        assert!(next.sequence > last.sequence, "cut at {length}");
+        open.close().await;
+        segments(dir.path())[1..].iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn damage_in_the_last_segment_is_set_aside_with_what_is_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Open::at(dir.path()).await;
+    let mut ends = Vec::new();
+    for index in 0..5 {
+        open.handle.console(BootAttempt(1), 100 * index, Bytes::from(vec![b'x'; 100])).await.unwrap();
+        ends.push(usize::try_from(fs::metadata(&segments(dir.path())[0]).unwrap().len()).unwrap());
+    }
+    let last = open.handle.event(BootAttempt(1), run("last")).await.unwrap();
+    open.close().await;
+    let path = segments(dir.path()).remove(0);
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    bytes[ends[1] - 10] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let open = Open::at(dir.path()).await;
+    assert_eq!(fs::read(path.with_extension("damaged")).unwrap(), bytes);
+    assert_eq!(fs::read(&path).unwrap(), whole[..ends[0]]);
+    let next = open.handle.event(BootAttempt(1), run("after")).await.unwrap();
+    assert!(next.sequence > last.sequence, "no number is given twice: {next:?}");
+    let all = read_all(&open.handle, Since::Start).await;
+    let (there, missing): (Vec<Item>, Vec<Item>) =
+        all.into_iter().partition(|item| matches!(item, Item::Record(_)));
+    assert!(matches!(missing[..], [Item::Missing { cause: Missing::Damaged, .. }]), "{missing:?}");
+    let cut = Entry::Cut { bytes: (whole.len() - ends[0]) as u64 };
+    assert_eq!(entries(there)[1..], [cut, Entry::Event(run("after"))]);
+    open.close().await;
+}
+
+#[tokio::test]
 async fn a_second_process_and_another_version_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let open = Open::at(dir.path()).await;
