@@ -2,7 +2,8 @@
 //!
 //! A boot's ticket, and the files that a board asks for, are one process's: they went with it. A device that was on its
 //! way is booted anew, and its journal says why; so is a board that was up and asks for its files again. What a user
-//! booted of her own is not known any more: that is said, and the rest is hers. Runs end otherwise: `recover`.
+//! booted of her own is not known any more: that is said, and the rest is hers. What follows from giving a lease on is done
+//! again: `transfer`. Runs end otherwise: `recover`.
 
 use super::booting::Boots;
 use super::lending::Lending;
@@ -38,6 +39,11 @@ impl Lending {
         };
         for lease in held {
             let session = self.session(&lease);
+            if !lease.former.is_empty() {
+                // The last coordinator may have died between giving it on and what follows from that.
+                let (this, given) = (Arc::clone(self), lease.clone());
+                self.spawn(async move { this.settle_transfer(&given, false).await });
+            }
             for id in lease.devices {
                 let session = Arc::clone(&session);
                 self.spawn(async move { session.go_on(&id).await });

@@ -21,7 +21,7 @@ use crate::wire::console::{ConsoleBreak, ConsolePage, ConsoleRead, ConsoleWrite}
 use crate::wire::fleet::Pong;
 use crate::wire::lending::{
     DeviceAsked, DeviceRow, DeviceShown, Devices, Extend, LeaseAsked, LeaseRow, LeaseState, Power, PowerAct,
-    PowerDone, Queue, Reserve, Transfer, Usage, WaitingRow,
+    PowerDone, Queue, Reserve, Usage, WaitingRow,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,23 +127,6 @@ impl Lending {
         self.stands(&lease).await
     }
 
-    pub(super) async fn transfer(
-        self: &Arc<Self>,
-        by: Caller,
-        asked: Transfer,
-    ) -> Result<LeaseState, Refusal> {
-        let Transfer { lease, to } = asked;
-        let given = self.ledger.transfer(by, lease.clone(), to).await?;
-        // Before anybody is told: from then on nothing of the one before happens.
-        if let Err(cause) = self.fence(&given).await {
-            tracing::warn!(%lease, cause, "a lease was given on, and whoever had it is not fenced off everywhere");
-        }
-        // sshd on a slow device takes longer than an answer may.
-        let (this, transferred) = (Arc::clone(self), lease.clone());
-        self.spawn(async move { this.dismiss_keys(transferred).await });
-        self.stands(&lease).await
-    }
-
     pub(super) async fn release_by(&self, by: Caller, lease: LeaseId) -> Result<(), Refusal> {
         Ok(self.ledger.release(by, lease).await?)
     }
@@ -171,7 +154,7 @@ impl Lending {
         Ok(now)
     }
 
-    async fn stands(&self, id: &LeaseId) -> Result<LeaseState, Refusal> {
+    pub(super) async fn stands(&self, id: &LeaseId) -> Result<LeaseState, Refusal> {
         let id = id.clone();
         let read = move |book: &Book, now: &Now| standing(book, &id, now);
         Ok(self.ledger.read(read).await?)

@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use super::session::Seat;
 use super::tunnel::place;
 use crate::model::event::Event;
-use crate::model::id::LeaseId;
+use crate::model::lease::Lease;
 use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
 use crate::wire::tunnel::{Admit, Admitted};
@@ -29,22 +29,20 @@ impl Lending {
         let admitted = Event::KeyAdmitted { by: by.user.to_string(), token: seat.token };
         let written = seat.device.journal().event_synced(seat.attempt(), admitted).await;
         written.map_err(|e| Refusal::new(format!("that cannot be kept in the journal: {}", Chain(&e))))?;
-        // The script is fixed, and the key one of its arguments.
-        let script = format!("umask 077 && printf '%s\\n' \"$1\" > {HOLDER_KEYS}");
-        put(seat, &script, &[key.as_str()]).await?;
+        // The script is fixed; the key, and the lease's token that it goes with, are its arguments.
+        let script = format!("umask 077 && printf '# %s\\n%s\\n' \"$2\" \"$1\" > {HOLDER_KEYS}");
+        put(seat, &script, &[key.as_str(), &seat.token.to_string()]).await?;
         Ok(Admitted { user: SSH_USER.to_owned(), host_key })
     }
 
-    /// Takes the last holder's key off what is up of a lease that has another holder.
-    pub(super) async fn dismiss_keys(&self, lease: LeaseId) {
-        let id = lease;
-        let Ok(Some(lease)) = self.ledger.read(move |book, _| book.lease(&id).cloned()).await else { return };
-        let session = self.session(&lease);
+    /// Takes the last holder's key off what is up of a lease that has another holder, and leaves hers if she has put one.
+    pub(super) async fn dismiss_keys(&self, lease: &Lease) -> Result<(), String> {
+        let session = self.session(lease);
+        let script = format!("grep -qx \"# $1\" {HOLDER_KEYS} || rm -f {HOLDER_KEYS}");
         for seat in session.seats.iter().filter(|seat| place(seat).is_ok()) {
-            if let Err(Refusal { error, .. }) = put(seat, &format!("rm -f {HOLDER_KEYS}"), &[]).await {
-                tracing::warn!(device = %seat.id(), error, "the last holder's SSH key may still be there");
-            }
+            put(seat, &script, &[&seat.token.to_string()]).await.map_err(|refusal| refusal.error)?;
         }
+        Ok(())
     }
 }
 

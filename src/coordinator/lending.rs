@@ -14,7 +14,6 @@ use super::service::MAX_REQUESTS;
 use super::session::{Seat, Session};
 use super::tunnel::Tunnels;
 use super::uploads::Uploads;
-use crate::bus::provision;
 use crate::model::device::Device;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId, UserName};
@@ -24,13 +23,11 @@ use crate::plan::lease::{Caller, Refusal};
 use crate::support::chain::Chain;
 use crate::support::lock::lock;
 use crate::wire::lending::Pending;
-use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,8 +36,6 @@ use tokio_util::task::TaskTracker;
 pub(super) const RUN_BEAT: Duration = Duration::from_secs(20);
 /// Pause before a run asks again for its devices.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// How long what is under way on a device may take to end when it is given on: whoever asks waits for it.
-const FENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a device that a person boots may take until its ticket is void.
 const BOOT_WINDOW: Duration = Duration::from_secs(180);
 
@@ -301,30 +296,6 @@ impl Lending {
         let session = Arc::new(Session::new(parts, seats.collect(), BOOT_WINDOW, operator, lease.held()));
         sessions.insert(lease.request.id.clone(), Arc::clone(&session));
         session
-    }
-
-    /// Fences off whoever had the devices of this lease before it was given on. Between two leases the handover does.
-    ///
-    /// The fence stands at once; what is told is whether all that was under way has ended, and whether NATS has it.
-    pub(super) async fn fence(&self, lease: &Lease) -> Result<(), String> {
-        let fences = lease.devices.iter().filter_map(|id| self.device(id)).map(|device| async move {
-            let id = device.handle.id();
-            let fenced = async {
-                device.handle.fence(lease.token).await.map_err(|e| Chain(&e).to_string())?;
-                let kept = provision::fence(&self.parts.bus, id, lease.token).await;
-                kept.map_err(|e| Chain(&e).to_string())
-            };
-            match timeout(FENCE_TIMEOUT, fenced).await {
-                Ok(fenced) => fenced.map_err(|cause| format!("{id}: {cause}")),
-                Err(_) => Err(format!("{id}: something is still under way")),
-            }
-        });
-        let mut failed: Vec<_> = join_all(fences).await.into_iter().filter_map(Result::err).collect();
-        match timeout(FENCE_TIMEOUT, self.operator.look()).await {
-            Ok(given) => failed.extend(given.err().map(|e| Chain(&e).to_string())),
-            Err(_) => failed.push("its deployments of files are still looked after".to_owned()),
-        }
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
     /// Forgets the sessions of leases that are no more.

@@ -51,6 +51,7 @@ pub mod service;
 mod session;
 mod steps;
 mod training;
+mod transfer;
 mod tunnel;
 mod uploads;
 mod verify;

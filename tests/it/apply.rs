@@ -115,6 +115,15 @@ fn slow_board(dir: &Path) -> String {
     format!("[[devices]]\nid = \"pi-1\"\nmodel = \"pi4b\"\npower = {power}\n")
 }
 
+/// Waits for the board's switch to have begun.
+async fn until_there(began: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    while !began.exists() {
+        assert!(Instant::now() < deadline, "it is not switched");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_coordinator_that_dies_as_a_lease_is_given_on_leaves_no_deployment_to_nobody() {
     let dir = tempfile::tempdir().unwrap();
@@ -129,11 +138,7 @@ async fn a_coordinator_that_dies_as_a_lease_is_given_on_leaves_no_deployment_to_
     bench.pilab(&["apply", file.to_str().unwrap(), "--wait"]).await.done();
 
     let (power, began) = (bench.spawn(&["power", "on", "team-pi-1"]), dir.path().join("began"));
-    let deadline = Instant::now() + PATIENCE;
-    while !began.exists() {
-        assert!(Instant::now() < deadline, "it is not switched");
-        sleep(Duration::from_millis(10)).await;
-    }
+    until_there(&began).await;
     let mut transfer = bench.spawn(&["transfer", &lease, "ann"]);
     let is_hers = |device: &Value| device["usage"]["holder"] == "ann";
     bench.device_until(DEVICES[0], "its next holder", is_hers).await;
@@ -152,6 +157,26 @@ async fn a_coordinator_that_dies_as_a_lease_is_given_on_leaves_no_deployment_to_
     let left = bench.as_user(&ann, &["status", DEVICES[0], "--json"]).await.done().json();
     assert_eq!(left, Vec::<Value>::new());
     bench.as_user(&ann, &["release", &lease]).await.done();
+    finish(coordinator).await;
+}
+
+#[tokio::test]
+async fn a_transfer_says_when_what_the_last_holder_began_has_not_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(bench) = Bench::with(&slow_board(dir.path())) else { return };
+    let coordinator = bench.coordinator().await;
+    let ann = bench.login("ann", "user").await;
+    let lease = bench.reserve(&["team-pi-1"]).await;
+    let mut power = bench.spawn(&["power", "on", "team-pi-1"]);
+    let began = dir.path().join("began");
+    until_there(&began).await;
+    bench
+        .pilab(&["transfer", &lease, "ann"])
+        .await
+        .refused("what its last holder has begun may not have ended");
+    std::fs::remove_file(began).unwrap();
+    tokio::time::timeout(PATIENCE, power.wait()).await.expect("it has ended").unwrap();
+    bench.as_user(&ann, &["power", "off", "team-pi-1"]).await.done();
     finish(coordinator).await;
 }
 
