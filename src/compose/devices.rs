@@ -137,9 +137,9 @@ fn host_memory_mib() -> Option<u64> {
 
 impl Devices<'_> {
     /// Makes them all; none is switched on.
-    pub(super) async fn make(&self, image: &BootImage) -> Result<Made, CliError> {
+    pub(super) async fn make(&self, images: &[&BootImage]) -> Result<Made, CliError> {
         let mut made = match self.ground {
-            Ground::Vm(host) => self.machines(host, image).await?,
+            Ground::Vm(host) => self.machines(host, images).await?,
             Ground::Container { host, .. } => self.containers(host).await?,
             Ground::Wired => Made::new(),
         };
@@ -147,13 +147,13 @@ impl Devices<'_> {
         Ok(made)
     }
 
-    async fn machines(&self, host: &Host, image: &BootImage) -> Result<Made, CliError> {
+    async fn machines(&self, host: &Host, images: &[&BootImage]) -> Result<Made, CliError> {
         let gateway = IpAddr::V4(host.gateway());
         let listener = TcpListener::bind(SocketAddr::new(gateway, 0)).await;
         let listener = listener.map_err(|e| failed(format!("listen on {gateway}"), None, e))?;
         let address = listener.local_addr().map_err(|e| failed("listen for devices", None, e))?;
         let source = LayerSource::default();
-        for layer in &image.layers {
+        for layer in images.iter().flat_map(|image| &image.layers) {
             source.register(layer);
         }
         let options = OfficeOptions::new(format!("http://{address}"), source);

@@ -52,10 +52,19 @@ impl Ground {
     }
 
     /// Sweeps what killed labs have left, and makes ready.
-    pub(super) async fn open(lab: &Lab, backend: Backend, instance: &Instance) -> Result<Self, CliError> {
+    pub(super) async fn open(
+        lab: &Lab,
+        backend: Backend,
+        instance: &Instance,
+        stop: &CancellationToken,
+    ) -> Result<Self, CliError> {
         match backend {
             Backend::Container => Self::containers(instance).await,
-            Backend::Vm => Self::machines(lab, instance).await,
+            // A libvirt that hangs holds nobody up.
+            Backend::Vm => {
+                let machines = stop.run_until_cancelled(Self::machines(lab, instance)).await;
+                machines.unwrap_or(Err(CliError::Cancelled))
+            }
             Backend::Pi | Backend::Sim => {
                 sweep_without_machines().await?;
                 let marked = File::create(instance.dir().join(WIRED_ONLY));

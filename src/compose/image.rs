@@ -102,6 +102,33 @@ async fn as_it_is(image: Image, arch: Arch) -> Result<Image, CliError> {
     verified.map_err(image_error("use the image")).map(|()| image)
 }
 
+/// What the machines boot whose architecture is not that of the lab's first.
+pub(super) async fn of_other_machines(
+    lab: &Lab,
+    clock: &mut Clock,
+    progress: Progress,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<DeviceId, Arc<BootImage>>, CliError> {
+    let mut of = BTreeMap::new();
+    for (arch, machines) in other_machines(lab) {
+        clock.begin(&format!("image for {arch}"));
+        let (image, note) = ready(lab, arch, progress.clone(), stop.clone()).await?;
+        clock.end(note);
+        let image = Arc::new(image);
+        of.extend(machines.into_iter().map(|machine| (machine, Arc::clone(&image))));
+    }
+    Ok(of)
+}
+
+fn other_machines(lab: &Lab) -> BTreeMap<Arch, Vec<DeviceId>> {
+    let mut others: BTreeMap<Arch, Vec<DeviceId>> = BTreeMap::new();
+    let first = lab.devices.first().map(|machine| machine.arch);
+    for machine in lab.devices.iter().filter(|machine| Some(machine.arch) != first) {
+        others.entry(machine.arch).or_default().push(machine.device.id.clone());
+    }
+    others
+}
+
 /// What the boards boot that the lab netboots: `same` as its other devices, where that fits.
 pub(super) async fn of_boards(
     lab: &Lab,
@@ -278,5 +305,25 @@ fn info(store: &Store, image: &Image) -> ImageInfo {
         size: image.manifest.parts().iter().map(|(_, part)| part.size).sum(),
         made_ms: u64::try_from(made.as_millis()).unwrap_or(u64::MAX),
         path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_another_architecture_than_the_first_have_an_image_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lab.toml");
+        let pool = |name: &str, arch: &str| {
+            format!("[[pools]]\nname = {name:?}\nbackend = \"vm\"\narch = {arch:?}\ncount = 2\n")
+        };
+        let pools = [pool("a", "aarch64"), pool("b", "x86_64"), pool("c", "aarch64")];
+        fs::write(&path, format!("name = \"lab\"\n{}", pools.concat())).unwrap();
+        let load = |arch| crate::config::lab::load(&path, arch, None).unwrap();
+        let others = ["lab-b-1", "lab-b-2"].map(|id| DeviceId::new(id).unwrap());
+        assert_eq!(other_machines(&load(None)), BTreeMap::from([(Arch::X86_64, others.to_vec())]));
+        assert_eq!(other_machines(&load(Some(Arch::X86_64))), BTreeMap::new(), "--arch is for all");
     }
 }

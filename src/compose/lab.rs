@@ -1,11 +1,12 @@
 //! A lab in this process: its NATS server, coordinator and devices, embedded for the runs of one command or lasting.
 //! The command line talks NATS to it as to any other.
 
+use super::boots::BootImages;
 use super::clock::Clock;
 use super::devices::{Devices, Layers, Machines};
 use super::failed;
 use super::gates::{self, gate};
-use super::ground::{self, Ground};
+use super::ground::Ground;
 use super::image;
 use super::instance::Instance;
 use super::keep;
@@ -22,11 +23,10 @@ use crate::config::lab::Lab;
 use crate::config::standby;
 use crate::console;
 use crate::coordinator::ledger;
-use crate::coordinator::parts::{BootImage, KeyPair, LabDevice, Parts, Workshop};
+use crate::coordinator::parts::{KeyPair, LabDevice, Parts, Workshop};
 use crate::coordinator::service::Coordinator;
 use crate::device::DeviceHandle;
-use crate::model::device::Arch;
-use crate::model::id::{DeviceId, LabName, UserName};
+use crate::model::id::{LabName, UserName};
 use crate::model::time::{HostBoot, Moment};
 use crate::model::tls::TlsFiles;
 use crate::ssh::generate_key;
@@ -68,7 +68,7 @@ pub(super) async fn start(
     clock.begin(Ground::title(backend));
     simulated::check(&lab, options.simulate)?;
     let instance = Arc::new(place(&lab, options.lasting)?);
-    let ground = match Ground::open(&lab, backend, &instance).await {
+    let ground = match Ground::open(&lab, backend, &instance, &stop).await {
         Ok(ground) => ground,
         Err(error) => {
             // What holds its sockets could not be asked.
@@ -87,7 +87,7 @@ pub(super) async fn start(
     let site = Site { lab: &lab, instance: &instance, ground: &ground, rack: rack.as_ref(), layers: &layers };
     let begun = async {
         // Told to stop, not broken off: nothing that builds an image may be at work when this is done.
-        let images = boot_images(&lab, &ground, &mut clock, progress, &stop).await?;
+        let images = BootImages::ready(&lab, &ground, &mut clock, progress, &stop).await?;
         let begin = Box::pin(begin(site, &options, images, &mut clock));
         let begun = stop.run_until_cancelled(begin).await;
         begun.unwrap_or(Err(CliError::Cancelled))
@@ -159,31 +159,6 @@ struct Site<'a> {
     layers: &'a Arc<Layers>,
 }
 
-/// What the devices of a lab boot.
-struct BootImages {
-    /// Those that share one.
-    common: BootImage,
-    /// Boards and cards.
-    of: BTreeMap<DeviceId, Arc<BootImage>>,
-}
-
-async fn boot_images(
-    lab: &Lab,
-    ground: &Ground,
-    clock: &mut Clock,
-    progress: Progress,
-    stop: &CancellationToken,
-) -> Result<BootImages, CliError> {
-    clock.end("");
-    clock.begin(ground.boots_title());
-    let (common, note) = ground.boots(lab, progress.clone(), stop.clone()).await?;
-    clock.end(note);
-    let fits = matches!(ground, Ground::Vm(_)) && lab.devices.iter().all(|vm| vm.arch == Arch::Aarch64);
-    let mut of = image::of_boards(lab, fits.then_some(&common), clock, progress, stop).await?;
-    of.extend(ground::of_cards(lab).await?);
-    Ok(BootImages { common, of })
-}
-
 async fn begin(
     site: Site<'_>,
     options: &LabOptions,
@@ -208,7 +183,7 @@ async fn begin(
     let netboot = Netboot::start(lab, &layers.devices).await?;
     let (netboot_of, term_of) = (netboot.as_ref(), term.clone());
     let devices = Devices { lab, instance, ground, layers, netboot: netboot_of, simulated, term: term_of };
-    let devices = devices.make(&images.common).await?;
+    let devices = devices.make(&images.of_machines(lab)).await?;
     let handles: Vec<DeviceHandle> = devices.values().map(|(handle, _)| handle.clone()).collect();
     let machines: Machines = devices.into_iter().map(|(id, (_, machine))| (id, machine)).collect();
     let keep = keep::lines(instance.dir().to_owned(), handles.clone(), machines.clone());

@@ -1,5 +1,6 @@
 //! The only place that joins ports to adapters.
 
+mod boots;
 mod clock;
 mod devices;
 mod doctor;

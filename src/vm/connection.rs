@@ -4,7 +4,11 @@
 use super::error::{LibvirtError, VmError};
 use crate::support::lock::lock;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use virt::connect::Connect;
+
+/// How long a call may take: what libvirt does for us takes seconds on a busy host. A daemon that hangs answers never.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 impl From<virt::error::Error> for LibvirtError {
     fn from(error: virt::error::Error) -> Self {
@@ -27,7 +31,7 @@ impl Connection {
     }
 
     /// Runs `call` with an open connection. When the connection turns out to be lost, `call` is tried
-    /// once more on a new one, so it must bear being run twice.
+    /// once more on a new one, so it must bear being run twice. The thread of one that is not answered in time stays until it is.
     pub(super) async fn call<T, F>(&self, operation: impl Into<String>, call: F) -> Result<T, VmError>
     where
         T: Send + 'static,
@@ -35,8 +39,12 @@ impl Connection {
     {
         let this = self.clone();
         let operation = operation.into();
+        let silent = VmError::Silent { operation: operation.clone(), waited: ANSWER_WITHIN };
         let thread = tokio::task::spawn_blocking(move || this.blocking(operation, call));
-        thread.await.unwrap_or(Err(VmError::Abandoned))
+        match tokio::time::timeout(ANSWER_WITHIN, thread).await {
+            Ok(done) => done.unwrap_or(Err(VmError::Abandoned)),
+            Err(_) => Err(silent),
+        }
     }
 
     fn blocking<T>(

@@ -6,6 +6,7 @@ use super::domain::{self, Boots, Owner};
 use super::error::VmError;
 use super::host::is_gone;
 use super::parts::Parts;
+use super::save::Unsaved;
 use super::warm::remove_socket;
 use crate::console::port::{ByteStream, Line, LineFuture};
 use crate::device::ports::{Boot, BootOffer, PortError, PortFuture, Power};
@@ -53,8 +54,8 @@ pub(super) struct Acts {
     offer: Option<BootOffer>,
     /// The lease for which the data disk was made.
     disk_of: Option<FencingToken>,
-    /// The save that could not be made, and why: it is not tried at each start.
-    pub(super) unsaved: Option<(String, String)>,
+    /// The save that could not be made: it is not tried at each start.
+    pub(super) unsaved: Option<Unsaved>,
 }
 
 /// A device that is a virtual machine.

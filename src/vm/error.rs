@@ -36,6 +36,14 @@ pub enum VmError {
         /// Why.
         source: LibvirtError,
     },
+    /// libvirt took a call and does not answer it.
+    #[error("cannot {operation}: libvirt did not answer within {} s", waited.as_secs())]
+    Silent {
+        /// What was tried.
+        operation: String,
+        /// The bound.
+        waited: Duration,
+    },
     /// libvirt has no such network, or cannot start it.
     #[error("libvirt's network {network} is not there")]
     Network {
@@ -55,6 +63,8 @@ pub enum VmError {
     NoEmulator {
         /// The architecture.
         arch: Arch,
+        /// What libvirt says, where it says anything.
+        source: Option<LibvirtError>,
     },
     /// The data disk cannot be made or removed.
     #[error("cannot make the data disk {}", path.display())]
@@ -142,11 +152,19 @@ impl VmError {
         let hint = match self {
             Self::NotEnabled => "build with `--features vm`".to_owned(),
             Self::Connect { source, .. } => connect_hint(&source.message, has_systemd()),
+            Self::Silent { .. } => {
+                let again = if has_systemd() {
+                    "systemctl restart libvirtd"
+                } else {
+                    "end it and start `libvirtd -d`"
+                };
+                format!("see whether `virsh list` answers; if not, {again}: machines run on meanwhile")
+            }
             Self::Network { network, .. } => format!(
                 "see `virsh net-list --all`; `virsh net-start {network}` starts it; lab/setup installs libvirt's default network"
             ),
             Self::NoGateway { .. } => "choose a network of mode nat or route with an IPv4 address".to_owned(),
-            Self::NoEmulator { arch } => {
+            Self::NoEmulator { arch, .. } => {
                 let package = match arch {
                     Arch::Aarch64 => "qemu-system-arm",
                     Arch::X86_64 => "qemu-system-x86",

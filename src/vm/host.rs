@@ -116,6 +116,7 @@ impl Host {
     async fn support(&self, arch: Arch) -> Result<GuestSupport, VmError> {
         let kvm = capabilities::may_virtualize(arch, &self.cpuinfo, Arch::host());
         let kinds = [("kvm", Accelerator::Kvm), ("qemu", Accelerator::Tcg)];
+        let mut said = None;
         for (kind, accelerator) in kinds.into_iter().skip(usize::from(!kvm)) {
             let name = arch.to_string();
             let ask = move |connect: &Connect| {
@@ -128,13 +129,11 @@ impl Host {
                         return Ok(GuestSupport { emulator, accelerator });
                     }
                 }
-                Err(VmError::Call { source, .. }) => {
-                    tracing::debug!(%arch, kind, %source, "no such guests here");
-                }
+                Err(VmError::Call { source, .. }) => said = Some(source),
                 Err(error) => return Err(error),
             }
         }
-        Err(VmError::NoEmulator { arch })
+        Err(VmError::NoEmulator { arch, source: said })
     }
 
     /// Removes what a crashed coordinator left behind: each domain of ours whose owner's lock is free or
@@ -159,6 +158,10 @@ impl Host {
         let mut first = Ok(());
         for device in devices {
             first = first.and(device.close().await);
+            if matches!(first, Err(VmError::Silent { .. })) {
+                // It answers for the others no sooner.
+                break;
+            }
         }
         first
     }

@@ -11,8 +11,10 @@
 //! [`Room`] bounds what all slots take together.
 
 mod room;
+mod unsaved;
 
 pub use room::Room;
+pub use unsaved::Unsaved;
 
 use crate::support::atomic_file;
 use rustix::fs::{FlockOperation, flock};

@@ -13,7 +13,7 @@
 use super::device::{Acts, VmDevice};
 use super::domain::{self, Boots, Sleeper};
 use super::error::VmError;
-use super::save::{Basis, Room, Slot};
+use super::save::{Basis, Room, Slot, Unsaved};
 use super::wake::{Channel, Wakening};
 use super::{Saves, naming};
 use crate::device::ports::{BootOffer, Wake, WakeFate};
@@ -78,8 +78,8 @@ impl VmDevice {
         let slot = Slot::take(&saves.root, &self.parts.name).map_err(failed)?.ok_or(VmError::SavesInUse)?;
         let slot = Arc::new(slot);
         let (xml, key) = self.sleeper(offer, wake).await?;
-        if let Some((_, cause)) = acts.unsaved.as_ref().filter(|(unsaved, _)| *unsaved == key) {
-            return Err(VmError::NoSave { cause: cause.clone() });
+        if let Some(cause) = acts.unsaved.as_ref().and_then(|unsaved| unsaved.keeps_from(&key)) {
+            return Err(VmError::NoSave { cause: cause.to_owned() });
         }
         let asleep = self.asleep();
         tokio::fs::write(&asleep, "").await.map_err(failed)?;
@@ -92,8 +92,9 @@ impl VmDevice {
                         tracing::warn!(domain = self.parts.name, damage, "saved memory is thrown away");
                     }
                     let saved = self.save(&slot, &key, xml, offer, saves, failed).await;
-                    let saved = saved
-                        .inspect_err(|error| acts.unsaved = Some((key.clone(), Chain(error).to_string())));
+                    let saved = saved.inspect_err(|error| {
+                        acts.unsaved = Some(Unsaved::now(key.clone(), Chain(error).to_string()));
+                    });
                     (saved?, true)
                 }
             };

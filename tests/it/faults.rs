@@ -64,11 +64,38 @@ async fn a_wrong_file_is_named_with_line_and_key() {
 
 #[cfg(feature = "vm")]
 #[tokio::test]
-async fn a_libvirt_that_is_not_there_is_named_with_a_hint() {
+async fn a_libvirt_that_is_not_there_or_has_ended_is_named_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
-    let uri = "qemu:///system?socket=/nonexistent";
-    let (code, stderr) = pilab(&dir, &["run", "ping"], &[("LIBVIRT_DEFAULT_URI", uri)]).await;
-    assert_eq!(code, Some(4), "{stderr}");
-    assert!(stderr.contains("cannot connect to libvirt") && stderr.contains("hint:"), "{stderr}");
+    // A daemon that was killed leaves its socket.
+    let ended = dir.path().join("libvirt-sock");
+    drop(std::os::unix::net::UnixListener::bind(&ended).unwrap());
+    for (socket, cause) in [("/nonexistent", "No such file"), (ended.to_str().unwrap(), "Connection refused")]
+    {
+        let uri = format!("qemu+unix:///system?socket={socket}");
+        let (code, stderr) = pilab(&dir, &["run", "ping"], &[("LIBVIRT_DEFAULT_URI", &uri)]).await;
+        assert_eq!(code, Some(4), "{stderr}");
+        for words in ["cannot connect to libvirt", cause, "hint: is libvirtd running? Start it with"] {
+            assert!(stderr.contains(words), "{words:?}: {stderr}");
+        }
+        is_clean(&dir.path().join("state"));
+    }
+}
+
+#[cfg(feature = "vm")]
+#[tokio::test]
+async fn a_libvirt_that_hangs_does_not_keep_ctrl_c_from_ending_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("libvirt-sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilab"))
+        .args(["run", "ping"])
+        .env("PILAB_STATE_DIR", dir.path().join("state").to_str().unwrap())
+        .env("LIBVIRT_DEFAULT_URI", format!("qemu+unix:///system?socket={}", socket.display()))
+        .build();
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let (_silent, _) = listener.accept().await.unwrap();
+    crate::support::program::signal(&child, rustix::process::Signal::INT);
+    let status = tokio::time::timeout(PATIENCE / 2, child.wait()).await.expect("once is enough").unwrap();
+    assert_eq!(status.code(), Some(130));
     is_clean(&dir.path().join("state"));
 }

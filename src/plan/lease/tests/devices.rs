@@ -39,7 +39,9 @@ fn needs_that_differ_in_their_backend_alone_get_what_each_asks_for() {
     let board = Device { backend: Backend::Pi, model: Model::Pi4B, ..device("pi-1") };
     let devices = vec![device("vm-1"), device("vm-2"), board];
     lab.must(Input::Inventory { devices, newcomers: Health::Good });
-    ["vm-1", "vm-2", "pi-1"].map(|name| lab.ready(name));
+    for name in ["vm-1", "vm-2", "pi-1"] {
+        lab.ready(name);
+    }
     // The first is what a need for a board has turned to.
     let needs = [Backend::Vm, Backend::Pi].map(|backend| Need { backend: Some(backend), ..need("any") });
     let asked = LeaseRequest { needs: needs.to_vec(), ..request("a", "ann", &[]) };
