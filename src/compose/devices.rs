@@ -178,6 +178,9 @@ impl Devices<'_> {
             let handle = self.spawn(&wanted.device, ports, self.journal_dir(&wanted.device)).await?;
             made.insert(wanted.device.id.clone(), (handle, Machine::Vm(machine)));
         }
+        for name in host.remove_unnamed().await.map_err(vm_error("remove virtual machines"))? {
+            tracing::warn!(domain = name, "removed: it is of a device that the lab file names no more");
+        }
         Ok(made)
     }
 

@@ -42,6 +42,11 @@ impl Host {
         match *self {}
     }
 
+    /// Removes what is left of devices that the lab names no more.
+    pub async fn remove_unnamed(&self) -> Result<Vec<String>, VmError> {
+        match *self {}
+    }
+
     /// The locks of the owners of our domains.
     pub async fn owner_locks(&self) -> Result<Vec<PathBuf>, VmError> {
         match *self {}

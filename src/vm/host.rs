@@ -142,6 +142,20 @@ impl Host {
         self.connection.call("sweep domains whose owner is gone", sweep).await
     }
 
+    /// Removes what is left of devices that this lab had and that its file names no more; nobody could switch them. To be asked
+    /// when all devices are made. Answers their names.
+    pub async fn remove_unnamed(&self) -> Result<Vec<String>, VmError> {
+        let named: BTreeSet<String> =
+            lock(&self.devices).iter().map(|device| device.domain_name().to_owned()).collect();
+        let instance = self.options.instance.clone();
+        let remove = move |connect: &Connect| {
+            remove_where(connect, |name, owner| {
+                (owner.instance == instance && !named.contains(name)).then_some(())
+            })
+        };
+        self.connection.call("remove domains that the lab names no more", remove).await
+    }
+
     /// The locks of the owners of our domains: who has one of them still has, or has kept, machines.
     pub async fn owner_locks(&self) -> Result<Vec<PathBuf>, VmError> {
         let locks = |connect: &Connect| {
@@ -212,11 +226,19 @@ fn make_run_dir(path: &Path) -> io::Result<()> {
 }
 
 fn sweep(connect: &Connect) -> Result<Vec<String>, Error> {
+    remove_where(connect, |_, owner| (!owner.kept).then(|| free_lock(&owner.lock)).flatten())
+}
+
+/// Removes our domains that `goes` answers for; what it answers is held until the domain is gone.
+fn remove_where<T>(
+    connect: &Connect,
+    goes: impl Fn(&str, &Owner) -> Option<T>,
+) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     for domain in connect.list_all_domains(VIR_CONNECT_LIST_DOMAINS_ACTIVE)? {
         let Some(owner) = owner(&domain) else { continue };
-        let Some(_lock) = (!owner.kept).then(|| free_lock(&owner.lock)).flatten() else { continue };
         let name = domain.get_name()?;
+        let Some(_held) = goes(&name, &owner) else { continue };
         match domain.destroy() {
             Ok(()) => removed.push(name),
             Err(error) if is_gone(&error) => {}

@@ -101,12 +101,22 @@ impl Bench {
         Host::connect(options).await.unwrap()
     }
 
+    /// The same lab's in another process.
+    pub(crate) async fn again(&self) -> Host {
+        let options = HostOptions::new(self.instance.clone(), self.dir.path().join("run"));
+        Host::connect(options).await.unwrap()
+    }
+
     pub(crate) async fn device(&self) -> Arc<VmDevice> {
         self.device_with(None).await
     }
 
     pub(crate) async fn device_with(&self, data_disk_mib: Option<u32>) -> Arc<VmDevice> {
-        let spec = VmSpec {
+        self.host.device(self.spec(data_disk_mib)).await.unwrap()
+    }
+
+    pub(crate) fn spec(&self, data_disk_mib: Option<u32>) -> VmSpec {
+        VmSpec {
             id: DeviceId::new("lab-vm").unwrap(),
             arch: Arch::Aarch64,
             memory_mib: 256,
@@ -115,8 +125,7 @@ impl Bench {
             owner_lock: self.dir.path().join("lock"),
             lasting: false,
             saves: None,
-        };
-        self.host.device(spec).await.unwrap()
+        }
     }
 
     /// What happens when the process dies: the kernel lets go of its lock.

@@ -99,6 +99,14 @@ async fn a_sweep_removes_only_what_nobody_owns_or_keeps() {
     device.set(token(1), PowerState::On).await.unwrap();
     assert!(swept(successor.sweep().await.unwrap()), "its owner is gone");
     assert_eq!(device.get().await.unwrap(), PowerReading::Off);
+
+    device.set(token(1), PowerState::On).await.unwrap();
+    let again = bench.again().await;
+    assert!(!swept(successor.remove_unnamed().await.unwrap()), "it is another lab's");
+    let _named = again.device(bench.spec(None)).await.unwrap();
+    assert!(!swept(again.remove_unnamed().await.unwrap()), "it is a device of this lab");
+    assert!(swept(bench.again().await.remove_unnamed().await.unwrap()), "this lab has no such device now");
+    assert_eq!(device.get().await.unwrap(), PowerReading::Off);
 }
 
 #[tokio::test]
