@@ -227,12 +227,18 @@ async fn through(
         ui.data(&format!("{}\n{}", words::table(&record, true), words::changed(&changes)))?;
         ui.data(&format!("page: {}\njunit: {}\n", page.display(), junit.display()))?;
     }
-    let mut exit = Exit::of(record.runs.iter().map(|run| run.verdict.unwrap_or(Verdict::Lab)));
+    let verdicts = record.runs.iter().map(|run| run.verdict.unwrap_or(Verdict::Lab));
+    let mut exit = Exit::of(verdicts).max(of_evidence(&record));
     for error in tell::tell(plan, &record, &changes, &page).await {
         ui.error(&error);
         exit = exit.max(Exit::Lab);
     }
     Ok(exit)
+}
+
+/// What it comes to that evidence of a night is lost, as of single runs.
+fn of_evidence(night: &Record) -> Exit {
+    if night.runs.iter().any(|run| run.lost.is_some()) { Exit::Lab } else { Exit::Ok }
 }
 
 /// The record of a night that begins now.
@@ -331,7 +337,7 @@ fn last(args: &NightlyArgs, plan: &Nightly, nights: &Nights, ui: Ui) -> Result<E
     }
     let dead = (night.ended_ms.is_none() && !running) || !missed.is_empty();
     let ended = night.runs.iter().filter_map(|run| run.verdict);
-    Ok(Exit::of(ended).max(if dead { Exit::Lab } else { Exit::Ok }))
+    Ok(Exit::of(ended).max(of_evidence(night)).max(if dead { Exit::Lab } else { Exit::Ok }))
 }
 
 fn compared(args: &NightlyArgs, nights: &Nights, ui: Ui) -> Result<Exit, CliError> {

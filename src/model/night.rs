@@ -85,6 +85,9 @@ pub struct Run {
     /// The end of what the console had shown at the decisive event, for one that did not pass.
     #[serde(default)]
     pub excerpt: String,
+    /// Why the last attempt's bundle is not there, when it is not: its evidence is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
 }
 
 /// A device that a run had.
@@ -114,6 +117,7 @@ impl Run {
             took: 0.0,
             boot: None,
             excerpt: String::new(),
+            lost: None,
         }
     }
 

@@ -138,6 +138,26 @@ async fn a_night_tells_what_was_planted() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_cannot_be_had_is_lost_evidence() {
+    let Some(world) = World::new("scenarios = [\"ping\"]\n") else { return };
+    let night = world.command("run").spawn().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while world.record().is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "the night has not begun");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::write(world.night().join("bundles"), "in the way").unwrap();
+    let ended = timeout(PATIENCE, night.wait_with_output()).await.expect("it did not end").unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let record = world.record().unwrap();
+    assert_eq!(record.runs[0].verdict, Some(Verdict::Passed), "evidence changes no verdict: {said}");
+    assert!(record.runs[0].lost.is_some(), "{record:?}");
+    let page = read(&world.night().join("index.html"));
+    assert!(page.contains("the evidence of ping is lost: "), "{page}");
+    assert_eq!((ended.status.code(), world.nightly("last").await.0), (Some(4), Some(4)), "{said}");
+}
+
+#[tokio::test]
 async fn a_night_that_was_killed_is_told_and_the_next_one_tells_that_nights_were_missed() {
     let Some(world) = World::new("scenarios = [\"ping\", \"DIR/slow.toml\"]\n") else { return };
     let mut killed = world.command("run").spawn().unwrap();

@@ -14,6 +14,7 @@ use crate::model::run::{Outcome, RunEvent, RunFact, Verdict};
 use crate::model::scenario::Scenario;
 use crate::plan::fallback;
 use crate::plan::night::{Action, Night};
+use crate::support::chain::Chain;
 use crate::support::clock;
 use crate::wire::request::RunOptions;
 use std::collections::BTreeMap;
@@ -46,6 +47,8 @@ struct Attempted {
     job: usize,
     view: Result<RunView, CliError>,
     excerpt: String,
+    /// Why there is no bundle of it.
+    lost: Option<String>,
 }
 
 impl Drive<'_> {
@@ -82,9 +85,9 @@ impl Drive<'_> {
                 }
             };
             let Some(done) = done else { break };
-            let Attempted { job, view, excerpt } =
-                done.map_err(|e| CliError::Panicked { what: e.to_string() })?;
-            let verdict = self.took(job, view, excerpt, &mut views);
+            let done = done.map_err(|e| CliError::Panicked { what: e.to_string() })?;
+            let job = done.job;
+            let verdict = self.took(done, &mut views);
             if let Some(Action::End { job, verdict, cause }) = self.night.ended(job, verdict, begun.elapsed())
             {
                 self.end(job, verdict, cause, &views)?;
@@ -122,26 +125,21 @@ impl Drive<'_> {
         let dir = self.nights.dir(&self.record).join("bundles");
         attempts.spawn(async move {
             let view = attempt(&client, scenario, budget, over, halt).await;
-            let mut excerpt = String::new();
+            let (mut excerpt, mut lost) = (String::new(), None);
             if let Ok(view) = &view {
                 match bundle::fetch(&client, &view.run, &dir, Form::Directory).await {
                     Ok(fetched) if view.verdict() != Verdict::Passed => excerpt = quote(view, &fetched.path),
                     Ok(_) => {}
-                    Err(error) => tracing::warn!(run = %view.run, %error, "a bundle could not be fetched"),
+                    Err(error) => lost = Some(Chain(&error).to_string()),
                 }
             }
-            Attempted { job, view, excerpt }
+            Attempted { job, view, excerpt, lost }
         });
     }
 
     /// Takes an attempt into the record; answers its verdict.
-    fn took(
-        &mut self,
-        job: usize,
-        view: Result<RunView, CliError>,
-        excerpt: String,
-        views: &mut BTreeMap<usize, RunView>,
-    ) -> Verdict {
+    fn took(&mut self, attempted: Attempted, views: &mut BTreeMap<usize, RunView>) -> Verdict {
+        let Attempted { job, view, excerpt, lost } = attempted;
         let Some(run) = self.record.runs.get_mut(job) else { return Verdict::Lab };
         let verdict = match view {
             Ok(view) => {
@@ -155,12 +153,12 @@ impl Drive<'_> {
                 verdict
             }
             Err(error) => {
-                run.reason = crate::support::chain::Chain(&error).to_string();
+                run.reason = Chain(&error).to_string();
                 run.run = None;
                 Verdict::Lab
             }
         };
-        run.excerpt = excerpt;
+        (run.excerpt, run.lost) = (excerpt, lost);
         run.attempts.push(verdict);
         verdict
     }

@@ -55,6 +55,8 @@ pub(super) fn alarms(night: &Record, running: bool) -> Vec<String> {
         let done = night.runs.len() - night.count(None);
         alarms.push(format!("it died half way: {done} of {} runs had ended", night.runs.len()));
     }
+    let lost = night.runs.iter().filter_map(|run| Some((&run.cell, run.lost.as_ref()?)));
+    alarms.extend(lost.map(|(cell, cause)| format!("the evidence of {cell} is lost: {}", printable(cause))));
     alarms
 }
 
