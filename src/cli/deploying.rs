@@ -24,7 +24,12 @@ pub async fn deploy(local: &dyn Local, args: DeployArgs, ui: Ui) -> Result<Exit,
     let body = Deploy { device: args.device, deployment: spec.name, score: spec.score };
     let Deployed { generation, .. } = client.ask(deploying::DEPLOY, &body).await?;
     let generation = generation.unwrap_or_default();
-    ui.note(&format!("{} is to run {} at generation {generation}", body.device, body.deployment));
+    let Deploy { device, deployment, .. } = &body;
+    if args.json.json {
+        ui.json(&json!({ "device": device, "deployment": deployment, "generation": generation }))?;
+    } else {
+        ui.note(&format!("{device} is to run {deployment} at generation {generation}"));
+    }
     Ok(Exit::Ok)
 }
 
@@ -34,6 +39,10 @@ pub async fn undeploy(local: &dyn Local, args: UndeployArgs, ui: Ui) -> Result<E
     let body = Undeploy { device: args.device, deployment: args.deployment };
     let Deployed { revision, .. } = client.ask(deploying::UNDEPLOY, &body).await?;
     let (device, deployment) = (&body.device, &body.deployment);
+    if args.json.json {
+        ui.json(&json!({ "device": device, "deployment": deployment, "was_there": revision.is_some() }))?;
+        return Ok(Exit::Ok);
+    }
     ui.note(&match revision {
         Some(_) => format!("{device} is no longer to run {deployment}"),
         None => format!("{device} was not to run {deployment}"),

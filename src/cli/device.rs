@@ -14,6 +14,7 @@ use super::ui::Ui;
 use crate::model::health::{Finding, Health, Sign};
 use crate::support::clock;
 use crate::wire::lending::{self, DeviceAsked, DeviceShown, Flakiness, HealthSaid};
+use serde_json::json;
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -92,6 +93,10 @@ async fn say(local: &dyn Local, args: DeviceHealthArgs, health: Health, ui: Ui) 
     let client = connect(local, &args.login).await?;
     let said = HealthSaid { device: args.device, health, reason: args.reason };
     let () = client.ask(lending::HEALTH, &said).await?;
-    ui.note(&format!("{} is {health}", said.device));
+    if args.json.json {
+        ui.json(&json!({ "device": said.device, "health": health, "reason": said.reason }))?;
+    } else {
+        ui.note(&format!("{} is {health}", said.device));
+    }
     Ok(Exit::Ok)
 }

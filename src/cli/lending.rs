@@ -16,6 +16,7 @@ use crate::wire::lending::{
     WaitingRow,
 };
 use serde::Serialize;
+use serde_json::json;
 use std::time::Duration;
 
 /// Lists the lab's devices.
@@ -135,7 +136,11 @@ pub async fn release(local: &dyn Local, args: ReleaseArgs, ui: Ui) -> Result<Exi
     for lease in args.leases {
         let body = LeaseRef { lease };
         let () = client.ask(lending::RELEASE, &body).await?;
-        ui.note(&format!("{} is released", body.lease));
+        if args.json.json {
+            ui.json(&json!({ "lease": body.lease, "state": "ended" }))?;
+        } else {
+            ui.note(&format!("{} is released", body.lease));
+        }
     }
     Ok(Exit::Ok)
 }

@@ -25,10 +25,14 @@ pub async fn power(local: &dyn Local, command: PowerCommand, ui: Ui) -> Result<E
         PowerCommand::Status(args) => return status(local, args, ui).await,
     };
     let client = connect(local, &args.login).await?;
-    let PowerArgs { device, reason, force, .. } = args;
+    let PowerArgs { device, reason, force, json, .. } = args;
     let body = Power { device, act, force: reason.filter(|_| force) };
-    let done = switch(&client, &body).await?;
-    ui.data(&format!("{}: {}, boot attempt {}\n", body.device, done.power, done.attempt))?;
+    let PowerDone { power, attempt } = switch(&client, &body).await?;
+    if json.json {
+        ui.json(&json!({ "device": body.device, "power": power, "attempt": attempt }))?;
+    } else {
+        ui.data(&format!("{}: {power}, boot attempt {attempt}\n", body.device))?;
+    }
     Ok(Exit::Ok)
 }
 

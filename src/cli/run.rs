@@ -24,6 +24,7 @@ use crate::support::clock;
 use crate::support::shutdown::on_signal_but;
 use crate::wire::request::RunOptions;
 use futures_util::FutureExt;
+use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -186,7 +187,7 @@ async fn session(
 ) -> Result<Exit, CliError> {
     let options = RunOptions { keep: args.keep, cold: args.cold };
     let runs = watch(client, scenarios, options, show, stop).await?;
-    let bundles = fetch_bundles(client, args, &runs, show).await;
+    let bundles = fetch_bundles(client, args, &runs, show).await?;
     let report =
         format!("{}\n{}\n{}", summary::table(&runs), timings::table(preparation, &runs), bundles.text);
     if args.json {
@@ -218,7 +219,12 @@ struct Bundles {
     exit: Exit,
 }
 
-async fn fetch_bundles(client: &Client, args: &RunArgs, runs: &[RunView], show: &Show) -> Bundles {
+async fn fetch_bundles(
+    client: &Client,
+    args: &RunArgs,
+    runs: &[RunView],
+    show: &Show,
+) -> Result<Bundles, CliError> {
     let usual = || bundle::default_dir(|name| std::env::var_os(name).map(PathBuf::from));
     let dir = args.bundle.clone().unwrap_or_else(usual);
     let form = if args.bundle_file { Form::Archive } else { Form::Directory };
@@ -227,6 +233,9 @@ async fn fetch_bundles(client: &Client, args: &RunArgs, runs: &[RunView], show: 
         match bundle::fetch(client, &run.run, &dir, form).await {
             Ok(fetched) => {
                 bundles.text.push_str(&format!("bundle of {}: {}\n", run.scenario, fetched.path.display()));
+                if args.json {
+                    show.ui.json(&json!({ "run": run.run, "bundle": fetched.path }))?;
+                }
                 for line in fetched.kept {
                     bundles.text.push_str(&format!("  {}\n", super::table::printable(&line)));
                 }
@@ -246,7 +255,7 @@ async fn fetch_bundles(client: &Client, args: &RunArgs, runs: &[RunView], show: 
     if args.bundle.is_none() {
         prune(&args.lab.file, dir, show);
     }
-    bundles
+    Ok(bundles)
 }
 
 /// Removes old bundles, as the lab file says. That it cannot be done changes nothing about the runs.

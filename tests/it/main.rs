@@ -55,6 +55,7 @@ mod support;
 mod testing;
 mod tftp;
 mod tickets;
+mod told;
 mod trust;
 mod tunnels;
 mod unit;

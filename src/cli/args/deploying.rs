@@ -17,6 +17,9 @@ pub struct DeployArgs {
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Arguments of `undeploy`.
@@ -29,6 +32,9 @@ pub struct UndeployArgs {
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Arguments of `status`.

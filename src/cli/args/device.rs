@@ -171,4 +171,7 @@ pub struct DeviceHealthArgs {
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
 }

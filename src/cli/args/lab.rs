@@ -143,6 +143,9 @@ pub struct ReleaseArgs {
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// The commands on power.
@@ -172,6 +175,9 @@ pub struct PowerArgs {
     /// Which lab.
     #[command(flatten)]
     pub login: LoginArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub json: JsonArgs,
 }
 
 /// Arguments of `power status`.
