@@ -1,23 +1,22 @@
 //! Serial cables that lead to another board than the lab file says.
 //!
-//! Each boot of an image of ours says on its console which device it is, as its ticket told it. A console that shows another
-//! device's name, while that one has just had its ticket, is that one's: both are quarantined until somebody has looked.
-//! The name alone proves nothing, for whoever holds a device can print any.
+//! Each boot of an image of ours says on its console which device it is, as its ticket told it. What a console means that shows
+//! another device's name, `plan::cables` decides: the name alone proves nothing, for whoever holds a device can print any.
+//! Both are quarantined until somebody has looked.
 
 use super::lending::Lending;
+use crate::console::Stages;
 use crate::device::DeviceHandle;
 use crate::model::boot::BootStage;
 use crate::model::device::Backend;
 use crate::model::event::Event;
 use crate::model::health::Health;
 use crate::model::id::DeviceId;
+use crate::plan::cables::{Named, Ruling, judge};
 use crate::support::chain::Chain;
+use crate::support::clock;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::timeout;
-
-/// How much later than the console's line the ticket's exchange may be known here.
-const LATER: Duration = Duration::from_secs(10);
 
 /// Whether it is a board: other devices have no serial cable.
 pub(super) fn has_cable(device: &DeviceHandle) -> bool {
@@ -37,7 +36,7 @@ pub(super) async fn watch(lending: Arc<Lending>, device: DeviceHandle) {
         if let Some((offset, attempt, shown)) = ticket {
             seen = Some(offset);
             if let Some(shown) = shown.filter(|shown| *shown != own)
-                && has_its_ticket(&lending, &shown).await
+                && is_of(&lending, &shown).await
             {
                 let crossed = Event::CablesCrossed { shows: shown.to_string() };
                 if let Err(error) = device.journal().event(attempt, crossed).await {
@@ -65,12 +64,37 @@ fn shown(line: &str) -> Option<DeviceId> {
     DeviceId::new(name.split_whitespace().next()?).ok()
 }
 
-/// Whether it is a real device of this lab that has exchanged the ticket of its boot.
-async fn has_its_ticket(lending: &Lending, id: &DeviceId) -> bool {
-    let Some(device) = lending.device(id) else { return false };
-    let mut state = device.handle.state();
-    has_cable(&device.handle)
-        && matches!(timeout(LATER, state.wait_for(|state| state.address.is_some())).await, Ok(Ok(_)))
+/// Whose name a console shows.
+fn names(stages: &Stages) -> Option<DeviceId> {
+    shown(&stages.get(BootStage::Ticket)?.line)
+}
+
+/// Whether a console that shows this device now is the device's.
+async fn is_of(lending: &Lending, id: &DeviceId) -> bool {
+    let line_ns = clock::stamp().boot_ns;
+    let Some(device) = lending.device(id).filter(|device| has_cable(&device.handle)) else { return false };
+    let (mut state, mut stages) = (device.handle.state(), device.handle.console().stages());
+    loop {
+        let ticket_ns = state.borrow_and_update().arrived_at.map(|at| at.boot_ns);
+        let shows = names(&stages.borrow_and_update());
+        let named = Named { id, ticket_ns, shows: shows.as_ref() };
+        let left = match judge(line_ns, &named, clock::stamp().boot_ns) {
+            Ruling::Crossed => return true,
+            Ruling::Straight => return false,
+            Ruling::Look(left) => left,
+        };
+        let more = async {
+            // Losing either loses nothing: both are looked at again.
+            tokio::select! {
+                changed = state.changed() => changed.is_ok(),
+                changed = stages.changed() => changed.is_ok(),
+            }
+        };
+        // A device that is gone has no console to be crossed with.
+        if timeout(left, more).await == Ok(false) {
+            return false;
+        }
+    }
 }
 
 async fn quarantine(lending: &Lending, id: &DeviceId, cause: String) {

@@ -13,6 +13,7 @@ use crate::model::event::Event;
 use crate::model::lease::FencingToken;
 use crate::model::power::{PowerReading, PowerState};
 use crate::support::chain::Chain;
+use crate::support::clock;
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -255,7 +256,8 @@ impl Actor {
         if let Some(way) = way {
             self.keeper.keep(way).await;
         }
-        self.state.send_modify(|state| state.address = Some(address));
+        let now = clock::stamp();
+        self.state.send_modify(|state| (state.address, state.arrived_at) = (Some(address), Some(now)));
     }
 
     /// Whatever was reached in this attempt is no more: commands end, the address is unknown.
@@ -266,7 +268,7 @@ impl Actor {
         self.client_key = None;
         self.fate = None;
         self.state.send_modify(|state| {
-            (state.address, state.host_key, state.powered_on_at) = (None, None, None);
+            (state.address, state.arrived_at, state.host_key, state.powered_on_at) = Default::default();
         });
     }
 

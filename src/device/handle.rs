@@ -29,6 +29,8 @@ pub struct DeviceState {
     pub attempt: BootAttempt,
     /// Where the device is, once it has exchanged its ticket.
     pub address: Option<IpAddr>,
+    /// When it did; none where that was before this process.
+    pub arrived_at: Option<Stamp>,
     /// The SSH host key that its ticket brought it, OpenSSH public key format; none where nobody knows it.
     pub host_key: Option<String>,
     /// When power was about to be switched on in this attempt; none when it is off, or was on before

@@ -88,6 +88,7 @@ pub fn spawn(parts: DeviceParts, tracker: &TaskTracker, token: CancellationToken
         wear: parts.journal.recovered().wear,
         attempt: parts.journal.recovered().attempt,
         address: None,
+        arrived_at: None,
         host_key: None,
         powered_on_at: None,
     });

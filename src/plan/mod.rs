@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod boot;
+pub mod cables;
 pub mod compare;
 pub mod enroll;
 pub mod fallback;

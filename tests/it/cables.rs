@@ -28,21 +28,34 @@ async fn boards_whose_cables_are_crossed_are_quarantined_and_a_name_alone_proves
             .await;
     let mut line = lab.devices[ONE].rig.plug().await;
 
-    // Whoever holds the first prints the second's name, which is off.
-    line.write_all(b"pilab: ticket ok lab-pi-2\r\npilab: agent started\r\n").await.unwrap();
-    let seen =
-        read_until(&lab, |event| matches!(event, Event::Stage { line, .. } if line.contains("agent"))).await;
-    assert!(!seen.iter().any(|event| matches!(event, Event::CablesCrossed { .. })), "{seen:?}");
-
+    // Whoever holds the first prints the second's name, which is up and shows it on its own console.
+    let cycle = |device: &str| json!({"device": device, "act": "cycle", "force": null});
+    let ticket = || {
+        let fate = TicketFate::Redeemed { address: LOCALHOST };
+        lab.devices[TWO].world.lock().fate.as_ref().unwrap().send_replace(fate);
+    };
+    let mut other = lab.devices[TWO].rig.plug().await;
     lab.reserve("l1", TWO).await;
     lab.reserve("l2", ONE).await;
-    let cycle = |device: &str| json!({"device": device, "act": "cycle", "force": null});
-    lab.ask::<Value>(POWER, &cycle(ONE)).await;
     lab.ask::<Value>(POWER, &cycle(TWO)).await;
-    let fate = TicketFate::Redeemed { address: LOCALHOST };
-    lab.devices[TWO].world.lock().fate.as_ref().unwrap().send_replace(fate);
+    ticket();
+    other.write_all(b"pilab: ticket ok lab-pi-2\r\n").await.unwrap();
+    read_until(&lab, TWO, is_line("lab-pi-2")).await;
     line.write_all(b"pilab: ticket ok lab-pi-2\r\n").await.unwrap();
-    read_until(&lab, |event| *event == Event::CablesCrossed { shows: TWO.to_owned() }).await;
+    read_until(&lab, ONE, is_line("lab-pi-2")).await;
+
+    // Then the cables are crossed. One line is judged after the other, so this tells what the first came to, too.
+    for device in [ONE, TWO] {
+        lab.ask::<Value>(POWER, &cycle(device)).await;
+    }
+    ticket();
+    other.write_all(b"pilab: ticket ok lab-pi-1\r\n").await.unwrap();
+    line.write_all(b"pilab: ticket ok lab-pi-2\r\n").await.unwrap();
+    let crossed = Event::CablesCrossed { shows: TWO.to_owned() };
+    let seen = read_until(&lab, ONE, |event| *event == crossed).await;
+    let before = seen.iter().take_while(|event| **event != crossed);
+    let lines = before.filter(|event| is_line("lab-pi-2")(event)).count();
+    assert_eq!(lines, 2, "the name alone proves nothing: {seen:?}");
     let both = async {
         loop {
             let (one, two) = (health(&lab, ONE).await, health(&lab, TWO).await);
@@ -55,15 +68,20 @@ async fn boards_whose_cables_are_crossed_are_quarantined_and_a_name_alone_proves
     let (one, two) = timeout(SOON, both).await.unwrap();
     assert_eq!(one, "its console shows lab-pi-2: serial cables are crossed");
     assert_eq!(two, "the console of lab-pi-1 shows it: serial cables are crossed");
-    drop(line);
+    drop((line, other));
     lab.stop().await;
 }
 
-/// The events of the first device, once one is as it should be.
-async fn read_until(lab: &FakeLab, is_it: impl Fn(&Event) -> bool) -> Vec<Event> {
+fn is_line(shows: &str) -> impl Fn(&Event) -> bool {
+    let text = format!("pilab: ticket ok {shows}");
+    move |event| matches!(event, Event::Stage { line, .. } if *line == text)
+}
+
+/// The events of a device, once one is as it should be.
+async fn read_until(lab: &FakeLab, device: &str, is_it: impl Fn(&Event) -> bool) -> Vec<Event> {
     let reading = async {
         loop {
-            let all = records(read_all(&lab.devices[ONE].journal.handle, Since::Start).await);
+            let all = records(read_all(&lab.devices[device].journal.handle, Since::Start).await);
             let event = |record: pilab::journal::Record| match record.entry {
                 Entry::Event(event) => Some(event),
                 _ => None,
