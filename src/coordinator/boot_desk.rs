@@ -114,7 +114,7 @@ impl Lending {
     }
 
     /// What a device's journal says, once it says something.
-    pub(super) async fn events_of(&self, asked: EventsOf) -> Result<EventsOfPage, Refusal> {
+    pub(super) async fn events_of(&self, by: &Caller, asked: EventsOf) -> Result<EventsOfPage, Refusal> {
         let device = self.device(&asked.device).ok_or_else(|| no_such(&asked.device))?;
         let journal = device.handle.journal();
         let Some(from) = asked.from else {
@@ -123,8 +123,8 @@ impl Lending {
         let mut page = EventsOfPage { events: Vec::new(), next: from };
         let mut cursor = journal.cursor(Since::Sequence(from));
         // Those who wait must not keep others from being heard.
-        let waits = self.waits.try_acquire();
-        let wait = if waits.is_ok() { asked.wait.min(HOLD) } else { Duration::ZERO };
+        let held = self.waits.hold(&by.user);
+        let wait = if held.is_some() { asked.wait.min(HOLD) } else { Duration::ZERO };
         let done = fill(&mut page, &mut cursor, Instant::now() + wait).await;
         done.map_err(|e| Refusal::new(format!("the journal cannot be read: {}", Chain(&e))))?;
         Ok(page)

@@ -136,9 +136,9 @@ impl Lending {
     }
 
     /// How a lease stands, once that has changed or the time is up.
-    pub(super) async fn watch(&self, asked: LeaseAsked) -> Result<LeaseState, Refusal> {
+    pub(super) async fn watch(&self, by: &Caller, asked: LeaseAsked) -> Result<LeaseState, Refusal> {
         // Those who wait must not keep others from being heard: where too many do, it is answered at once.
-        let Ok(_waits) = self.waits.try_acquire() else { return self.stands(&asked.lease).await };
+        let Some(_held) = self.waits.hold(&by.user) else { return self.stands(&asked.lease).await };
         let deadline = Instant::now() + asked.wait.min(MAX_WAIT);
         let mut version = self.ledger.changes();
         let first = self.stands(&asked.lease).await?;

@@ -7,10 +7,10 @@
 
 use super::cables;
 use super::console;
+use super::intake::Waits;
 use super::ledger::{LedgerError, LedgerHandle, Reserved};
 use super::operator::Operator;
 use super::parts::{LabDevice, Parts};
-use super::service::MAX_REQUESTS;
 use super::session::{Seat, Session};
 use super::tunnel::Tunnels;
 use super::uploads::Uploads;
@@ -26,7 +26,6 @@ use crate::wire::lending::Pending;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,8 +64,7 @@ pub(super) struct Lending {
     pub(super) unmade: Mutex<BTreeSet<DeviceId>>,
     /// Held while the lab file is read anew, and while a device is made anew.
     pub(super) reloading: tokio::sync::Mutex<()>,
-    /// How many more may wait for a lease to change: half of the requests that are answered at one time.
-    pub(super) waits: Semaphore,
+    pub(super) waits: Waits,
     pub(super) tunnels: Tunnels,
     pub(super) uploads: Uploads,
     /// What goes on beside the requests, until it is cancelled.
@@ -100,7 +98,6 @@ impl Lending {
         let inventory: Vec<Device> =
             parts.devices.iter().map(|device| device.handle.device().clone()).collect();
         ledger.inventory(inventory, Health::Good).await?;
-        let waits = Semaphore::new(MAX_REQUESTS / 2);
         let (tunnels, sessions) = (Tunnels::default(), Mutex::default());
         let uploads = Uploads::new(parts.uploads.clone());
         let (devices, pending, reloading) =
@@ -113,7 +110,7 @@ impl Lending {
             pending,
             unmade: Mutex::default(),
             reloading,
-            waits,
+            waits: Waits::default(),
             tunnels,
             uploads,
             tasks,

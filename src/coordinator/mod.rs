@@ -1,12 +1,12 @@
 //! The lab coordinator: leases, handover, runs, steps, requests, credentials.
 //!
 //! ```text
-//!  requests ──► service ──► desk (people) ──► lending ──► ledger (devices, all or none), handover
-//!                 ├──────► run task ──────────────┘
-//!                 │            │  ├────► bring-up (identity, boot, first ping)
-//!                 │            │  └────► steps  (KV, fleet requests, console, SSH)
-//!                 │            ▼
-//!                 └──────► run log ──► lab.<lab>.run.<run>, replay on request, bundle
+//!  requests ──► intake ──► service ──► desk (people) ──► lending ──► ledger (devices, all or none), handover
+//!                            ├──────► run task ──────────────┘
+//!                            │            │  ├────► bring-up (identity, boot, first ping)
+//!                            │            │  └────► steps  (KV, fleet requests, console, SSH)
+//!                            │            ▼
+//!                            └──────► run log ──► lab.<lab>.run.<run>, replay on request, bundle
 //! ```
 //!
 //! One task owns each run; its log is the only thing others read of it. A run outlives its coordinator: `runs` keeps it,
@@ -32,6 +32,7 @@ mod fallback;
 mod findings;
 mod follow;
 mod handover;
+mod intake;
 mod keys;
 pub mod ledger;
 mod lending;

@@ -4,6 +4,7 @@ use super::answers::{decode, json, needed, ok, same_version};
 use super::bundle::Bundles;
 use super::care;
 use super::handover;
+use super::intake;
 use super::ledger::{self, LedgerError, LedgerOptions, TERM, TakeError};
 use super::lending::Lending;
 use super::log::RunLog;
@@ -37,13 +38,10 @@ use crate::wire::tunnel::{ADMIT, TUNNEL_CLOSE, TUNNEL_OPEN, TUNNEL_RECEIVE, TUNN
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The most requests that are being answered; more wait.
-pub(super) const MAX_REQUESTS: usize = 256;
 /// Where the ledger's epoch is kept, below the coordinator's directory.
 const EPOCH_FILE: &str = "ledger.json";
 /// How often it is looked whether another has the lab.
@@ -138,29 +136,7 @@ impl Coordinator {
         });
         // Before anybody is answered: a run that somebody follows must be known.
         shared.recover().await?;
-        let (serving, stop) = (Arc::clone(&shared), token.clone());
-        tracker.spawn(async move {
-            let mut requests = requests;
-            let room = Arc::new(Semaphore::new(MAX_REQUESTS));
-            loop {
-                tokio::select! {
-                    // Losing a request here loses nothing: the service ends.
-                    () = stop.cancelled() => return,
-                    message = requests.next() => {
-                        // The semaphore is never closed.
-                        let (Some(message), Ok(permit)) = (message, Arc::clone(&room).acquire_owned().await) else {
-                            return;
-                        };
-                        // By itself, since some wait for a lease to change or for a device to boot.
-                        let (serving, stop) = (Arc::clone(&serving), stop.clone());
-                        serving.tracker.clone().spawn(async move {
-                            stop.run_until_cancelled(Box::pin(serving.serve(message))).await;
-                            drop(permit);
-                        });
-                    }
-                }
-            }
-        });
+        tracker.spawn(intake::run(requests, Arc::clone(&shared), token.clone()));
         Ok(Self { shared, tracker, token })
     }
 
@@ -200,16 +176,25 @@ impl Shared {
         lock(&self.runs).values().map(|run| Arc::clone(&run.log)).collect()
     }
 
-    async fn serve(self: &Arc<Self>, message: Message) {
-        let Some((user, verb)) = subject::parse_request(&message.subject) else { return };
-        let Some(reply) = message.reply.clone() else { return };
-        // An answer goes only to the caller's own inbox: otherwise a request with the reply subject
-        // `$KV.desired.x` would make the coordinator overwrite that key with its answer.
-        if !reply.starts_with(&format!("{}.", subject::inbox(user.as_str()))) {
-            tracing::warn!(%user, verb, reply = %reply, "a request asks for its answer outside the caller's inbox");
-            return;
-        }
-        let answer = self.answer(&user, verb, &message.payload).await;
+    /// Answers a request.
+    pub(super) async fn serve(self: &Arc<Self>, message: &Message) {
+        let Some(asks) = asks(message) else { return };
+        let answer = self.answer(&asks.user, asks.verb, &message.payload).await;
+        self.reply(&asks, answer).await;
+    }
+
+    /// Answers a request of a user who asks for too much at once.
+    pub(super) async fn turn_away(&self, message: &Message) {
+        let Some(asks) = asks(message) else { return };
+        let refusal = Refusal::hinted(
+            format!("too many requests of {} wait to be answered already", asks.user),
+            "ask again when some have been",
+        );
+        self.reply(&asks, Err(refusal)).await;
+    }
+
+    async fn reply(&self, asks: &Asks<'_>, answer: Result<Vec<u8>, Refusal>) {
+        let Asks { user, verb, reply } = asks;
         // Whoever has the lab now heard it too, and answers.
         if self.parts.term.has_ended() {
             return tracing::debug!(%user, verb, "not answered: another coordinator has the lab");
@@ -218,7 +203,7 @@ impl Shared {
             Ok(bytes) => bytes,
             Err(refusal) => json(&Reply::<()>::from(refusal)),
         };
-        if let Err(error) = self.parts.bus.publish(reply, answer).await {
+        if let Err(error) = self.parts.bus.publish((*reply).to_owned(), answer).await {
             tracing::warn!(%user, verb, error = %Chain(&error), "an answer was not sent");
         }
     }
@@ -256,7 +241,7 @@ impl Shared {
                 lending.reserve(by, asked).await.map(ok)
             }
             ESTIMATE => lending.estimate(by, decode(payload)?).await.map(ok),
-            LEASE => lending.watch(decode(payload)?).await.map(ok),
+            LEASE => lending.watch(&by, decode(payload)?).await.map(ok),
             EXTEND => lending.extend(by, decode(payload)?).await.map(ok),
             TRANSFER => lending.transfer(by, decode(payload)?).await.map(ok),
             RELEASE => lending.release_by(by, decode::<LeaseRef>(payload)?.lease).await.map(ok),
@@ -265,7 +250,7 @@ impl Shared {
             BOOT => lending.boot(&by, decode(payload)?).await.map(ok),
             UPLOAD_LACKS => lending.upload_lacks(&by, decode(payload)?).await.map(ok),
             UPLOAD => lending.upload(&by, decode(payload)?).await.map(ok),
-            EVENTS_OF => lending.events_of(decode(payload)?).await.map(ok),
+            EVENTS_OF => lending.events_of(&by, decode(payload)?).await.map(ok),
             PING => lending.ping(&by, decode(payload)?).await.map(ok),
             CONSOLE_READ => lending.read_console(decode(payload)?).await.map(ok),
             CONSOLE_WRITE => lending.write_console(&by, decode(payload)?).await.map(ok),
@@ -313,4 +298,25 @@ impl Shared {
         let logins = self.people.logout(&asked.user).await?;
         Ok(LogoutDone { logins, leases: self.lending.leases_of(asked.user).await? })
     }
+}
+
+/// Who asks for what, and where the answer goes.
+struct Asks<'a> {
+    user: UserName,
+    verb: &'a str,
+    reply: &'a str,
+}
+
+/// None for what is no request.
+///
+/// An answer goes only to the caller's own inbox: otherwise a request with the reply subject `$KV.desired.x` would make the
+/// coordinator overwrite that key with its answer.
+fn asks(message: &Message) -> Option<Asks<'_>> {
+    let (user, verb) = subject::parse_request(&message.subject)?;
+    let reply = message.reply.as_deref()?;
+    if reply.starts_with(&format!("{}.", subject::inbox(user.as_str()))) {
+        return Some(Asks { user, verb, reply });
+    }
+    tracing::warn!(%user, verb, reply, "a request asks for its answer outside the caller's inbox");
+    None
 }

@@ -145,8 +145,8 @@ impl Lending {
     ) -> Result<TunnelPiece, Refusal> {
         let tunnel = self.tunnel(by, asked.id).await?;
         // Those who wait must not keep others from being heard.
-        let waits = self.waits.try_acquire();
-        let hold = if waits.is_ok() { HOLD } else { HOLD_BRIEFLY };
+        let held = self.waits.hold(&by.user);
+        let hold = if held.is_some() { HOLD } else { HOLD_BRIEFLY };
         tunnel.bounded(tunnel.receive(asked.offset, hold)).await
     }
 

@@ -22,6 +22,7 @@ pub mod setup;
 pub mod spec;
 pub mod timeline;
 pub mod trust;
+pub mod turns;
 pub mod verdict;
 pub mod verify;
 pub mod warm;

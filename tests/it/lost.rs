@@ -20,13 +20,13 @@ const GIVEN: &str = "lab-vm-1";
 /// Given back, and reserved by another.
 const BACK: &str = "lab-vm-2";
 
-struct User {
+pub(crate) struct User {
     name: UserName,
     bus: Bus,
 }
 
 impl User {
-    async fn new(lab: &FakeLab, name: &str) -> Self {
+    pub(crate) async fn new(lab: &FakeLab, name: &str) -> Self {
         let name = UserName::new(name).unwrap();
         lab.ask::<Value>(LOGIN, &LoginAsked { user: name.clone(), role: Role::User, ttl: HOUR }).await;
         let Lab { issuer, .. } = &lab.lab;
@@ -34,7 +34,7 @@ impl User {
         Self { name, bus }
     }
 
-    async fn ask(&self, verb: &str, body: &Value) -> Reply<Value> {
+    pub(crate) async fn ask(&self, verb: &str, body: &Value) -> Reply<Value> {
         let subject = subject::request(&lab_name(), &self.name, verb);
         let answer = self.bus.request(subject, serde_json::to_vec(body).unwrap(), SOON).await.unwrap();
         serde_json::from_slice(&answer).unwrap()
@@ -47,7 +47,7 @@ impl User {
         }
     }
 
-    async fn reserve(&self, lease: &str, device: &str) {
+    pub(crate) async fn reserve(&self, lease: &str, device: &str) {
         let need =
             json!({"role": "device", "device": device, "model": null, "labels": {}, "capabilities": []});
         let body = json!({

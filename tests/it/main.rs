@@ -47,6 +47,7 @@ mod podman_verbs;
 mod power;
 mod rack;
 mod reload;
+mod requests;
 mod resume;
 mod schema;
 mod serial;
