@@ -7,7 +7,7 @@
 
 use super::ledger::LedgerError;
 use super::lending::Lending;
-use super::parts::Parts;
+use super::parts::{LabDevice, Parts};
 use crate::bus::deployments as kept;
 use crate::bus::provision::{self, ProvisionError};
 use crate::device::{DeviceError, DeviceHandle};
@@ -128,13 +128,25 @@ async fn clean(
     after: Option<&LeaseId>,
     token: FencingToken,
 ) -> Result<(), String> {
-    // It is no longer in the inventory: nothing of it is ours to switch.
-    let Some(device) = lending.device(id) else { return Ok(()) };
-    // Nor is it while it waits to be made anew, which comes next.
+    // It waits to be made anew, which comes next.
     if lock(&lending.unmade).contains(id) {
         return Ok(());
     }
-    // Whoever had it does nothing more, whether or not it can be switched.
+    // One that has left the lab file has no wires that are ours. What its holder has in NATS is ours all the same.
+    let mut first = match lending.device(id) {
+        Some(device) => still(&device, after, token).await,
+        None => Ok(()),
+    };
+    first = first.and(part("its deployments were not forgotten", forget(lending, id, token)).await);
+    let revoked = Box::pin(lending.parts.issuer.revoke_device(&lending.parts.nats_url, id, None));
+    first = first.and(part("its credentials were not revoked", revoked).await);
+    let wiped = provision::device(&lending.parts.bus, id, token);
+    first.and(part("its keys were not deleted", wiped).await)
+}
+
+/// Whoever had the device does nothing more to it; it is off, and its way to NATS whole.
+async fn still(device: &LabDevice, after: Option<&LeaseId>, token: FencingToken) -> Result<(), String> {
+    // Whether or not it can be switched.
     let mut first = part("its last holder was not fenced off", device.handle.fence(token)).await;
     let reading = device.handle.state().borrow().power;
     // What no switch is wired to is handed on as it is: its owner wants that, or would have wired one.
@@ -144,11 +156,7 @@ async fn clean(
         first = first.and(part("it was not switched off", off(&device.handle, token)).await);
     }
     device.gate.restore();
-    first = first.and(part("its deployments were not forgotten", forget(lending, id, token)).await);
-    let revoked = Box::pin(lending.parts.issuer.revoke_device(&lending.parts.nats_url, id, None));
-    first = first.and(part("its credentials were not revoked", revoked).await);
-    let wiped = provision::device(&lending.parts.bus, id, token);
-    first.and(part("its keys were not deleted", wiped).await)
+    first
 }
 
 /// Behind what its last holder has still asked for: that is done first, and undone by this.

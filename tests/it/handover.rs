@@ -16,6 +16,7 @@ use pilab::model::identity::file;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::PowerState;
 use pilab::wire::console::{CONSOLE_WRITE, ConsoleWrite};
+use pilab::wire::deploying::{APPLY, DEPLOYMENTS};
 use pilab::wire::lending::{POWER, RELEASE};
 use pilab::wire::subject;
 use pilab::wire::tunnel::TUNNEL_OPEN;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const DEVICE: &str = "lab-vm-1";
 
@@ -181,5 +182,47 @@ async fn what_cannot_be_cleaned_makes_the_device_suspect_with_the_reason() {
         let device = lab.device(id).await;
         assert!(device["reason"].as_str().unwrap().starts_with(why), "{device}");
     }
+    lab.stop().await;
+}
+
+/// Its wires are nobody's then; what it has in NATS is the lab's to take back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_has_left_the_lab_file_leaves_nothing_in_nats() {
+    let Scene { lab, creds, .. } = Scene::plant().await;
+    let score = json!({"type": "PodmanV0", "data": {"services": []}});
+    let spec = json!({"name": "kept", "selector": {"devices": [DEVICE]}, "score": score});
+    lab.ask::<Value>(APPLY, &json!({"lease": "l1", "spec": spec})).await;
+    let told: Value = lab.ask(DEPLOYMENTS, &json!({})).await;
+    assert_eq!(told["deployments"].as_array().unwrap().len(), 1, "{told}");
+    let dir = lab.leave().await;
+
+    let lab = FakeLab::start_in(dir, &[("lab-vm-2", Model::VmAarch64)], &[Capability::Boot], |_| ()).await;
+    let bus = lab.lab.connect(COORDINATOR, &lab.lab.issuer.coordinator(HOUR).unwrap()).await;
+    lab.ask::<Value>(RELEASE, &json!({"lease": "l1"})).await;
+    let left = async || {
+        let mut left = Vec::new();
+        for bucket in [subject::DESIRED, subject::STATUS] {
+            left.extend(bus.kv_keys(bucket, &format!("{DEVICE}.planted")).await.unwrap());
+        }
+        let told: Value = lab.ask(DEPLOYMENTS, &json!({})).await;
+        left.extend(told["deployments"].as_array().unwrap().iter().map(Value::to_string));
+        left
+    };
+    let deadline = Instant::now() + SOON;
+    loop {
+        let left = left().await;
+        if left.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{left:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let options = BusOptions {
+        url: lab.url().into(),
+        creds,
+        name: DEVICE.to_owned(),
+        inbox_prefix: subject::inbox(DEVICE),
+    };
+    assert!(Bus::connect(options, Some(REFUSED_WITHIN)).await.is_err(), "its credentials are good");
     lab.stop().await;
 }
