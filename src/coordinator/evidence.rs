@@ -59,25 +59,31 @@ pub(super) fn run_file(scenario: &Scenario, image: &BootImage, ended: Option<&Ru
     serde_json::to_vec_pretty(&run).unwrap_or_default()
 }
 
-/// The scenario without the values of containers' environments, which may be secrets. A hash under a key
-/// that is thrown away stands in their place: equal values are seen to be equal, within one bundle.
+/// The scenario without the values of containers' environments, which may be secrets, and without raw payloads, which may hold
+/// such values. A hash under a key that is thrown away stands in their place: equal values are seen to be equal, within one
+/// bundle.
 fn redacted(scenario: &Scenario) -> Scenario {
     let mut scenario = scenario.clone();
     let key: [u8; 32] = rand::random();
+    let hide = |value: &mut String| {
+        let hash = Sha256::new().chain_update(key).chain_update(&value).finalize();
+        let hash = data_encoding::HEXLOWER.encode(&hash);
+        *value = format!("hash:{}", hash.get(..12).unwrap_or_default());
+    };
     for step in scenario.steps.iter_mut().chain(&mut scenario.cleanup) {
         let score = match &mut step.action {
             Action::Deploy { score, .. } => score,
             Action::Apply { spec, .. } => &mut spec.score,
+            Action::PutRaw { payload, .. } => {
+                hide(payload);
+                continue;
+            }
             _ => continue,
         };
         let Score::PodmanV0(score) = score;
         let inits = score.init_containers.iter_mut().map(|container| &mut container.env);
         let services = score.services.iter_mut().map(|service| &mut service.env);
-        for value in inits.chain(services).flat_map(|env| env.values_mut()) {
-            let hash = Sha256::new().chain_update(key).chain_update(&value).finalize();
-            let hash = data_encoding::HEXLOWER.encode(&hash);
-            *value = format!("hash:{}", hash.get(..12).unwrap_or_default());
-        }
+        inits.chain(services).flat_map(|env| env.values_mut()).for_each(hide);
     }
     scenario
 }
@@ -147,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_of_environments_do_not_get_into_a_bundle() {
+    fn values_of_environments_and_raw_payloads_do_not_get_into_a_bundle() {
         let scenario = serde_json::json!({
             "name": "s", "summary": "", "under_test": "agent", "needs": [], "cleanup": [],
             "boot_timeout": { "secs": 1, "nanos": 0 },
@@ -159,10 +165,15 @@ mod tests {
                         { "name": "a", "image": "i", "env": { "TOKEN": "planted-secret" } },
                     ] },
                 } },
+            }, {
+                "name": "r", "timeout": { "secs": 1, "nanos": 0 },
+                "action": { "do": "put_raw", "on": "dut", "deployment": "web",
+                            "payload": "{\"env\":{\"TOKEN\":\"planted-secret\"}}" },
             }],
         });
         let scenario = serde_json::from_value(scenario).unwrap();
         let json = serde_json::to_string(&redacted(&scenario)).unwrap();
         assert!(!json.contains("planted-secret") && json.contains("\"TOKEN\":\"hash:"), "{json}");
+        assert!(json.contains("\"payload\":\"hash:"), "{json}");
     }
 }
