@@ -61,6 +61,11 @@ impl RunLog {
         *self.ended.borrow()
     }
 
+    /// Whether it has ended, and all of it can be read from the disk.
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.has_ended() && self.kept.is_whole()
+    }
+
     /// Adds a fact that happened now.
     pub(super) async fn push(&self, fact: RunFact) {
         self.push_at(clock::stamp(), fact).await;

@@ -119,6 +119,7 @@ impl Shared {
             writing.write(Evidence { scenario: record.scenario.clone(), events, spans, lost }).await;
         }
         self.kept_runs.forget(&record).await;
+        self.put_away(&record.run);
     }
 
     /// Reads what the journals of the run's devices say beyond what is in the log. Answers the devices.

@@ -15,8 +15,10 @@ use crate::support::lock::lock;
 use crate::wire::request::{BundleList, EventsPage, EventsRequest, RunAccepted, RunRequest};
 use std::sync::Arc;
 
-/// The most runs a coordinator remembers: then one that has ended is forgotten for each new one.
-const MAX_RUNS: usize = 1000;
+/// The most runs of one user that have not ended. Most of them wait: whoever has many is in nobody's way.
+const MAX_UNDER_WAY: usize = 500;
+/// Of how many runs that have ended it is remembered whose they were.
+const MAX_ENDED: usize = 1000;
 
 impl Shared {
     /// It is recorded before it is accepted: from then on it ends, whoever dies.
@@ -26,7 +28,7 @@ impl Shared {
         request: RunRequest,
     ) -> Result<RunAccepted, Refusal> {
         same_version(request.version)?;
-        let count = self.room_for_a_run()?;
+        let count = self.room_for_a_run(user)?;
         // The time sorts them. The random number keeps runs of one second apart, also those of two labs whose
         // bundles go to one place; the count, those of this one.
         let (seconds, random) = (clock::wall_ms() / 1000, rand::random::<u16>());
@@ -51,17 +53,10 @@ impl Shared {
         Ok(())
     }
 
-    /// How many runs are remembered, once one that has ended is forgotten where they are too many.
-    pub(super) fn room_for_a_run(&self) -> Result<usize, Refusal> {
-        let mut runs = lock(&self.runs);
-        if runs.len() >= MAX_RUNS
-            && let Some(ended) = runs.iter().find(|(_, run)| run.log.has_ended()).map(|(id, _)| id.clone())
-        {
-            runs.remove(&ended);
-        }
-        if runs.len() >= MAX_RUNS {
-            return Err(Refusal::new(format!("{MAX_RUNS} runs are remembered already")));
-        }
+    /// How many runs are remembered, where there is room for one more of this user's.
+    pub(super) fn room_for_a_run(&self, user: &UserName) -> Result<usize, Refusal> {
+        let runs = lock(&self.runs);
+        room(runs.values().filter(|run| run.is_under_way()).map(|run| &run.owner), user)?;
         Ok(runs.len())
     }
 
@@ -71,7 +66,7 @@ impl Shared {
         let kept = self.kept_runs.keep(&run, &events);
         let log = RunLog::new(self.parts.lab.clone(), run.clone(), self.parts.bus.clone(), kept, events);
         let log = Arc::new(log);
-        lock(&self.runs).insert(run, Run { owner, log: Arc::clone(&log) });
+        lock(&self.runs).insert(run, Run { owner, log: Some(Arc::clone(&log)) });
         log
     }
 
@@ -84,10 +79,24 @@ impl Shared {
         self.tracker_spawn(|shared| async move {
             runner
                 .run(|kept| {
-                    lock(&shared.kept).insert(name, kept);
+                    lock(&shared.kept).insert(name.clone(), kept);
                 })
                 .await;
+            shared.put_away(&name);
         });
+    }
+
+    /// A run that has ended, its bundle too, takes no memory any more where its events are on the disk.
+    pub(super) fn put_away(&self, run: &RunId) {
+        let mut runs = lock(&self.runs);
+        if let Some(run) = runs.get_mut(run) {
+            run.log.take_if(|log| log.is_on_disk());
+        }
+        let ended = runs.iter().filter(|(_, run)| !run.is_under_way());
+        let ended: Vec<RunId> = ended.map(|(id, _)| id.clone()).collect();
+        for id in ended.iter().take(ended.len().saturating_sub(MAX_ENDED)) {
+            runs.remove(id);
+        }
     }
 
     /// Does something that belongs to a run, to its end.
@@ -98,9 +107,9 @@ impl Shared {
         self.tracker.spawn(work(Arc::clone(self)));
     }
 
-    /// Of a run that is not remembered, what is kept of it.
+    /// Of a run that is not in memory any more, what is kept of it.
     pub(super) async fn events(&self, asked: &EventsRequest) -> Result<EventsPage, Refusal> {
-        if let Ok(log) = self.log(&asked.run) {
+        if let Some(log) = self.log(&asked.run) {
             return Ok(EventsPage { events: log.page(asked.from).await });
         }
         let (runs, run) = (Arc::clone(&self.kept_runs), asked.run.clone());
@@ -111,9 +120,8 @@ impl Shared {
         Ok(EventsPage { events: log::page(&events, asked.from) })
     }
 
-    fn log(&self, run: &RunId) -> Result<Arc<RunLog>, Refusal> {
-        let runs = lock(&self.runs);
-        runs.get(run).map(|run| Arc::clone(&run.log)).ok_or_else(|| no_run(run))
+    fn log(&self, run: &RunId) -> Option<Arc<RunLog>> {
+        lock(&self.runs).get(run)?.log.clone()
     }
 
     pub(super) fn cancel(&self, by: &Caller, run: &RunId) -> Result<(), Refusal> {
@@ -122,12 +130,14 @@ impl Shared {
         if *owner != by.user && !by.admin {
             return Err(Refusal::new(format!("run {run} is {owner}'s")));
         }
-        log.cancel().cancel();
+        if let Some(log) = log {
+            log.cancel().cancel();
+        }
         Ok(())
     }
 
     pub(super) async fn bundle(&self, run: &RunId) -> Result<BundleList, Refusal> {
-        if self.log(run).is_ok_and(|log| !log.has_ended()) {
+        if self.log(run).is_some_and(|log| !log.has_ended()) {
             return Err(Refusal::new(format!("run {run} has not ended")));
         }
         let archive = self.bundles.describe(run).await.map_err(|e| {
@@ -148,4 +158,31 @@ impl Shared {
 
 fn no_run(run: &RunId) -> Refusal {
     Refusal::new(format!("there is no run {run}"))
+}
+
+/// Refuses one more run of a user's beside those that are under way, by their owners.
+fn room<'a>(under_way: impl Iterator<Item = &'a UserName>, user: &UserName) -> Result<(), Refusal> {
+    if under_way.filter(|owner| *owner == user).count() < MAX_UNDER_WAY {
+        return Ok(());
+    }
+    Err(Refusal::hinted(
+        format!("{MAX_UNDER_WAY} runs of {user} are under way or wait"),
+        "begin more when some have ended, or stop some",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_many_runs_is_in_nobody_s_way() {
+        let [ann, bob] = ["ann", "bob"].map(|name| UserName::new(name).unwrap());
+        let mut runs = vec![bob.clone(); MAX_UNDER_WAY - 1];
+        assert!(room(runs.iter(), &bob).is_ok());
+        runs.extend([ann.clone(), bob.clone()]);
+        let refused = room(runs.iter(), &bob).unwrap_err();
+        assert!(refused.error.contains("500 runs of bob") && refused.hint.is_some(), "{}", refused.error);
+        assert!(room(runs.iter(), &ann).is_ok());
+    }
 }

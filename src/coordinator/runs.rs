@@ -212,6 +212,13 @@ pub(super) struct Line {
 }
 
 impl Kept {
+    /// Whether all that was handed over is in the file.
+    pub(super) fn is_whole(&self) -> bool {
+        let RunFile { broken, slow, file, .. } = &*self.file;
+        // Where it is slow, the file is being written to, and locked.
+        !broken.load(Ordering::Relaxed) && !slow.load(Ordering::Relaxed) && lock(file).is_some()
+    }
+
     /// Hands an event over to be written, in the order of the calls, also when what this answers is dropped. That is done
     /// when the event is in the file, or the disk is full or too slow to be waited for.
     pub(super) fn write(&self, event: &RunEvent) -> impl Future<Output = ()> + use<> {

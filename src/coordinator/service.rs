@@ -67,7 +67,14 @@ pub(super) struct Shared {
 
 pub(super) struct Run {
     pub(super) owner: UserName,
-    pub(super) log: Arc<RunLog>,
+    /// None once it has ended and its events are read from the disk.
+    pub(super) log: Option<Arc<RunLog>>,
+}
+
+impl Run {
+    pub(super) fn is_under_way(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| !log.has_ended())
+    }
 }
 
 /// A coordinator could not be started.
@@ -173,7 +180,7 @@ impl Coordinator {
 
 impl Shared {
     fn logs(&self) -> Vec<Arc<RunLog>> {
-        lock(&self.runs).values().map(|run| Arc::clone(&run.log)).collect()
+        lock(&self.runs).values().filter_map(|run| run.log.clone()).collect()
     }
 
     /// Answers a request.

@@ -36,7 +36,7 @@ impl Shared {
             return Err(Refusal::new(format!("{boots} boots are not between 1 and {MAX_BOOTS}")));
         }
         let scenario = scenario(&asked, boots, boot_timeout)?;
-        self.room_for_a_run()?;
+        self.room_for_a_run(user)?;
         let (seconds, random) = (clock::wall_ms() / 1000, rand::random::<u16>());
         let run = RunId::new(format!("train-{seconds}-{random:04x}"));
         let run = run.map_err(|e| Refusal::new(e.to_string()))?;

@@ -16,6 +16,7 @@ mod coordinator;
 mod device;
 mod dhcp;
 mod doctor;
+mod ended;
 mod enroll;
 mod fallback;
 mod faults;

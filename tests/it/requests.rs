@@ -37,7 +37,8 @@ async fn a_user_whose_requests_hang_keeps_neither_others_nor_her_own_lease_from_
     }
     let turned_away = async {
         while let Some(answer) = asking.join_next().await {
-            if matches!(answer.unwrap(), Reply::Refused { error, .. } if error.contains("too many requests of cid")) {
+            if matches!(answer.unwrap(), Reply::Refused { error, .. } if error.contains("too many requests of cid"))
+            {
                 return;
             }
         }
