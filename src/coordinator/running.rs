@@ -3,7 +3,7 @@
 use super::answers::same_version;
 use super::log::{self, RunLog};
 use super::refusal::Refusal;
-use super::runner::Runner;
+use super::runner::{Kept, Runner};
 use super::runs::RunRecord;
 use super::service::{Run, Shared};
 use crate::model::id::{RunId, UserName};
@@ -77,12 +77,18 @@ impl Shared {
         let name = record.run.clone();
         let runner = Runner { parts, lending, bundles, runs, record, user, log, scenario, options };
         self.tracker_spawn(|shared| async move {
-            runner
-                .run(|kept| {
-                    lock(&shared.kept).insert(name.clone(), kept);
-                })
-                .await;
+            runner.run(|kept| shared.keep(name.clone(), kept)).await;
             shared.put_away(&name);
+        });
+    }
+
+    /// Keeps devices beyond their run, as long as their lease lasts.
+    fn keep(self: &Arc<Self>, run: RunId, kept: Kept) {
+        let (lost, shared) = (kept.grant.lost.clone(), Arc::clone(self));
+        lock(&self.kept).insert(run.clone(), kept);
+        self.lending.spawn(async move {
+            lost.cancelled().await;
+            lock(&shared.kept).remove(&run);
         });
     }
 

@@ -7,11 +7,12 @@ use pilab::coordinator::parts::Parts;
 use pilab::model::device::Model;
 use pilab::model::id::RunId;
 use pilab::model::run::{RunFact, Verdict};
+use pilab::wire::lending::RELEASE;
 use pilab::wire::request::{
     BUNDLE, CANCEL, EVENTS, EventsPage, EventsRequest, REQUEST_VERSION, RUN, RunAccepted, RunOptions, RunRef,
     RunRequest,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -77,5 +78,23 @@ async fn the_events_of_a_run_that_has_ended_are_on_the_disk_alone_and_those_of_l
     lab.ask::<Value>(CANCEL, &RunRef { run: run.clone() }).await;
     fs::remove_file(files(&lab).join(format!("{run}.jsonl"))).unwrap();
     until("nothing is left in memory", &|_, known| !known).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_a_run_keeps_are_forgotten_with_their_lease() {
+    let lab = lab(|parts| parts.keep_lines = Box::new(|_, _| vec!["how to enter".to_owned()])).await;
+    let run = run(&lab, RunOptions { keep: true, ..RunOptions::default() }).await;
+    let kept = async || {
+        let told: Value = lab.ask(BUNDLE, &RunRef { run: run.clone() }).await;
+        told["kept"].as_array().unwrap().len()
+    };
+    assert_eq!(kept().await, 1);
+    lab.ask::<Value>(RELEASE, &json!({"lease": run})).await;
+    let deadline = Instant::now() + SOON;
+    while kept().await > 0 {
+        assert!(Instant::now() < deadline, "they are still kept");
+        sleep(Duration::from_millis(10)).await;
+    }
     lab.stop().await;
 }
