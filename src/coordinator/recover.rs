@@ -33,8 +33,8 @@ const AGAIN: Policy = Policy { device: 0, lab: 1, attempt: Duration::ZERO, cap: 
 impl Shared {
     /// Takes over the runs of the coordinator before this one. When this returns, whoever follows one of them is answered.
     pub(super) async fn recover(self: &Arc<Self>) -> Result<(), BusError> {
-        self.kept_runs.prune();
         let going = self.kept_runs.going().await?;
+        self.kept_runs.prune(&going.iter().map(|record| record.run.clone()).collect());
         // A run's lease bears its name.
         let runs = going.iter().filter_map(|record| LeaseId::new(record.run.as_str()).ok()).collect();
         self.lending.adopt(runs).await;
@@ -119,7 +119,7 @@ impl Shared {
             writing.write(Evidence { scenario: record.scenario.clone(), events, spans, lost }).await;
         }
         self.kept_runs.forget(&record).await;
-        self.put_away(&record.run);
+        self.put_away(&record.run).await;
     }
 
     /// Reads what the journals of the run's devices say beyond what is in the log. Answers the devices.

@@ -78,7 +78,7 @@ impl Shared {
         let runner = Runner { parts, lending, bundles, runs, record, user, log, scenario, options };
         self.tracker_spawn(|shared| async move {
             runner.run(|kept| shared.keep(name.clone(), kept)).await;
-            shared.put_away(&name);
+            shared.put_away(&name).await;
         });
     }
 
@@ -92,16 +92,24 @@ impl Shared {
         });
     }
 
-    /// A run that has ended, its bundle too, takes no memory any more where its events are on the disk.
-    pub(super) fn put_away(&self, run: &RunId) {
-        let mut runs = lock(&self.runs);
-        if let Some(run) = runs.get_mut(run) {
-            run.log.take_if(|log| log.is_on_disk());
-        }
-        let ended = runs.iter().filter(|(_, run)| !run.is_under_way());
-        let ended: Vec<RunId> = ended.map(|(id, _)| id.clone()).collect();
-        for id in ended.iter().take(ended.len().saturating_sub(MAX_ENDED)) {
-            runs.remove(id);
+    /// A run that has ended, its bundle too, takes no memory any more where its events are on the disk; and of runs of long ago
+    /// they are removed there.
+    pub(super) async fn put_away(&self, run: &RunId) {
+        let under_way = {
+            let mut runs = lock(&self.runs);
+            if let Some(run) = runs.get_mut(run) {
+                run.log.take_if(|log| log.is_on_disk());
+            }
+            let ended = runs.iter().filter(|(_, run)| !run.is_under_way());
+            let ended: Vec<RunId> = ended.map(|(id, _)| id.clone()).collect();
+            for id in ended.iter().take(ended.len().saturating_sub(MAX_ENDED)) {
+                runs.remove(id);
+            }
+            runs.iter().filter(|(_, run)| run.is_under_way()).map(|(id, _)| id.clone()).collect()
+        };
+        let kept_runs = Arc::clone(&self.kept_runs);
+        if let Err(error) = tokio::task::spawn_blocking(move || kept_runs.prune(&under_way)).await {
+            tracing::error!(%error, "runs of long ago are not removed");
         }
     }
 

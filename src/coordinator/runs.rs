@@ -12,6 +12,7 @@ use crate::support::lock::lock;
 use crate::wire::request::RunOptions;
 use crate::wire::subject;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 /// Version of the records.
 const VERSION: u32 = 1;
-/// How many runs' events are kept.
+/// How many runs' events are kept, beside those of runs that have not ended.
 const MAX_FILES: usize = 1000;
 /// The most bytes of events of one run that are read: a run has some hundreds of them.
 const MAX_EVENTS: u64 = 256 << 20;
@@ -174,16 +175,23 @@ impl Runs {
         Kept { file: Arc::new(file), queue: self.queue.clone() }
     }
 
-    /// Removes the events of runs of long ago.
-    pub(super) fn prune(&self) {
-        let age = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let mut files: Vec<_> = entries.map(|entry| entry.path()).map(|path| (age(&path), path)).collect();
-        files.sort();
-        for (_, path) in files.iter().rev().skip(MAX_FILES) {
-            if let Err(error) = fs::remove_file(path) {
-                tracing::warn!(path = %path.display(), %error, "a run's events are not removed");
-            }
+    /// Removes the events of runs of long ago, but for those that are still under way.
+    pub(super) fn prune(&self, under_way: &BTreeSet<RunId>) {
+        let spared: BTreeSet<PathBuf> = under_way.iter().map(|run| self.path(run)).collect();
+        prune(&self.dir, MAX_FILES, &spared);
+    }
+}
+
+/// Removes all but the newest `most` files in `dir`, beside those that are spared.
+fn prune(dir: &Path, most: usize, spared: &BTreeSet<PathBuf>) {
+    let age = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let paths = paths.filter(|path| !spared.contains(path));
+    let mut files: Vec<_> = paths.map(|path| (age(&path), path)).collect();
+    files.sort();
+    for (_, path) in files.iter().rev().skip(most) {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "a run's events are not removed");
         }
     }
 }
@@ -273,4 +281,26 @@ fn line(event: &RunEvent) -> Vec<u8> {
 
 fn encode(record: &RunRecord) -> Vec<u8> {
     serde_json::to_vec(record).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn the_oldest_go_but_for_those_that_are_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (age, name) in ["e", "d", "c", "b", "a"].into_iter().rev().enumerate() {
+            let file = File::create(at(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age as u64 * 60)).unwrap();
+        }
+        // "a" is the newest.
+        prune(dir.path(), 2, &[at("d")].into());
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a", "b", "d"]);
+    }
 }

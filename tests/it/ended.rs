@@ -61,6 +61,11 @@ async fn events(lab: &FakeLab, run: &RunId) -> Result<Vec<RunFact>, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_events_of_a_run_that_has_ended_are_on_the_disk_alone_and_those_of_long_ago_go() {
     let lab = lab(|_| ()).await;
+    fs::create_dir_all(files(&lab)).unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    for name in 0..FILES {
+        File::create(files(&lab).join(format!("{name}.jsonl"))).unwrap().set_modified(long_ago).unwrap();
+    }
     let run = run(&lab, RunOptions::default()).await;
     let until = async |what: &str, is_so: &dyn Fn(usize, bool) -> bool| {
         let deadline = Instant::now() + SOON;
