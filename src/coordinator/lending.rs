@@ -118,6 +118,8 @@ impl Lending {
             sessions,
         });
         this.parts.devices.iter().for_each(|device| this.put_device(device.clone()));
+        let sweeping = Arc::clone(&this);
+        this.spawn(async move { sweeping.uploads.keep_swept().await });
         Ok(this)
     }
 

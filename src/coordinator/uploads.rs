@@ -13,9 +13,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 /// How long a file is kept after it was sent, or booted last.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked for what has become old.
+const SWEEP: Duration = Duration::from_secs(3600);
+/// The most files of one user, those on their way included: two boot trees.
+const MAX_KEPT: usize = 2 * MAX_FILES;
 /// How much of a file is hashed at a time.
 const READ: usize = 1 << 20;
 
@@ -82,10 +87,20 @@ impl Uploads {
             if offset != there || end > file.bytes {
                 return Ok(Ok(there));
             }
-            if used(&dir)? + bytes.len() as u64 > QUOTA {
-                let kept = KEPT.as_secs() / 3600;
-                let hint = format!("what nobody has booted for {kept} h is forgotten");
-                return Ok(Err(Refusal::hinted(format!("more than {QUOTA} bytes of yours are here"), hint)));
+            // Only the last one may be: of a file of no bytes, or of one that was not seen to be whole.
+            if bytes.is_empty() && end != file.bytes {
+                return Ok(Err(Refusal::new("the piece holds no bytes")));
+            }
+            let kept = entries(&dir)?;
+            let full = |of: String| {
+                let hint = format!("what nobody has booted for {} h is forgotten", KEPT.as_secs() / 3600);
+                Ok(Err(Refusal::hinted(format!("{of} of yours are here"), hint)))
+            };
+            if kept.len() >= MAX_KEPT && !path.exists() {
+                return full(format!("{} files", kept.len()));
+            }
+            if used(&kept) + bytes.len() as u64 > QUOTA {
+                return full(format!("more than {QUOTA} bytes"));
             }
             let mut open = OpenOptions::new().append(true).create(true).open(&path)?;
             open.set_permissions(Permissions::from_mode(0o644))?;
@@ -115,6 +130,35 @@ impl Uploads {
         });
         let lacks = || Refusal::hinted("a file to be booted is not here", "send it again: pilab boot does");
         found.await?.ok_or_else(lacks)
+    }
+
+    /// Forgets what is old, also of users who do not come any more, for as long as it is polled.
+    pub(super) async fn keep_swept(&self) {
+        loop {
+            if let Err(Refusal { error, .. }) = self.sweep().await {
+                tracing::warn!(error, "old uploads are not removed");
+            }
+            sleep(SWEEP).await;
+        }
+    }
+
+    async fn sweep(&self) -> Result<(), Refusal> {
+        let all = self.dir.clone();
+        self.blocking(move || {
+            for (dir, meta) in entries(&all)? {
+                if !meta.is_dir() {
+                    continue;
+                }
+                // What is wrong with one user's keeps nobody else's.
+                if let Err(error) = forget_old(&dir) {
+                    tracing::warn!(dir = %dir.display(), %error, "old uploads are not removed");
+                }
+                // Refused where something is left.
+                let _ = fs::remove_dir(&dir);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -150,8 +194,8 @@ fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, fs::Metadata)>> {
     entries.map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))).collect()
 }
 
-fn used(dir: &Path) -> io::Result<u64> {
-    Ok(entries(dir)?.iter().map(|(_, meta)| meta.len()).sum())
+fn used(kept: &[(PathBuf, fs::Metadata)]) -> u64 {
+    kept.iter().map(|(_, meta)| meta.len()).sum()
 }
 
 fn forget_old(dir: &Path) -> io::Result<()> {
@@ -227,9 +271,42 @@ mod tests {
         assert!(uploads.lacks(&ann, vec![long.clone()]).await.is_err());
         assert!(uploads.take(&ann, piece(&long, 0, b"a")).await.is_err());
         assert!(uploads.lacks(&ann, vec![wanted.clone(); MAX_FILES + 1]).await.is_err());
-        let full = File::create(dir.path().join("ann/full")).unwrap();
+        let empty = uploads.take(&ann, piece(&file(b"more"), 0, b"")).await.unwrap_err();
+        assert!(empty.error.contains("holds no bytes"), "{}", empty.error);
+        assert_eq!(uploads.take(&ann, piece(&file(b""), 0, b"")).await.map_err(|e| e.error), Ok(0));
+        let kept = || fs::read_dir(dir.path().join("ann")).unwrap().count();
+        assert_eq!(kept(), 2, "what is refused leaves nothing");
+        for name in kept()..MAX_KEPT {
+            File::create(dir.path().join(format!("ann/{name}"))).unwrap();
+        }
+        let refused = uploads.take(&ann, piece(&file(b"more"), 0, b"mo")).await.unwrap_err();
+        assert!(refused.error.contains("4000 files of yours are here"), "{}", refused.error);
+        fs::remove_file(dir.path().join("ann/3")).unwrap();
+        assert_eq!(uploads.take(&ann, piece(&file(b"more"), 0, b"mo")).await.map_err(|e| e.error), Ok(2));
+        assert_eq!(uploads.take(&ann, piece(&file(b"more"), 2, b"re")).await.map_err(|e| e.error), Ok(4));
+        let full = File::create(dir.path().join("ann/4")).unwrap();
         full.set_len(QUOTA).unwrap();
-        let refused = uploads.take(&ann, piece(&file(b"more"), 0, b"more")).await.unwrap_err();
+        let refused = uploads.take(&ann, piece(&file(b"much"), 0, b"much")).await.unwrap_err();
         assert!(refused.error.contains("of yours are here") && refused.hint.is_some(), "{}", refused.error);
+    }
+
+    #[tokio::test]
+    async fn what_is_old_goes_also_of_users_who_have_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let uploads = Uploads::new(dir.path().to_owned());
+        uploads.sweep().await.map_err(|e| e.error).unwrap();
+        let old = SystemTime::now() - KEPT - Duration::from_secs(60);
+        for (path, is_old) in [("ann/old.part", true), ("ann/new", false), ("bob/old", true)] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = File::create(&path).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        uploads.sweep().await.map_err(|e| e.error).unwrap();
+        let left: Vec<_> = entries(dir.path()).unwrap().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(left, [dir.path().join("ann")]);
+        assert_eq!(entries(&left[0]).unwrap().len(), 1);
     }
 }

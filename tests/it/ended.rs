@@ -1,4 +1,5 @@
-//! What a run leaves with its coordinator once it has ended: events on the disk, devices as long as their lease lasts.
+//! What is left with a coordinator: of a run that has ended events on the disk and devices as long as their lease lasts, of
+//! somebody who does not come back nothing.
 
 use crate::nats::SOON;
 use crate::support::fake_lab::FakeLab;
@@ -99,6 +100,22 @@ async fn devices_that_a_run_keeps_are_forgotten_with_their_lease() {
     let deadline = Instant::now() + SOON;
     while kept().await > 0 {
         assert!(Instant::now() < deadline, "they are still kept");
+        sleep(Duration::from_millis(10)).await;
+    }
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_somebody_who_does_not_come_back_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let sent = dir.path().join("uploads/bob/old");
+    fs::create_dir_all(sent.parent().unwrap()).unwrap();
+    let old = SystemTime::now() - Duration::from_secs(25 * 3600);
+    File::create(&sent).unwrap().set_modified(old).unwrap();
+    let lab = FakeLab::start_in(dir, &[(DEVICE, Model::VmAarch64)], &[], |_| ()).await;
+    let deadline = Instant::now() + SOON;
+    while sent.parent().unwrap().exists() {
+        assert!(Instant::now() < deadline, "it is still there");
         sleep(Duration::from_millis(10)).await;
     }
     lab.stop().await;
