@@ -233,7 +233,7 @@ impl Task {
                     return Err(trouble);
                 }
                 if let Some((id, waiter)) = waiter.filter(|(id, _)| self.book.is_queued(id)) {
-                    self.waiters.entry(id).or_default().push(waiter);
+                    join(self.waiters.entry(id).or_default(), waiter);
                 }
                 read(Ok((&self.book, &self.now())))
             }
@@ -354,6 +354,12 @@ impl Task {
     }
 }
 
+/// One more waits. Who asks again and again under one id waits once: those who wait no more are forgotten.
+fn join(waiters: &mut Vec<Waiter>, waiter: Waiter) {
+    waiters.retain(|waiter| !waiter.is_closed());
+    waiters.push(waiter);
+}
+
 fn tell(waiters: Vec<Waiter>, end: &Result<Lease, LedgerError>) {
     for waiter in waiters {
         // Whoever waited may have gone.
@@ -374,5 +380,24 @@ fn warn(trouble: &Trouble) {
         Trouble::Bus(error) => tracing::warn!(error = %Chain(error), "the ledger is taken again"),
         Trouble::Disconnected => tracing::warn!("NATS is away: the ledger is taken again once it is back"),
         Trouble::Encode(error) => tracing::error!(error = %Chain(error), "a record cannot be written"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn who_asks_again_and_again_waits_once() {
+        let mut waiters = Vec::new();
+        let (other, _still_waits) = oneshot::channel();
+        join(&mut waiters, other);
+        for _ in 0..1000 {
+            let (waiter, waits) = oneshot::channel();
+            join(&mut waiters, waiter);
+            drop(waits);
+        }
+        assert_eq!(waiters.len(), 2);
     }
 }
