@@ -80,6 +80,13 @@ impl People {
         if user.as_str() == CHECKER {
             return Err(Refusal::new(format!("{user} is the lab's own name for its checks of devices")));
         }
+        // Recorded, it would be believed to hold.
+        if self.is_owner(&user) && role != Role::Admin {
+            return Err(Refusal::hinted(
+                format!("{user} is whose coordinator this is, and an admin with every login: not a {role}"),
+                format!("--role admin, or the login of another name that is a {role}"),
+            ));
+        }
         if ttl.is_zero() || ttl > MAX_LOGIN {
             let days = MAX_LOGIN.as_secs() / 86400;
             return Err(Refusal::new(format!("a login is good for at most {days} days")));

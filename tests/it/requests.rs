@@ -1,13 +1,15 @@
-//! Whoever asks for too much at once waits behind himself alone.
+//! Who may ask for what, and how much of it: whoever asks for too much at once waits behind himself alone.
 
 use crate::lost::User;
-use crate::nats::SOON;
+use crate::nats::{HOUR, SOON};
 use crate::support::fake_lab::FakeLab;
 use pilab::model::device::{Capability, Model};
+use pilab::model::id::UserName;
+use pilab::model::role::Role;
 use pilab::wire::boot::BOOT;
-use pilab::wire::lending::{DEVICES, HEARTBEAT};
+use pilab::wire::lending::{DEVICES, HEARTBEAT, LOGIN, LoginAsked};
 use pilab::wire::request::Reply;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -53,5 +55,25 @@ async fn a_user_whose_requests_hang_keeps_neither_others_nor_her_own_lease_from_
         assert!(matches!(answer, Reply::Ok { .. }), "{verb}: {answer:?}");
     }
     asking.shutdown().await;
+    lab.stop().await;
+}
+
+/// Whoever has a file of the owner's has the owner's rights: a lesser role would be promised and not given.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_has_no_login_of_a_lesser_role() {
+    let lab = FakeLab::start(&[(DEVICE, Model::VmAarch64)], &[]).await;
+    for (user, role, refused) in [
+        ("ann", Role::Viewer, true),
+        ("ann", Role::User, true),
+        ("ann", Role::Admin, false),
+        ("bob", Role::Viewer, false),
+    ] {
+        let asked = LoginAsked { user: UserName::new(user).unwrap(), role, ttl: HOUR };
+        let answer = lab.try_ask::<Value>(LOGIN, &asked).await;
+        match answer {
+            Err(error) => assert!(refused && error.contains("an admin with every login"), "{user}: {error}"),
+            Ok(_) => assert!(!refused, "{user} {role}"),
+        }
+    }
     lab.stop().await;
 }
