@@ -23,6 +23,11 @@ use tokio::time::{Instant, timeout_at};
 
 /// The longest that an answer is held back for an event.
 const HOLD: Duration = Duration::from_secs(5);
+/// The most bytes of a journal that are read for one answer, some tenths of a second of a slow disk: who asks goes on from
+/// there.
+const READ_AT_ONCE: usize = 16 << 20;
+/// What a record takes on the disk besides what it holds, at least.
+const RECORD: usize = 32;
 /// The most bytes of kernel arguments of one's own.
 const MAX_CMDLINE: usize = 1024;
 
@@ -113,7 +118,7 @@ impl Lending {
         Ok(UploadTaken { next: self.uploads.take(&by.user, piece).await? })
     }
 
-    /// What a device's journal says, once it says something.
+    /// What a device's journal says, once it says something, or as much has been read as may be at once.
     pub(super) async fn events_of(&self, by: &Caller, asked: EventsOf) -> Result<EventsOfPage, Refusal> {
         let device = self.device(&asked.device).ok_or_else(|| no_such(&asked.device))?;
         let journal = device.handle.journal();
@@ -125,7 +130,7 @@ impl Lending {
         // Those who wait must not keep others from being heard.
         let held = self.waits.hold(&by.user);
         let wait = if held.is_some() { asked.wait.min(HOLD) } else { Duration::ZERO };
-        let done = fill(&mut page, &mut cursor, Instant::now() + wait).await;
+        let done = fill(&mut page, &mut cursor, Instant::now() + wait, READ_AT_ONCE).await;
         done.map_err(|e| Refusal::new(format!("the journal cannot be read: {}", Chain(&e))))?;
         Ok(page)
     }
@@ -156,13 +161,14 @@ fn boots_files(seat: &Seat) -> Result<(), Refusal> {
     Err(Refusal::new(format!("{} is a container: it boots its agent and nothing else", seat.id())))
 }
 
-/// All that is there; and while that is nothing, what comes until the deadline.
+/// All that is there, of so many bytes; and while that is nothing, what comes until the deadline.
 async fn fill(
     page: &mut EventsOfPage,
     cursor: &mut Cursor,
     deadline: Instant,
+    mut bytes_left: usize,
 ) -> Result<(), crate::journal::JournalError> {
-    while page.events.len() < EVENTS_OF_PAGE {
+    while page.events.len() < EVENTS_OF_PAGE && bytes_left > 0 {
         let item = match cursor.next_written().await? {
             Some(item) => item,
             None if page.events.is_empty() => match timeout_at(deadline, cursor.next()).await {
@@ -174,8 +180,13 @@ async fn fill(
         match item {
             Item::Record(record) => {
                 page.next = record.sequence + 1;
-                if let Entry::Event(event) = record.entry {
-                    page.events.push(DeviceEvent { at: record.stamp, attempt: record.attempt, event });
+                bytes_left = bytes_left.saturating_sub(RECORD);
+                match record.entry {
+                    Entry::Event(event) => {
+                        page.events.push(DeviceEvent { at: record.stamp, attempt: record.attempt, event });
+                    }
+                    Entry::Console { bytes, .. } => bytes_left = bytes_left.saturating_sub(bytes.len()),
+                    Entry::Cut { .. } => {}
                 }
             }
             Item::Missing { to, .. } => page.next = to,
@@ -191,4 +202,44 @@ fn words(cmdline: &str) -> Result<Vec<String>, Refusal> {
         return Err(Refusal::new(error));
     }
     Ok(cmdline.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{self, Options};
+    use crate::model::boot::BootAttempt;
+    use crate::model::event::Event;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    /// Nobody's question reads a journal of a gigabyte at once, and each answer gets further.
+    #[tokio::test]
+    async fn a_long_journal_is_read_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (handle, task) = journal::open(dir.path(), Options::default()).await.unwrap();
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        tracker.spawn(task.run(stop.clone()));
+        for at in 0..100 {
+            handle.console(BootAttempt(1), at * 100, vec![b'x'; 100].into()).await.unwrap();
+        }
+        handle.event(BootAttempt(1), Event::ConsoleOpened {}).await.unwrap();
+        let (mut next, mut pages) = (0, Vec::new());
+        loop {
+            let mut page = EventsOfPage { events: Vec::new(), next };
+            let mut cursor = handle.cursor(Since::Sequence(next));
+            fill(&mut page, &mut cursor, Instant::now(), 1000).await.unwrap();
+            assert!(page.next > next, "it gets further");
+            next = page.next;
+            pages.push(page.events.len());
+            if !page.events.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((pages.last(), next), (Some(&1), handle.next_sequence()));
+        assert!(pages.len() > 10, "{pages:?}");
+        stop.cancel();
+        tracker.close();
+        tracker.wait().await;
+    }
 }

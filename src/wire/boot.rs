@@ -123,7 +123,7 @@ pub struct EventsOf {
 /// Answer to [`EVENTS_OF`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventsOfPage {
-    /// In order, at most [`EVENTS_OF_PAGE`].
+    /// In order, at most [`EVENTS_OF_PAGE`]; none where nothing came, or only as much of the journal was read as may be at once.
     pub events: Vec<DeviceEvent>,
     /// The record's number to go on from.
     pub next: u64,
