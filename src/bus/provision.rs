@@ -175,37 +175,15 @@ pub(super) async fn put_as(
     owner: Owner,
 ) -> Result<(u64, u64), ProvisionError> {
     let key = subject::deployment_key(device, deployment);
-    let mut attempts = INDEX_ATTEMPTS;
-    loop {
-        let last = read_desired(bus, &key).await?;
-        let index = read_index(bus, device).await?;
-        fencing::admit(&key, last.value.as_ref(), index.value.as_ref(), token, owner)?;
-        let known = index.value.as_ref().and_then(|index| index.deployments.get(deployment)).copied();
-        // A deletion took the generation away with the value. Its revision goes on from there: a
-        // generation is never greater than the revision at which it was written.
-        let last_generation = last.value.map_or(last.revision, |desired| desired.generation);
-        let generation = last_generation.max(known.unwrap_or(0)) + 1;
+    let desired = |generation| {
         let desired = Desired { version: WORKLOAD_VERSION, generation, token, owner, score: score.clone() };
-        let written = async {
-            let revision =
-                bus.kv_put_if(subject::DESIRED, &key, encode(&key, &desired)?, last.revision).await?;
-            let mut next = index.value.unwrap_or_default();
-            next.deployments.insert(deployment.clone(), generation);
-            fencing::write_index(bus, device, next, token, index.revision).await?;
-            // Devices may not make it, and without it they learn of this only at their next reading.
-            ensure_durable(bus, device).await?;
-            Ok((generation, revision))
-        };
-        match written.await {
-            Err(ProvisionError::Bus(BusError::Conflict { .. })) if attempts > 1 => attempts -= 1,
-            done => return done,
-        }
-    }
+        encode(&key, &desired)
+    };
+    write(bus, device, deployment, token, owner, desired).await
 }
 
-/// Puts bytes, whatever they are, on a deployment's key, and its name into the index, at a generation
-/// that grows as that of [`put_desired`] does; answers generation and revision. For showing what an agent
-/// makes of them.
+/// Puts bytes, whatever they are, on a deployment's key, and its name into the index, as [`put_desired`] does; answers
+/// generation and revision. For showing what an agent makes of them.
 pub async fn put_raw(
     bus: &Bus,
     device: &DeviceId,
@@ -213,18 +191,36 @@ pub async fn put_raw(
     payload: Vec<u8>,
     token: FencingToken,
 ) -> Result<(u64, u64), ProvisionError> {
+    write(bus, device, deployment, token, Owner::Hand, |_| Ok(payload.clone())).await
+}
+
+/// Writes what `value` makes of the next generation; answers that and the revision.
+async fn write(
+    bus: &Bus,
+    device: &DeviceId,
+    deployment: &DeploymentName,
+    token: FencingToken,
+    owner: Owner,
+    value: impl Fn(u64) -> Result<Vec<u8>, ProvisionError>,
+) -> Result<(u64, u64), ProvisionError> {
     let key = subject::deployment_key(device, deployment);
     let mut attempts = INDEX_ATTEMPTS;
     loop {
         let last = read_desired(bus, &key).await?;
         let index = read_index(bus, device).await?;
-        fencing::admit(&key, last.value.as_ref(), index.value.as_ref(), token, Owner::Hand)?;
+        fencing::admit(&key, last.value.as_ref(), index.value.as_ref(), token, owner)?;
+        let known = index.value.as_ref().and_then(|index| index.deployments.get(deployment)).copied();
+        // A deletion took the generation away with the value, and bytes that are none have none. The revision goes on from
+        // there: a generation is never greater than the revision at which it was written.
+        let last_generation = last.value.map_or(last.revision, |desired| desired.generation);
+        let generation = last_generation.max(known.unwrap_or(0)) + 1;
         let written = async {
-            let revision = bus.kv_put_if(subject::DESIRED, &key, payload.clone(), last.revision).await?;
+            let revision = bus.kv_put_if(subject::DESIRED, &key, value(generation)?, last.revision).await?;
             let mut next = index.value.unwrap_or_default();
-            let generation = next.deployments.get(deployment).copied().unwrap_or(0) + 1;
             next.deployments.insert(deployment.clone(), generation);
             fencing::write_index(bus, device, next, token, index.revision).await?;
+            // Devices may not make it, and without it they learn of this only at their next reading.
+            ensure_durable(bus, device).await?;
             Ok((generation, revision))
         };
         match written.await {

@@ -169,3 +169,20 @@ async fn whoever_held_a_device_before_a_handover_or_a_transfer_deploys_nothing_a
     refused(token(8), token(9)).await;
     lab.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_bytes_have_a_generation_that_grows_over_a_deletion_and_a_durable_that_was_lost() {
+    let lab = Lab::start().await;
+    let bus = lab.coordinator().await;
+    let device = device_id("lab-one");
+    let raw = async || provision::put_raw(&bus, &device, &web(), b"raw".to_vec(), TOKEN).await.unwrap().0;
+    let (first, second) = (raw().await, raw().await);
+    provision::delete_desired(&bus, &device, &web(), TOKEN).await.unwrap();
+    let durable = format!("{}.{}", subject::stream(subject::DESIRED), subject::durable(&device));
+    bus.api::<Value>(&format!("CONSUMER.DELETE.{durable}"), &Value::Null).await.unwrap();
+    let third = raw().await;
+    let put = provision::put_desired(&bus, &device, &web(), &score(), TOKEN).await.unwrap().0;
+    assert!(first < second && second < third && third < put, "{first} {second} {third} {put}");
+    assert!(bus.api::<Value>(&format!("CONSUMER.INFO.{durable}"), &Value::Null).await.is_ok());
+    lab.stop().await;
+}
