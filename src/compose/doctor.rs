@@ -31,6 +31,10 @@ const LEAST_ROOM: u64 = 256 << 20;
 /// A wall clock before this is wrong: 2025-01-01 in milliseconds since 1970-01-01 UTC.
 const BEFORE_NOW: u64 = 1_735_689_600_000;
 
+/// What an image is built with, how it tells its version, and the packages that have it.
+const BUILDERS: [(&str, &str, &str); 2] =
+    [("mmdebstrap", "--version", "mmdebstrap"), ("mksquashfs", "-version", "squashfs-tools")];
+
 /// Looks at all of it.
 pub(super) async fn examine(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -157,18 +161,30 @@ async fn machines(lab: &Lab, findings: &mut Vec<Finding>) {
     let mut options = vm::HostOptions::new("doctor", std::env::temp_dir());
     options.network.clone_from(&lab.network);
     let archs: BTreeSet<Arch> = lab.devices.iter().map(|device| device.arch).collect();
-    match vm::Host::connect(options).await {
+    match vm::look(&options, &archs).await {
         Err(error) => findings.push(Finding::bad("libvirt", Chain(&error).to_string(), error.hint())),
-        Ok(host) => {
-            let seen = format!("network {} has {}", lab.network, host.gateway());
+        Ok(vm::Seen { gateway, guests }) => {
+            let seen = match gateway {
+                Some(gateway) => format!("network {} has {gateway}", lab.network),
+                None => format!("network {} is made when a lab starts", lab.network),
+            };
             findings.push(Finding::good("libvirt", seen));
-            for &arch in &archs {
+            for (arch, runs) in guests {
                 let part = format!("guests of {arch}");
-                findings.push(match host.can_run(arch).await {
-                    Ok(()) => Finding::good(part, "an emulator is there"),
+                findings.push(match runs {
+                    Ok(true) => Finding::good(part, "they run on this machine's processor (KVM)"),
+                    Ok(false) => Finding::good(part, "they are emulated (TCG), some ten times slower"),
                     Err(error) => Finding::bad(part, Chain(&error).to_string(), error.hint()),
                 });
             }
+        }
+    }
+    if lab.devices.iter().any(|machine| machine.data_disk_mib.is_some()) {
+        findings.push(tool("mkfs.ext4", &["-V"], "apt-get install e2fsprogs").await);
+    }
+    if archs.iter().any(|&arch| matches!(built(&lab.image, arch), Ok(None))) {
+        for (name, version, package) in BUILDERS {
+            findings.push(tool(name, &[version], &format!("apt-get install {package}")).await);
         }
     }
     for arch in archs {

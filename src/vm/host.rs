@@ -67,12 +67,12 @@ impl Host {
 
     /// Whether guests of `arch` can run here. To be asked before anything slow is done for them.
     pub async fn can_run(&self, arch: Arch) -> Result<(), VmError> {
-        self.support(arch).await.map(drop)
+        support(&self.connection, &self.cpuinfo, arch).await.map(drop)
     }
 
     /// A device of this host; it does not exist in libvirt before it is switched on.
     pub async fn device(&self, spec: VmSpec) -> Result<Arc<VmDevice>, VmError> {
-        let support = self.support(spec.arch).await?;
+        let support = support(&self.connection, &self.cpuinfo, spec.arch).await?;
         let name = naming::domain_name(&self.options.instance, &spec.id);
         let console =
             naming::console(&self.options.run_dir, &name).map_err(|path| VmError::SocketPath { path })?;
@@ -108,32 +108,6 @@ impl Host {
         device.find().await?;
         lock(&self.devices).push(Arc::clone(&device));
         Ok(device)
-    }
-
-    /// How guests of `arch` run here: on the processor where that works, else emulated. One kind of domain
-    /// is asked about at a time, since a list of all makes libvirt try each emulator with KVM, for seconds
-    /// where `/dev/kvm` is there and useless.
-    async fn support(&self, arch: Arch) -> Result<GuestSupport, VmError> {
-        let kvm = capabilities::may_virtualize(arch, &self.cpuinfo, Arch::host());
-        let kinds = [("kvm", Accelerator::Kvm), ("qemu", Accelerator::Tcg)];
-        let mut said = None;
-        for (kind, accelerator) in kinds.into_iter().skip(usize::from(!kvm)) {
-            let name = arch.to_string();
-            let ask = move |connect: &Connect| {
-                connect.get_domain_capabilities(None, Some(&name), None, Some(kind), 0)
-            };
-            // libvirt has no error of its own for "no such emulator".
-            match self.connection.call("read what guests can do", ask).await {
-                Ok(text) => {
-                    if let Some(emulator) = capabilities::emulator(&text) {
-                        return Ok(GuestSupport { emulator, accelerator });
-                    }
-                }
-                Err(VmError::Call { source, .. }) => said = Some(source),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(VmError::NoEmulator { arch, source: said })
     }
 
     /// Removes what a crashed coordinator left behind: each domain of ours whose owner's lock is free or
@@ -179,6 +153,35 @@ impl Host {
         }
         first
     }
+}
+
+/// How guests of `arch` run here: on the processor where that works, else emulated. One kind of domain
+/// is asked about at a time, since a list of all makes libvirt try each emulator with KVM, for seconds
+/// where `/dev/kvm` is there and useless.
+pub(super) async fn support(
+    connection: &Connection,
+    cpuinfo: &str,
+    arch: Arch,
+) -> Result<GuestSupport, VmError> {
+    let kvm = capabilities::may_virtualize(arch, cpuinfo, Arch::host());
+    let kinds = [("kvm", Accelerator::Kvm), ("qemu", Accelerator::Tcg)];
+    let mut said = None;
+    for (kind, accelerator) in kinds.into_iter().skip(usize::from(!kvm)) {
+        let name = arch.to_string();
+        let ask =
+            move |connect: &Connect| connect.get_domain_capabilities(None, Some(&name), None, Some(kind), 0);
+        // libvirt has no error of its own for "no such emulator".
+        match connection.call("read what guests can do", ask).await {
+            Ok(text) => {
+                if let Some(emulator) = capabilities::emulator(&text) {
+                    return Ok(GuestSupport { emulator, accelerator });
+                }
+            }
+            Err(VmError::Call { source, .. }) => said = Some(source),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(VmError::NoEmulator { arch, source: said })
 }
 
 /// The host's address on the network, which is started when it is not active.

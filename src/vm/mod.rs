@@ -41,23 +41,26 @@ mod disk;
 #[cfg(feature = "vm")]
 mod host;
 #[cfg(feature = "vm")]
+mod look;
+#[cfg(feature = "vm")]
 mod parts;
 #[cfg(feature = "vm")]
 mod wake;
 #[cfg(feature = "vm")]
 mod warm;
 #[cfg(feature = "vm")]
-pub use {device::VmDevice, host::Host};
+pub use {device::VmDevice, host::Host, look::look};
 
 #[cfg(not(feature = "vm"))]
 mod disabled;
 #[cfg(not(feature = "vm"))]
-pub use disabled::{Host, VmDevice};
+pub use disabled::{Host, VmDevice, look};
 
 pub use error::VmError;
 
 use crate::model::device::Arch;
 use crate::model::id::DeviceId;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// The system's libvirt with QEMU.
@@ -69,6 +72,15 @@ pub const NETWORK: &str = "pilab";
 
 /// Memory of a guest that is not told otherwise: systemd, podman and a few small containers on tmpfs.
 pub const DEFAULT_MEMORY_MIB: u32 = 1024;
+
+/// What a host can do, as far as it tells without being changed.
+#[derive(Debug)]
+pub struct Seen {
+    /// The host's address on the lab's network; none for one that is made when it is needed.
+    pub gateway: Option<Ipv4Addr>,
+    /// Of each architecture, whether its guests run on the host's processor or are emulated.
+    pub guests: Vec<(Arch, Result<bool, VmError>)>,
+}
 
 /// How to use libvirt.
 #[derive(Debug, Clone)]

@@ -76,3 +76,24 @@ async fn a_libvirt_that_is_not_there_is_told_with_the_rest() {
     assert_eq!(image["condition"], "doubtful", "{image}");
     assert!(image["hint"].as_str().unwrap().contains("pilab image build"), "{image}");
 }
+
+/// libvirt's test driver has no network of ours, and knows no QEMU.
+#[cfg(feature = "vm")]
+#[tokio::test]
+async fn what_a_lab_will_make_by_itself_is_no_fault_and_nothing_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let pool = "name = \"l\"\n[[pools]]\nname = \"vm\"\nbackend = \"vm\"\ncount = 1\n";
+    let env = [("LIBVIRT_DEFAULT_URI", "test:///default"), ("PILAB_IMAGE_DIR", images.to_str().unwrap())];
+    let (_, findings) = doctor(dir.path(), pool, &env).await;
+    let libvirt = finding(&findings, "libvirt");
+    let made = "network pilab is made when a lab starts";
+    assert_eq!((&libvirt["condition"], &libvirt["seen"]), (&"good".into(), &made.into()), "{libvirt}");
+    let guests = finding(&findings, "guests of aarch64");
+    assert!(guests["seen"].as_str().unwrap().contains("qemu-system-aarch64 is not installed"), "{guests}");
+    // There is no image, so it is told whether one can be built.
+    for part in ["mmdebstrap", "mksquashfs", "mkfs.ext4"] {
+        assert!(finding(&findings, part)["seen"].is_string(), "{findings:?}");
+    }
+    assert!(!images.exists() && !dir.path().join("state").exists(), "it only looks");
+}
