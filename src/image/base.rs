@@ -8,13 +8,12 @@ use super::modules::Dependencies;
 use super::progress::{Bootstrap, Sink, Stage};
 use super::recipe::{KernelRecipe, Recipe, matches};
 use super::store::{Store, hash_file, names};
-use super::{sources, squash, tool};
+use super::{sources, squash, tool, tree};
 use crate::model::device::Arch;
 use crate::support::command::{Command, CommandError};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -181,6 +180,8 @@ impl BaseBuild<'_> {
                 "--mount",
                 "--mount-proc",
             ])
+            // Hooks and maintainer scripts make files without a word on their modes.
+            .args(["sh", "-c", "umask 022; exec \"$0\" \"$@\""])
             .args(["mmdebstrap", "--verbose", "--mode=root", "--format=directory", "--variant=minbase"])
             .arg(format!("--architectures={}", self.arch.debian()))
             .arg(format!("--include={packages}"))
@@ -295,7 +296,7 @@ impl BaseBuild<'_> {
         let release = names(&modules)?.into_iter().next().ok_or_else(missing)?;
         let from = modules.join(&release);
         let to = root.join("usr/lib/modules").join(&release);
-        fs::create_dir_all(&to).at("create", &to)?;
+        tree::directory(&to)?;
         // depmod looks below <base>/lib.
         if !unpacked.join("lib").exists() {
             std::os::unix::fs::symlink("usr/lib", unpacked.join("lib")).at("create", &unpacked)?;
@@ -314,6 +315,9 @@ impl BaseBuild<'_> {
         }
         initramfs::uncompress_modules(&to, self.cancel).await?;
         run("kmod", Command::new("depmod").arg("-b").arg(root).arg(&release)).await?;
+        for name in names(&to)?.iter().filter(|name| name.starts_with("modules.")) {
+            tree::mode(&to.join(name), 0o644)?;
+        }
         // From Linux 7 on beside the modules.
         let places = [unpacked.join("boot").join(format!("vmlinuz-{release}")), from.join("vmlinuz")];
         let kernel = places.into_iter().find(|file| file.is_file()).ok_or_else(missing)?;
@@ -338,8 +342,7 @@ async fn require(tool: &'static str, package: &'static str) -> Result<(), ImageE
 
 fn move_file(from: &Path, to: &Path) -> Result<(), ImageError> {
     if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent).at("create", parent)?;
-        fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).at("change the mode of", parent)?;
+        tree::directory(parent)?;
     }
     fs::rename(from, to).at("write", to)
 }

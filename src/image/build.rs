@@ -6,11 +6,10 @@ use super::manifest::{Image, Lock, MANIFEST_VERSION, Manifest, Part, sha256};
 use super::progress::{Sink, Stage};
 use super::recipe::Recipe;
 use super::store::{Check, Store, StoreLock, hash_file, names};
-use super::{initramfs, layer, squash};
+use super::{initramfs, layer, squash, tree};
 use crate::model::device::Arch;
 use crate::support::atomic_file;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -89,7 +88,7 @@ impl Store {
         let _lock = self.lock(sink, cancel).await?;
         self.sweep()?;
         let work = self.root().join("work").join(std::process::id().to_string());
-        fs::DirBuilder::new().mode(0o755).create(&work).at("create", &work)?;
+        tree::directory(&work)?;
         let built = self.build_in(request, agent, &work, sink, cancel).await;
         let swept = self.sweep();
         let image = built?;
@@ -111,7 +110,7 @@ impl Store {
             Some(base) => base,
             None => {
                 let work = work.join("base");
-                fs::create_dir(&work).at("create", &work)?;
+                tree::directory(&work)?;
                 let build = BaseBuild {
                     store: self,
                     recipe,
@@ -146,7 +145,7 @@ impl Store {
     ) -> Result<Composed, ImageError> {
         let BuildRequest { recipe, arch, .. } = request;
         let tree = work.join("device");
-        fs::create_dir(&tree).at("create", &tree)?;
+        tree::directory(&tree)?;
         let busybox = self.read_part(&base.busybox)?;
         layer::write(&tree, arch.debian(), agent, &busybox)?;
         let device = work.join("device.squashfs");

@@ -7,9 +7,9 @@
 
 use super::error::{At, ImageError};
 use super::manifest::sha256;
+use super::tree::{directory, file};
 use serde_json::{Value, json};
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// Where the store lies on a device; `storage.conf` in the device layer says the same.
@@ -34,7 +34,7 @@ pub(super) fn write_store(root: &Path, arch: &str, busybox: &[u8]) -> Result<(),
     write_json(&store.join("overlay-layers/layers.json"), &Value::Array(layers))?;
     // podman opens these to take its locks; in a read-only store it cannot make them.
     for lock in ["overlay-images/images.lock", "overlay-layers/layers.lock", "storage.lock"] {
-        write(&store.join(lock), b"", 0o644)?;
+        file(&store.join(lock), b"", 0o644)?;
     }
     Ok(())
 }
@@ -51,18 +51,18 @@ fn write_image(
     // With one layer, its id is its digest.
     let layer_id = digest.clone();
 
-    let directory = store.join("overlay").join(&layer_id);
-    let unpacked = directory.join("diff");
-    fs::create_dir_all(&unpacked).at("create", &unpacked)?;
+    let own = store.join("overlay").join(&layer_id);
+    let unpacked = own.join("diff");
+    directory(&unpacked)?;
     let mut archive = tar::Archive::new(tar.as_slice());
     archive.set_preserve_permissions(true);
     archive.unpack(&unpacked).at("write", &unpacked)?;
     // A short name, 26 characters of A-Z and 0-9, keeps mount(2)'s options short when layers are many.
     let short: String = digest.to_uppercase().chars().take(26).collect();
     let links = store.join("overlay/l");
-    fs::create_dir_all(&links).at("create", &links)?;
+    directory(&links)?;
     symlink(format!("../{layer_id}/diff"), links.join(&short)).at("create", &links)?;
-    write(&directory.join("link"), short.as_bytes(), 0o644)?;
+    file(&own.join("link"), short.as_bytes(), 0o644)?;
 
     let config = json!({
         "architecture": arch, "os": "linux", "created": CREATED,
@@ -90,11 +90,11 @@ fn write_image(
     ];
     let (mut names, mut sizes, mut digests) = (Vec::new(), serde_json::Map::new(), serde_json::Map::new());
     for (key, content) in data {
-        let file = match key.as_str() {
+        let name = match key.as_str() {
             "manifest" => key.clone(),
             _ => format!("={}", data_encoding::BASE64.encode(key.as_bytes())),
         };
-        write(&store.join("overlay-images").join(&image_id).join(file), content, 0o644)?;
+        file(&store.join("overlay-images").join(&image_id).join(name), content, 0o644)?;
         sizes.insert(key.clone(), json!(content.len()));
         digests.insert(key.clone(), json!(format!("sha256:{}", sha256(content))));
         names.push(key);
@@ -151,20 +151,13 @@ fn layer_tar(version: &str, busybox: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), ImageError> {
-    write(path, value.to_string().as_bytes(), 0o644)
-}
-
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), ImageError> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).at("create", parent)?;
-    }
-    fs::write(path, content).at("write", path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("change the mode of", path)
+    file(path, value.to_string().as_bytes(), 0o644)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn two_stores_are_equal_and_their_images_differ() {

@@ -22,6 +22,7 @@ mod sources;
 mod squash;
 mod store;
 mod tool;
+mod tree;
 
 pub use build::BuildRequest;
 pub use error::ImageError;
