@@ -3,7 +3,7 @@
 use super::args::{ImageCommand, JsonArgs};
 use super::error::CliError;
 use super::exit::Exit;
-use super::local::{ImageInfo, ImageOptions, Local};
+use super::local::{ImageInfo, ImageOptions, Local, PrunedImages, RemovedImage};
 use super::progress::Screen;
 use super::run::Interrupts;
 use super::table::{Align, columns};
@@ -28,13 +28,21 @@ pub async fn image(local: &dyn Local, command: ImageCommand, ui: Ui) -> Result<E
         }
         ImageCommand::Ls(json) => print(&local.image_ls().await?, json, ui)?,
         ImageCommand::Rm(args) => {
-            let image = local.image_rm(&args.id).await?;
+            let RemovedImage { id, known } = local.image_rm(&args.id).await?;
             ui.note("removed:");
-            print(&[image], args.json, ui)?;
+            match known {
+                Some(image) => print(&[image], args.json, ui)?,
+                None if args.json.json => ui.json(&serde_json::json!({ "id": id }))?,
+                None => ui.data(&format!("{id}, which could not be read\n"))?,
+            }
         }
         ImageCommand::Prune(args) => {
-            let (removed, freed) = local.image_prune(args.keep).await?;
+            let PrunedImages { removed, in_use, freed } = local.image_prune(args.keep).await?;
             ui.note(&format!("removed {} images, freed {} MiB", removed.len(), freed >> 20));
+            for image in in_use {
+                let id = image.id.get(..SHORT_ID).unwrap_or(&image.id);
+                ui.note(&format!("image {id} is in use and stays"));
+            }
             if args.json.json || !removed.is_empty() {
                 print(&removed, args.json, ui)?;
             }

@@ -86,11 +86,11 @@ pub trait Local: Send + Sync {
     fn image_ls(&self) -> LocalFuture<'_, Result<Vec<ImageInfo>, CliError>>;
 
     /// Removes an image by its id or an unambiguous beginning of it.
-    fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>>;
+    fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<RemovedImage, CliError>>;
 
     /// Removes all but the newest `keep` images of each recipe and architecture; answers them and how many
     /// bytes that freed.
-    fn image_prune(&self, keep: usize) -> LocalFuture<'_, Result<(Vec<ImageInfo>, u64), CliError>>;
+    fn image_prune(&self, keep: usize) -> LocalFuture<'_, Result<PrunedImages, CliError>>;
 
     /// Reads an image again and compares every file with the manifest; an error names what differs.
     fn image_verify<'a>(
@@ -245,6 +245,26 @@ pub struct ImageInfo {
     pub made_ms: u64,
     /// Where its manifest lies.
     pub path: PathBuf,
+}
+
+/// An image that is gone.
+#[derive(Debug, Clone)]
+pub struct RemovedImage {
+    /// SHA-256 of its manifest, hex.
+    pub id: String,
+    /// What it was; none when its manifest could not be read.
+    pub known: Option<ImageInfo>,
+}
+
+/// Old images, and what became of them.
+#[derive(Debug, Clone)]
+pub struct PrunedImages {
+    /// Those that are gone.
+    pub removed: Vec<ImageInfo>,
+    /// Those that stay because devices boot from them.
+    pub in_use: Vec<ImageInfo>,
+    /// How many bytes that freed.
+    pub freed: u64,
 }
 
 /// A part of a lab's start.

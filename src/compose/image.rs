@@ -3,18 +3,18 @@
 use super::clock::Clock;
 use super::{failed, instance};
 use crate::cli::error::CliError;
-use crate::cli::local::{ImageInfo, ImageOptions, Progress};
+use crate::cli::local::{ImageInfo, ImageOptions, Progress, PrunedImages, RemovedImage};
 use crate::config::lab::Lab;
 use crate::coordinator::parts::{BootImage, FindImage, NoImage};
 use crate::device::ports::BootLayer;
-use crate::image::{BuildRequest, Check, Image, ImageError, Recipe, Sink, Store};
+use crate::image::{BuildRequest, Check, Image, ImageError, InUse, Recipe, Sink, Store};
 use crate::model::device::Arch;
 use crate::model::id::DeviceId;
 use crate::support::chain::Chain;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 use tokio_util::sync::CancellationToken;
 
@@ -154,7 +154,21 @@ pub(super) async fn of_boards(
     Ok(boards.into_iter().map(|board| (board, Arc::clone(&image))).collect())
 }
 
+/// The images that this process has given to devices, each once. Which bytes of one a device reads when, nobody knows:
+/// none is removed before the process ends.
+static IN_USE: Mutex<BTreeMap<String, InUse>> = Mutex::new(BTreeMap::new());
+
+fn hold(image: &Image) -> Result<(), ImageError> {
+    let mut held = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !held.contains_key(&image.id) {
+        held.insert(image.id.clone(), Store::from_environment().hold(image)?);
+    }
+    Ok(())
+}
+
+/// An image for devices to boot, which stays for as long as this process does.
 fn boot_image(image: &Image) -> Result<BootImage, CliError> {
+    hold(image).map_err(image_error("use the image"))?;
     let manifest = serde_json::to_string(&image.manifest);
     let layers = image.layers.iter();
     let layers = layers.map(|layer| BootLayer { path: layer.path.clone(), sha256: layer.sha256.clone() });
@@ -257,23 +271,27 @@ pub(super) async fn ls() -> Result<Vec<ImageInfo>, CliError> {
     Ok(images.iter().map(|image| info(&store, image)).collect())
 }
 
-pub(super) async fn rm(id: &str) -> Result<ImageInfo, CliError> {
+pub(super) async fn rm(id: &str) -> Result<RemovedImage, CliError> {
     let store = Store::from_environment();
     let error = image_error("remove the image");
-    let image = store.get(id).map_err(&error)?;
-    let info = info(&store, &image);
-    store.rm(&image.id).map_err(&error)?;
+    let id = store.resolve(id).map_err(&error)?;
+    // One that cannot be read goes all the same.
+    let known = store.get(&id).ok().map(|image| info(&store, &image));
+    store.rm(&id).map_err(&error)?;
     prune_saves().await?;
-    Ok(info)
+    Ok(RemovedImage { id, known })
 }
 
-pub(super) async fn prune(keep: usize) -> Result<(Vec<ImageInfo>, u64), CliError> {
+pub(super) async fn prune(keep: usize) -> Result<PrunedImages, CliError> {
     let store = Store::from_environment();
     // Asked before: when an image was made is not known once it is gone.
-    let mut infos = ls().await?;
-    let (removed, freed) = store.prune(keep).map_err(image_error("remove old images"))?;
-    infos.retain(|info| removed.iter().any(|image| image.id == info.id));
-    Ok((infos, freed + prune_saves().await?))
+    let infos = ls().await?;
+    let pruned = store.prune(keep).map_err(image_error("remove old images"))?;
+    let of = |images: &[Image]| -> Vec<ImageInfo> {
+        infos.iter().filter(|info| images.iter().any(|image| image.id == info.id)).cloned().collect()
+    };
+    let (removed, in_use) = (of(&pruned.removed), of(&pruned.in_use));
+    Ok(PrunedImages { removed, in_use, freed: pruned.freed + prune_saves().await? })
 }
 
 /// Removes saved memory of images that are gone; answers how many bytes that freed.

@@ -22,8 +22,8 @@ mod wired;
 use crate::cli::doctor::Finding;
 use crate::cli::error::CliError;
 use crate::cli::local::{
-    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab, SetUp,
-    SetupOptions, ShownKey,
+    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, PrunedImages,
+    RemovedImage, RunningLab, SetUp, SetupOptions, ShownKey,
 };
 use crate::model::relay::{GpioPin, Level, PinState};
 use crate::plan::enroll::Enrolled;
@@ -117,11 +117,11 @@ impl Local for ThisMachine {
         Box::pin(image::ls())
     }
 
-    fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>> {
+    fn image_rm<'a>(&'a self, id: &'a str) -> LocalFuture<'a, Result<RemovedImage, CliError>> {
         Box::pin(image::rm(id))
     }
 
-    fn image_prune(&self, keep: usize) -> LocalFuture<'_, Result<(Vec<ImageInfo>, u64), CliError>> {
+    fn image_prune(&self, keep: usize) -> LocalFuture<'_, Result<PrunedImages, CliError>> {
         Box::pin(image::prune(keep))
     }
 

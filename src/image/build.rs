@@ -40,7 +40,7 @@ const LOCK_POLL: Duration = Duration::from_millis(200);
 
 impl Store {
     /// Builds an image, or what of it is missing, and verifies all of it. Takes minutes and root's
-    /// rights when the base root is missing, seconds when only the agent is new, and next to nothing,
+    /// rights when the base root is missing or corrupt, seconds when only the agent is new, and next to nothing,
     /// neither a lock nor the right to write, when nothing is. Killed at any instant, it leaves no image,
     /// and the next build sweeps up.
     pub async fn build(
@@ -50,10 +50,16 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<Image, ImageError> {
         let agent = tokio::fs::read(&request.agent).await.at("read", &request.agent)?;
-        let image = match self.existing(request, &agent, cancel).await? {
-            Some(image) => image,
-            None => self.build_locked(request, &agent, sink, cancel).await?,
-        };
+        if let Some(image) = self.existing(request, &agent, cancel).await? {
+            sink.tell(Stage::Verify, None, "hash what has changed");
+            match self.verify(&image, Check::Changed).await {
+                Err(error @ (ImageError::PartCorrupt { .. } | ImageError::PartMissing { .. })) => {
+                    tracing::warn!(%error, "making it anew");
+                }
+                verified => return verified.map(|()| image),
+            }
+        }
+        let image = self.build_locked(request, &agent, sink, cancel).await?;
         sink.tell(Stage::Verify, None, "hash what has changed");
         self.verify(&image, Check::Changed).await?;
         Ok(image)
@@ -68,12 +74,16 @@ impl Store {
     ) -> Result<Option<Image>, ImageError> {
         let Some(base) = self.base(&self.base_record(request)?)? else { return Ok(None) };
         let work = tempfile::tempdir().at("create a directory in", &std::env::temp_dir())?;
-        let manifest = self.compose(request, base, agent, work.path(), cancel).await?.manifest;
+        let manifest = match self.compose(request, base, agent, work.path(), cancel).await {
+            Err(ImageError::BaseCorrupt { .. }) => return Ok(None),
+            composed => composed?.manifest,
+        };
         let whole = manifest.parts().iter().all(|(_, part)| self.has(part));
         let id = sha256(&self.encode(&manifest)?);
         match self.get(&id) {
             Ok(image) if whole => Ok(Some(image)),
-            Ok(_) | Err(ImageError::NoImage { .. }) => Ok(None),
+            // What is damaged is written anew.
+            Ok(_) | Err(ImageError::NoImage { .. } | ImageError::Manifest { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -107,8 +117,8 @@ impl Store {
         let BuildRequest { recipe, arch, lock, .. } = request;
         let record = self.base_record(request)?;
         let base = match self.base(&record)? {
-            Some(base) => base,
-            None => {
+            Some(base) if self.is_sound(&base).await? => base,
+            _ => {
                 let work = work.join("base");
                 tree::directory(&work)?;
                 let build = BaseBuild {
@@ -185,9 +195,33 @@ impl Store {
         fs::metadata(self.part_path(&part.sha256)).is_ok_and(|meta| meta.len() == part.size)
     }
 
+    /// Whether all that a base is made of is what was built. What is not is removed, for a base that has all its
+    /// parts is taken as it is. The caller holds the lock.
+    async fn is_sound(&self, base: &Base) -> Result<bool, ImageError> {
+        let (store, base) = (self.clone(), base.clone());
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut sound = true;
+            for part in base.parts() {
+                // These are small, and they get into the new image as they are read.
+                let read = part == &base.kit || part == &base.busybox;
+                let check = if read { Check::All } else { Check::Changed };
+                if store.mismatch(part, check)?.is_some() {
+                    let path = store.part_path(&part.sha256);
+                    fs::remove_file(&path).at("remove", &path)?;
+                    sound = false;
+                }
+            }
+            Ok(sound)
+        });
+        checked.await.map_err(|e| ImageError::io("verify", self.root(), std::io::Error::other(e)))?
+    }
+
+    /// A part's bytes, which are those of its name: what gets into an image has been compared.
     fn read_part(&self, part: &Part) -> Result<Vec<u8>, ImageError> {
         let path = self.part_path(&part.sha256);
-        fs::read(&path).at("read", &path)
+        let bytes = fs::read(&path).at("read", &path)?;
+        let found = sha256(&bytes);
+        if found == part.sha256 { Ok(bytes) } else { Err(ImageError::BaseCorrupt { path, found }) }
     }
 
     /// Waits until nobody else changes the store.
@@ -230,6 +264,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Pruned;
     use crate::support::command::Command;
     use tempfile::TempDir;
 
@@ -335,13 +370,13 @@ mod tests {
         fs::copy(record(Arch::Aarch64), record(Arch::X86_64)).unwrap();
         let other = small.build().await.unwrap();
 
-        let (removed, freed) = small.store.prune(1).unwrap();
+        let Pruned { removed, freed, .. } = small.store.prune(1).unwrap();
         let removed: Vec<&String> = removed.iter().map(|image| &image.id).collect();
         assert_eq!(removed, [&built[1], &built[0]], "newest first, of the one that has several");
         assert!(freed > 0);
         small.store.verify(&small.store.get(&built[2]).unwrap(), Check::All).await.unwrap();
         small.store.verify(&other, Check::All).await.unwrap();
-        assert!(small.store.prune(1).unwrap().0.is_empty());
+        assert!(small.store.prune(1).unwrap().removed.is_empty());
     }
 
     #[tokio::test]
@@ -436,5 +471,136 @@ mod tests {
         let Some((built, images)) = result else { return };
         assert!(matches!(built, Err(ImageError::DiskFull { .. })), "{built:?}");
         assert_eq!(images, 0);
+    }
+
+    /// Changes a byte of a file in place; its time stays, as where a disk loses a bit.
+    fn flip(path: &Path) {
+        let modified = fs::metadata(path).unwrap().modified().unwrap();
+        let mut bytes = fs::read(path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(path, bytes).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    }
+
+    impl Small {
+        fn part(&self, content: &[u8]) -> PathBuf {
+            self.store.part_path(&sha256(content))
+        }
+
+        /// A build that begins to install packages, as one does whose base root is not there, and gets no further.
+        async fn build_begins_with_packages(&self) {
+            let cancel = CancellationToken::new();
+            let told = cancel.clone();
+            let sink = Sink::new(move |progress| {
+                if progress.stage == Stage::Packages {
+                    told.cancel();
+                }
+            });
+            let built = self.store.build(&self.request, &sink, &cancel).await;
+            assert!(built.is_err(), "{built:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flipped_byte_of_the_base_gets_into_no_image() {
+        let Some(small) = Small::new(None).await else { return };
+        let first = small.build().await.unwrap();
+        for (n, content) in [b"kit!".as_slice(), b"busybox"].into_iter().enumerate() {
+            fs::write(&small.request.agent, format!("another agent {n}")).unwrap();
+            flip(&small.part(content));
+            small.build_begins_with_packages().await;
+            assert!(!small.part(content).exists(), "set aside, for the next build");
+            assert!(small.store.ls().unwrap().iter().all(|image| image.id == first.id));
+            small.store.put_bytes(content).unwrap();
+        }
+        let second = small.build().await.unwrap();
+        small.store.verify(&second, Check::All).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_corrupt_and_shared_is_made_anew_after_the_hint_was_followed() {
+        let Some(small) = Small::new(None).await else { return };
+        let first = small.build().await.unwrap();
+        fs::write(&small.request.agent, "agent 2").unwrap();
+        let second = small.build().await.unwrap();
+        for removed in [true, false] {
+            flip(&small.part(b"root"));
+            let found = small.store.verify(&second, Check::All).await;
+            assert!(
+                matches!(&found, Err(error @ ImageError::PartCorrupt { .. }) if error.hint().is_some()),
+                "{found:?}"
+            );
+            if removed {
+                small.store.rm(&second.id).unwrap();
+                assert!(small.part(b"root").exists(), "the first has it too");
+            }
+            small.build_begins_with_packages().await;
+            assert!(!small.part(b"root").exists());
+            small.store.put_bytes(b"root").unwrap();
+            assert_eq!(small.build().await.unwrap().id, second.id);
+            small.store.verify(&first, Check::All).await.unwrap();
+            small.store.verify(&second, Check::All).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_read_is_no_reason_to_do_without_the_others() {
+        let Some(small) = Small::new(None).await else { return };
+        let image = small.build().await.unwrap();
+        let path = |id: &str| small.store.root().join("images").join(format!("{id}.json"));
+        let of_tomorrow = small.store.put_bytes(b"of another version's image").unwrap().sha256;
+        let (damaged, later) = ("d".repeat(64), "1".repeat(64));
+        fs::write(path(&damaged), "{").unwrap();
+        fs::write(path(&later), format!("{{\"version\": 2, \"disk\": \"{of_tomorrow}\"}}")).unwrap();
+
+        let ids = |images: Vec<Image>| images.into_iter().map(|image| image.id).collect::<Vec<_>>();
+        assert_eq!(ids(small.store.ls().unwrap()), [image.id.clone()]);
+        let found = small.store.find(&small.request.recipe, small.request.arch).unwrap();
+        assert_eq!(found.unwrap().id, image.id);
+        assert_eq!(small.build().await.unwrap().id, image.id);
+        let Pruned { removed, .. } = small.store.prune(1).unwrap();
+        assert_eq!(ids(removed), [""; 0]);
+        assert!(small.store.part_path(&of_tomorrow).exists());
+        match small.store.get("ddd") {
+            Err(error @ ImageError::Manifest { .. }) => assert!(error.hint().unwrap().contains("image rm")),
+            other => panic!("{other:?}"),
+        }
+        small.store.rm("ddd").unwrap();
+        small.store.rm("111").unwrap();
+        assert!(!path(&damaged).exists() && !path(&later).exists());
+        assert!(!small.store.part_path(&of_tomorrow).exists());
+
+        // The one that a build comes to is written anew.
+        fs::write(path(&image.id), "{").unwrap();
+        assert_eq!(small.build().await.unwrap().id, image.id);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_boots_stays() {
+        let Some(small) = Small::new(None).await else { return };
+        let first = small.build().await.unwrap();
+        fs::write(&small.request.agent, "agent 2").unwrap();
+        let second = small.build().await.unwrap();
+        let held = [&first, &second].map(|image| small.store.hold(image).unwrap());
+        let again = small.store.hold(&first).unwrap();
+        match small.store.rm(&first.id) {
+            Err(error @ ImageError::InUse { .. }) => assert!(error.hint().is_some()),
+            other => panic!("{other:?}"),
+        }
+        let pruned = small.store.prune(0).unwrap();
+        assert_eq!((pruned.removed.len(), pruned.in_use.len()), (0, 2));
+        drop(held);
+        let pruned = small.store.prune(0).unwrap();
+        assert_eq!(pruned.removed.len(), 1);
+        assert_eq!(pruned.in_use.first().unwrap().id, first.id);
+        small.store.verify(&first, Check::All).await.unwrap();
+        assert!(matches!(small.store.hold(&second), Err(ImageError::NoImage { .. })));
+        // A build of what is there leaves the lock where it is.
+        fs::remove_file(&first.layers.get(1).unwrap().path).unwrap();
+        fs::write(&small.request.agent, "agent 1").unwrap();
+        small.build().await.unwrap();
+        assert!(matches!(small.store.rm(&first.id), Err(ImageError::InUse { .. })));
+        drop(again);
+        small.store.rm(&first.id).unwrap();
     }
 }

@@ -108,6 +108,20 @@ pub enum ImageError {
         /// What it has.
         found: String,
     },
+    /// A file that images are made of is not what was built.
+    #[error("{} is corrupt: it has SHA-256 {found}", path.display())]
+    BaseCorrupt {
+        /// Where it lies; its name is the SHA-256 it should have.
+        path: PathBuf,
+        /// What it has.
+        found: String,
+    },
+    /// An image that was to be removed is in use.
+    #[error("image {image} is in use")]
+    InUse {
+        /// The image's id.
+        image: String,
+    },
     /// A manifest is not one, or not one of this version.
     #[error("{} is not a manifest of version {}", path.display(), super::manifest::MANIFEST_VERSION)]
     Manifest {
@@ -163,6 +177,18 @@ impl ImageError {
             Self::NotRoot => Some("run it with sudo; afterwards the image is used without"),
             Self::PartMissing { .. } | Self::PartCorrupt { .. } => {
                 Some("remove the image (pilab image rm) and build it again")
+            }
+            Self::BaseCorrupt { .. } => {
+                Some("build it again: it is made anew then; should it be corrupt again, so is the disk")
+            }
+            Self::InUse { .. } => {
+                Some("a run or a coordinator boots devices from it: once that has ended, try again")
+            }
+            Self::Manifest { .. } => Some(
+                "remove the image (pilab image rm) and build it again, or use the pilab that has built it",
+            ),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it with sudo; afterwards the image is used without")
             }
             Self::DiskFull { .. } => {
                 Some("free some room (pilab image rm), or put the store elsewhere: PILAB_IMAGE_DIR")

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! <store>/lock                one builder or remover at a time (flock)
-//! <store>/images/<id>.json    manifests; <id> is the file's SHA-256. With it an image exists
+//! <store>/images/<id>.json    manifests; <id> is the file's SHA-256. With it an image exists; it is held
+//!                             locked by whoever boots the image (flock, shared)
 //! <store>/parts/<sha256>      the files of images, each once
 //! <store>/bases/<key>.json    which parts a recipe came to
 //! <store>/seen/<sha256>.json  size, time and inode of a part when it was last hashed
-//! <store>/apt/<suite>-<arch>/ packages, kept between builds
+//! <store>/apt/<suite>-<arch>/ the packages of the last build, kept for the next
 //! <store>/work                a build's own; whatever lies here at the start of one is swept
 //! ```
 //! A file appears in `parts` and `images` by rename only, so what is there is whole.
@@ -16,10 +17,10 @@ use super::manifest::{Image, Layer, MANIFEST_VERSION, Manifest, Part, sha256};
 use super::recipe::Recipe;
 use crate::model::device::Arch;
 use crate::support::atomic_file;
+use crate::support::chain::Chain;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -85,90 +86,52 @@ impl Store {
         &self.root
     }
 
-    /// All images, the newest first.
+    /// All images that can be read, the newest first. One that cannot is told in the log and is no reason to
+    /// do without the others.
     pub fn ls(&self) -> Result<Vec<Image>, ImageError> {
-        let directory = self.root.join("images");
-        let mut found: Vec<(SystemTime, String)> = Vec::new();
-        for name in names(&directory)? {
-            if let Some(id) = name.strip_suffix(".json").filter(|id| is_sha256(id)) {
-                let path = directory.join(&name);
-                let modified = fs::metadata(&path).and_then(|meta| meta.modified()).at("read", &path)?;
-                found.push((modified, id.to_owned()));
+        let mut found: Vec<(SystemTime, Image)> = Vec::new();
+        for id in self.ids()? {
+            let path = self.manifest_path(&id);
+            let modified = fs::metadata(&path).and_then(|meta| meta.modified()).at("read", &path);
+            match modified.and_then(|modified| Ok((modified, self.load(&id)?))) {
+                Ok(image) => found.push(image),
+                Err(error) => {
+                    let error = Chain(&error).to_string();
+                    tracing::warn!(%error, "an image is left out; pilab image rm removes it");
+                }
             }
         }
-        found.sort_by(|a, b| b.cmp(a));
-        found.iter().map(|(_, id)| self.load(id)).collect()
+        found.sort_by(|a, b| (b.0, &b.1.id).cmp(&(a.0, &a.1.id)));
+        Ok(found.into_iter().map(|(_, image)| image).collect())
+    }
+
+    /// The ids of all images, also of those that cannot be read.
+    pub(super) fn ids(&self) -> Result<Vec<String>, ImageError> {
+        let all = names(&self.root.join("images"))?;
+        let ids = all.iter().filter_map(|name| name.strip_suffix(".json"));
+        Ok(ids.filter(|id| is_sha256(id)).map(str::to_owned).collect())
+    }
+
+    /// The whole id of the image whose id is `id`, or begins so.
+    pub fn resolve(&self, id: &str) -> Result<String, ImageError> {
+        let mut found = self.ids()?;
+        found.retain(|name| name.starts_with(id));
+        match found.len() {
+            0 => Err(ImageError::NoImage { id: id.to_owned() }),
+            1 => Ok(found.remove(0)),
+            count => Err(ImageError::Ambiguous { id: id.to_owned(), count }),
+        }
     }
 
     /// The image whose id is `id`, or begins so.
     pub fn get(&self, id: &str) -> Result<Image, ImageError> {
-        let all = names(&self.root.join("images"))?;
-        let mut found =
-            all.iter().filter_map(|name| name.strip_suffix(".json")).filter(|name| name.starts_with(id));
-        match (found.next(), found.count()) {
-            (Some(id), 0) => self.load(id),
-            (None, _) => Err(ImageError::NoImage { id: id.to_owned() }),
-            (Some(_), more) => Err(ImageError::Ambiguous { id: id.to_owned(), count: more + 1 }),
-        }
+        self.load(&self.resolve(id)?)
     }
 
     /// The newest image made from `recipe` for `arch`, whichever agent it has.
     pub fn find(&self, recipe: &Recipe, arch: Arch) -> Result<Option<Image>, ImageError> {
         let key = super::base::key(recipe, arch, None)?;
         Ok(self.ls()?.into_iter().find(|image| image.manifest.recipe == key))
-    }
-
-    /// Removes an image, and each file that no other image has. Answers how many bytes that freed.
-    pub fn rm(&self, id: &str) -> Result<u64, ImageError> {
-        let _lock = self.try_lock()?;
-        self.remove(&[self.get(id)?])
-    }
-
-    /// Removes all but the newest `keep` images of each recipe and architecture. Answers what it removed, and
-    /// how many bytes that freed.
-    pub fn prune(&self, keep: usize) -> Result<(Vec<Image>, u64), ImageError> {
-        let _lock = self.try_lock()?;
-        let mut kept: BTreeMap<(String, &str), usize> = BTreeMap::new();
-        let mut old = self.ls()?;
-        old.retain(|image| {
-            let kind = (image.manifest.suite.clone(), image.manifest.arch.debian());
-            let kept = kept.entry(kind).or_default();
-            *kept += 1;
-            *kept > keep
-        });
-        let freed = self.remove(&old)?;
-        Ok((old, freed))
-    }
-
-    /// Removes images, and each file that none of the others has. The caller holds the lock.
-    fn remove(&self, images: &[Image]) -> Result<u64, ImageError> {
-        for image in images {
-            let manifest = self.manifest_path(&image.id);
-            fs::remove_file(&manifest).at("remove", &manifest)?;
-        }
-        let mut used = BTreeSet::new();
-        for image in self.ls()? {
-            used.extend(image.manifest.parts().into_iter().map(|(_, part)| part.sha256.clone()));
-        }
-        for name in names(&self.root.join("bases"))? {
-            let path = self.root.join("bases").join(name);
-            let record = super::base::Base::read(&path)?;
-            if record.as_ref().is_some_and(|base| used.contains(&base.root.sha256)) {
-                used.extend(record.iter().flat_map(|base| base.parts()).map(|part| part.sha256.clone()));
-            } else {
-                fs::remove_file(&path).at("remove", &path)?;
-            }
-        }
-        let mut freed = 0;
-        for name in names(&self.root.join("parts"))? {
-            if !used.contains(&name) {
-                let path = self.root.join("parts").join(&name);
-                freed += fs::metadata(&path).map(|meta| meta.len()).unwrap_or(0);
-                fs::remove_file(&path).at("remove", &path)?;
-                let _ = fs::remove_file(self.seen_path(&name));
-            }
-        }
-        Ok(freed)
     }
 
     /// Checks every part of `image` against its SHA-256.
@@ -187,21 +150,37 @@ impl Store {
     fn verify_part(&self, id: &str, role: String, part: &Part, check: Check) -> Result<(), ImageError> {
         let path = self.part_path(&part.sha256);
         let image = id.to_owned();
-        let seen = match Seen::of(&path) {
-            Ok(seen) => seen,
-            Err(_) => return Err(ImageError::PartMissing { part: role, image, path }),
-        };
+        if !path.exists() {
+            return Err(ImageError::PartMissing { part: role, image, path });
+        }
+        match self.mismatch(part, check)? {
+            None => Ok(()),
+            Some(found) => Err(ImageError::PartCorrupt { part: role, image, path, found }),
+        }
+    }
+
+    /// The SHA-256 of a part that has another one than it should. What was known of it is forgotten then: the
+    /// next one who looks hashes it too, whatever its size and time, and so the next build makes it anew.
+    pub(super) fn mismatch(&self, part: &Part, check: Check) -> Result<Option<String>, ImageError> {
+        let path = self.part_path(&part.sha256);
+        let seen = Seen::of(&path).at("read", &path)?;
         let before = fs::read(self.seen_path(&part.sha256)).ok();
         let before = before.and_then(|bytes| serde_json::from_slice::<Seen>(&bytes).ok());
         if check == Check::Changed && before.as_ref() == Some(&seen) && seen.size == part.size {
-            return Ok(());
+            return Ok(None);
         }
         let found = hash_file(&path)?;
-        if found != part.sha256 {
-            return Err(ImageError::PartCorrupt { part: role, image, path, found });
+        if found == part.sha256 {
+            self.note_seen(&part.sha256, &seen);
+            return Ok(None);
         }
-        self.note_seen(&part.sha256, &seen);
-        Ok(())
+        self.forget_seen(&part.sha256);
+        Ok(Some(found))
+    }
+
+    /// Without the right to write here, what is noted stays: who has it removes the image, which forgets too.
+    pub(super) fn forget_seen(&self, sha256: &str) {
+        let _ = fs::remove_file(self.seen_path(sha256));
     }
 
     /// A reader without the right to write here only hashes again next time.
@@ -257,7 +236,10 @@ impl Store {
         let json = self.encode(manifest)?;
         let id = sha256(&json);
         let path = self.manifest_path(&id);
-        atomic_file::write(&path, &json, 0o644).at("write", &path)?;
+        // One that is there stays the file that it is: who uses the image has it locked.
+        if fs::read(&path).ok().as_deref() != Some(json.as_slice()) {
+            atomic_file::write(&path, &json, 0o644).at("write", &path)?;
+        }
         self.load(&id)
     }
 
@@ -274,11 +256,11 @@ impl Store {
         self.root.join("seen").join(format!("{sha256}.json"))
     }
 
-    fn manifest_path(&self, id: &str) -> PathBuf {
+    pub(super) fn manifest_path(&self, id: &str) -> PathBuf {
         self.root.join("images").join(format!("{id}.json"))
     }
 
-    fn load(&self, id: &str) -> Result<Image, ImageError> {
+    pub(super) fn load(&self, id: &str) -> Result<Image, ImageError> {
         let path = self.manifest_path(id);
         let json = fs::read(&path).at("read", &path)?;
         let wrong = |source| ImageError::Manifest { path: path.clone(), source };
@@ -302,7 +284,7 @@ impl Store {
     }
 }
 
-fn is_sha256(text: &str) -> bool {
+pub(super) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
