@@ -95,6 +95,10 @@ impl Store {
         sink: &Sink,
         cancel: &CancellationToken,
     ) -> Result<Image, ImageError> {
+        // Known before anything is written: that the store cannot be written to would hide it.
+        if self.base(&self.base_record(request)?)?.is_none() && !rustix::process::geteuid().is_root() {
+            return Err(ImageError::NotRoot);
+        }
         let _lock = self.lock(sink, cancel).await?;
         self.sweep()?;
         let work = self.root().join("work").join(std::process::id().to_string());
@@ -554,7 +558,7 @@ mod tests {
         fs::write(path(&later), format!("{{\"version\": 2, \"disk\": \"{of_tomorrow}\"}}")).unwrap();
 
         let ids = |images: Vec<Image>| images.into_iter().map(|image| image.id).collect::<Vec<_>>();
-        assert_eq!(ids(small.store.ls().unwrap()), [image.id.clone()]);
+        assert_eq!(ids(small.store.ls().unwrap()), vec![image.id.clone()]);
         let found = small.store.find(&small.request.recipe, small.request.arch).unwrap();
         assert_eq!(found.unwrap().id, image.id);
         assert_eq!(small.build().await.unwrap().id, image.id);

@@ -114,6 +114,9 @@ pub enum VmError {
         /// Why.
         cause: String,
     },
+    /// libvirt makes the saves, as root, and for root alone.
+    #[error("libvirt keeps saved memory for root alone, which this process is not")]
+    SavesOfRoot,
     /// Another process makes, uses or removes the device's saved memory.
     #[error("the device's saved memory is in use by another process")]
     SavesInUse,
@@ -161,7 +164,7 @@ impl VmError {
                 format!("see whether `virsh list` answers; if not, {again}: machines run on meanwhile")
             }
             Self::Network { network, .. } => format!(
-                "see `virsh net-list --all`; `virsh net-start {network}` starts it; lab/setup installs libvirt's default network"
+                "see `virsh net-list --all`; `virsh net-start {network}` starts it; without `network` in the lab file the lab makes one of its own, `pilab`"
             ),
             Self::NoGateway { .. } => "choose a network of mode nat or route with an IPv4 address".to_owned(),
             Self::NoEmulator { arch, .. } => {
@@ -184,13 +187,14 @@ impl VmError {
             | Self::NothingOffered
             | Self::Save { .. }
             | Self::SavesInUse
+            | Self::SavesOfRoot
             | Self::NoSave { .. }
             | Self::OtherUnit
             | Self::Channel { .. }
             | Self::Text(_)
             | Self::Abandoned => return None,
             Self::ConsoleNotAttached { .. } => {
-                "a coordinator that is not root needs the group of the user that runs QEMU".to_owned()
+                "its socket must be of the coordinator's group: that of the directory, which is made with mode 2711".to_owned()
             }
         };
         Some(hint)

@@ -26,8 +26,9 @@ use virt::sys::{VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_DOMAIN_METADATA_ELEMENT};
 /// 192.168.x.0/24, for the network that is made here.
 const NETWORK_RANGES: std::ops::RangeInclusive<u8> = 171..=190;
 
-/// The directory of the consoles may be entered by all: QEMU runs as another user.
-const RUN_DIR_MODE: u32 = 0o711;
+/// The directory of the consoles may be entered by all: QEMU runs as another user. What is made in it is of its own
+/// group: libvirt, as root, makes the sockets for its user and group, and a coordinator need not be root to connect.
+const RUN_DIR_MODE: u32 = 0o2711;
 
 /// A libvirt that can run devices.
 pub struct Host {
@@ -330,6 +331,14 @@ mod tests {
         let options = HostOptions { network: "nowhere".to_owned(), ..options(dir.path()) };
         let error = Host::connect(options).await.err().unwrap();
         assert!(matches!(&error, VmError::Network { network, .. } if network == "nowhere"), "{error:?}");
+    }
+
+    #[test]
+    fn a_socket_that_root_makes_is_of_our_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/lab");
+        make_run_dir(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o2711);
     }
 
     #[test]

@@ -18,9 +18,9 @@
 //! makes it and starts from it, `wake` tells the device who it is. Where that cannot be, it boots, and says why.
 //!
 //! What libvirt needs of the host: the directory of the consoles can be entered by the user that runs
-//! QEMU (it is made with mode 0711), images can be read by that user (world-readable, below
-//! directories that all may enter), and a coordinator that is not root needs that user's group to
-//! connect to a console.
+//! QEMU (it is made with mode 2711), and images can be read by that user (world-readable, below
+//! directories that all may enter). libvirt makes the consoles' sockets as root, for user and group; by the
+//! directory's set-group-ID bit that group is the coordinator's, which therefore need not be root.
 //!
 //! Without the feature `vm` the same functions exist and [`Host::connect`] answers
 //! [`VmError::NotEnabled`].

@@ -74,6 +74,10 @@ impl VmDevice {
         if wake.cmdline.iter().any(|argument| argument.starts_with("systemd.unit=")) {
             return Err(VmError::OtherUnit);
         }
+        // Said before the machine is booted once for nothing.
+        if self.parts.qemu_user.is_some() && !rustix::process::geteuid().is_root() {
+            return Err(VmError::SavesOfRoot);
+        }
         let failed = |source| VmError::Saves { path: saves.root.clone(), source };
         let slot = Slot::take(&saves.root, &self.parts.name).map_err(failed)?.ok_or(VmError::SavesInUse)?;
         let slot = Arc::new(slot);

@@ -5,6 +5,7 @@ use pilab::image::{BuildRequest, ImageError, Recipe, Sink, Store};
 use pilab::model::device::Arch;
 use pilab::support::command::Command;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -87,4 +88,42 @@ fn a_wrong_recipe_is_named_with_file_line_and_key() {
     let error = Recipe::load(&file).unwrap_err();
     assert!(error.to_string().starts_with(&format!("{}:2: key `components`: ", file.display())), "{error}");
     assert!(matches!(Recipe::load(&dir.path().join("none.toml")), Err(ImageError::RecipeRead { .. })));
+}
+
+/// Root's rights are asked for in words, before the store says "Permission denied".
+#[tokio::test]
+async fn without_the_rights_that_a_build_needs_sudo_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("vm", "only root can become somebody else");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(dir.path(), everybody.clone()).unwrap();
+    // Where the program was built may be root's alone.
+    let program = dir.path().join("pilab");
+    fs::copy(env!("CARGO_BIN_EXE_pilab"), &program).unwrap();
+    fs::set_permissions(&program, everybody).unwrap();
+    fs::write(dir.path().join("agent"), "agent").unwrap();
+    let images = dir.path().join("images");
+    let manifest = images.join("images").join(format!("{}.json", "a".repeat(64)));
+    for (there, args, words) in [
+        (false, ["build", "--agent", "agent"].as_slice(), "building an image needs root"),
+        (true, &["rm", "aaaa"], "Permission denied"),
+    ] {
+        if there {
+            fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+            fs::write(&manifest, "{").unwrap();
+        }
+        let command = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .arg("image")
+            .args(args.iter().copied())
+            .env("PILAB_IMAGE_DIR", images.to_string_lossy());
+        let output = command.build().current_dir(dir.path()).output().await.unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{stderr}");
+        assert!(stderr.contains(words) && stderr.contains("hint: run it with sudo"), "{stderr}");
+        assert_eq!(images.exists(), there);
+    }
 }

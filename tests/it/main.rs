@@ -51,6 +51,7 @@ mod reload;
 mod requests;
 mod resume;
 mod schema;
+mod scripts;
 mod serial;
 mod ssh;
 mod support;

@@ -4,8 +4,8 @@ use super::scripted::{Script, ScriptedLab};
 use pilab::cli::doctor::Finding;
 use pilab::cli::error::CliError;
 use pilab::cli::local::{
-    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, RunningLab, SetUp,
-    SetupOptions, ShownKey,
+    EnrollOptions, ImageInfo, ImageOptions, LabOptions, Local, LocalFuture, Progress, PrunedImages,
+    RemovedImage, RunningLab, SetUp, SetupOptions, ShownKey,
 };
 use pilab::model::relay::{GpioPin, Level, PinState};
 use pilab::plan::enroll::Enrolled;
@@ -113,11 +113,11 @@ impl Local for ScriptedMachine {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn image_rm<'a>(&'a self, _: &'a str) -> LocalFuture<'a, Result<ImageInfo, CliError>> {
+    fn image_rm<'a>(&'a self, _: &'a str) -> LocalFuture<'a, Result<RemovedImage, CliError>> {
         not_here()
     }
 
-    fn image_prune(&self, _: usize) -> LocalFuture<'_, Result<(Vec<ImageInfo>, u64), CliError>> {
+    fn image_prune(&self, _: usize) -> LocalFuture<'_, Result<PrunedImages, CliError>> {
         not_here()
     }
 
