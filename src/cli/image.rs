@@ -19,7 +19,13 @@ pub async fn image(local: &dyn Local, command: ImageCommand, ui: Ui) -> Result<E
     match command {
         ImageCommand::Build(args) => {
             let interrupts = Interrupts::listen();
-            let options = ImageOptions { recipe: args.recipe, arch: args.arch, agent: args.agent };
+            let options = ImageOptions {
+                recipe: args.recipe,
+                arch: args.arch,
+                agent: args.agent,
+                mirror: args.mirror,
+                lock: args.lock,
+            };
             let image = tokio::select! {
                 image = local.image_build(options, screen.local(), interrupts.stop.clone()) => image?,
                 () = interrupts.leave() => return Err(CliError::Cancelled),
@@ -107,6 +113,7 @@ mod tests {
             size: 180 << 20,
             made_ms: 1_000_000,
             path: "/x".into(),
+            lock: "/y".into(),
         };
         insta::assert_snapshot!(table(&[image], 1_000_000 + 7_200_000), @r#"
         id            recipe  arch     MiB  age

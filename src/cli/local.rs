@@ -222,12 +222,16 @@ pub trait SetUp: Send + Sync {
 /// Which image to build.
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
-    /// The recipe's name: a file in `firmware/` without `.toml`.
+    /// The recipe: the name of a built-in one, or a path to a file.
     pub recipe: String,
     /// For which architecture.
     pub arch: Arch,
     /// The agent's executable; none means where `lab/agent` puts it.
     pub agent: Option<PathBuf>,
+    /// The archive that packages come from; none means what the environment or the recipe says, else the host's own.
+    pub mirror: Option<String>,
+    /// A file that says which packages exactly; none means today's.
+    pub lock: Option<PathBuf>,
 }
 
 /// An image of this machine.
@@ -245,6 +249,8 @@ pub struct ImageInfo {
     pub made_ms: u64,
     /// Where its manifest lies.
     pub path: PathBuf,
+    /// Where its lock lies: the packages in it, exactly.
+    pub lock: PathBuf,
 }
 
 /// An image that is gone.

@@ -7,7 +7,7 @@ use crate::cli::local::{ImageInfo, ImageOptions, Progress, PrunedImages, Removed
 use crate::config::lab::Lab;
 use crate::coordinator::parts::{BootImage, FindImage, NoImage};
 use crate::device::ports::BootLayer;
-use crate::image::{BuildRequest, Check, Image, ImageError, InUse, Recipe, Sink, Store};
+use crate::image::{BuildRequest, Check, Image, ImageError, InUse, Lock, Recipe, Sink, Store};
 use crate::model::device::Arch;
 use crate::model::id::DeviceId;
 use crate::support::chain::Chain;
@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 const INSTALLED_AGENTS: &str = "/usr/lib/pilab/agents";
 /// The shortest beginning of an image's id that stands for it in a lab file. No recipe is called like one.
 const LEAST_ID: usize = 8;
+/// The environment variable that names the Debian archive of builds, where the host has none.
+const MIRROR_VARIABLE: &str = "PILAB_MIRROR";
 /// Steps of the progress bar.
 const STEPS: f64 = 1000.0;
 
@@ -47,7 +49,8 @@ pub(super) async fn ready(
     let (image, how) = match named.map_err(image_error("use the image"))?.flatten() {
         Some(image) => (as_it_is(image, arch).await?, "as it is"),
         None => {
-            let options = ImageOptions { recipe: lab.image.clone(), arch, agent: None };
+            let recipe = lab.image.clone();
+            let options = ImageOptions { recipe, arch, agent: None, mirror: None, lock: None };
             let (image, built) = make(options, progress, stop).await?;
             (image, if built { "built" } else { "cached" })
         }
@@ -67,7 +70,17 @@ pub(super) fn finder(lab: &Lab) -> FindImage {
 /// The image of the store that a name stands for: by its id or the beginning of that, or the newest of a recipe.
 pub(super) fn built(name: &str, arch: Arch) -> Result<Option<Image>, ImageError> {
     let store = Store::from_environment();
-    if is_id(name) { store.get(name).map(Some) } else { store.find(&Recipe::built_in(name)?, arch) }
+    if is_id(name) { store.get(name).map(Some) } else { store.find(&recipe(name, None)?, arch) }
+}
+
+/// A recipe, with the mirror that was given or that the environment names.
+fn recipe(name: &str, mirror: Option<&str>) -> Result<Recipe, ImageError> {
+    let recipe = Recipe::named(name)?;
+    let named = std::env::var(MIRROR_VARIABLE).ok().filter(|mirror| !mirror.is_empty());
+    match mirror.or(named.as_deref()) {
+        Some(mirror) => recipe.with_mirror(mirror),
+        None => Ok(recipe),
+    }
 }
 
 /// Whether a name is that of an image, and not of a recipe.
@@ -191,14 +204,15 @@ async fn make(
 ) -> Result<(Image, bool), CliError> {
     let error = image_error("make the image");
     let store = Store::from_environment();
-    let recipe = Recipe::built_in(&options.recipe).map_err(&error)?;
+    let recipe = recipe(&options.recipe, options.mirror.as_deref()).map_err(&error)?;
+    let lock = options.lock.map(|file| Lock::load(&file, options.arch)).transpose().map_err(&error)?;
     let agent = match options.agent {
         Some(agent) => agent,
         None => find_agent(options.arch)?,
     };
     let before: Vec<String> = store.ls().map_err(&error)?.into_iter().map(|image| image.id).collect();
     let sink = sink(progress);
-    let request = BuildRequest { recipe, arch: options.arch, agent, lock: None };
+    let request = BuildRequest { recipe, arch: options.arch, agent, lock };
     let image = store.build(&request, &sink, &stop).await.map_err(&error)?;
     store.verify(&image, Check::Changed).await.map_err(image_error("use the image"))?;
     let built = !before.contains(&image.id);
@@ -323,6 +337,7 @@ fn info(store: &Store, image: &Image) -> ImageInfo {
         size: image.manifest.parts().iter().map(|(_, part)| part.size).sum(),
         made_ms: u64::try_from(made.as_millis()).unwrap_or(u64::MAX),
         path,
+        lock: store.part(&image.manifest.lock),
     }
 }
 

@@ -39,6 +39,20 @@ pub enum ImageError {
     /// The host has no source of Debian packages, and the recipe names no mirror.
     #[error("none of the host's apt sources has Debian packages")]
     NoMirror,
+    /// What was given as a mirror is none.
+    #[error("{mirror:?} is not the address of a Debian archive")]
+    Mirror {
+        /// What was given.
+        mirror: String,
+    },
+    /// A lock cannot be taken as one.
+    #[error("{} is not a lock for this image: {message}", file.display())]
+    LockFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// Building needs root.
     #[error("building an image needs root")]
     NotRoot,
@@ -171,9 +185,12 @@ impl ImageError {
         match self {
             Self::MissingTool { .. } => Some("run lab/setup"),
             Self::NoBusybox => Some("install busybox-static (Arch: busybox); lab/setup does"),
-            Self::NoMirror => {
-                Some("set `mirror` to a Debian archive in firmware/<recipe>.toml, then build pilab again")
-            }
+            Self::NoMirror => Some(
+                "name a Debian archive with --mirror, or in PILAB_MIRROR: http://deb.debian.org/debian, for example",
+            ),
+            Self::Mirror { .. } => Some("http://deb.debian.org/debian is one, for example"),
+            Self::NoRecipe { .. } => Some("a recipe of your own is named by its path: ./my.toml"),
+            Self::LockFile { .. } => Some("pilab image ls --json says where an image's lock lies, in `lock`"),
             Self::NotRoot => Some("run it with sudo; afterwards the image is used without"),
             Self::PartMissing { .. } | Self::PartCorrupt { .. } => {
                 Some("remove the image (pilab image rm) and build it again")
@@ -193,7 +210,10 @@ impl ImageError {
             Self::DiskFull { .. } => {
                 Some("free some room (pilab image rm), or put the store elsewhere: PILAB_IMAGE_DIR")
             }
-            Self::LockMismatch { .. } => Some("build without the lock to get today's packages"),
+            Self::LockMismatch { .. } => Some(
+                "an archive keeps its newest packages alone: name one of the lock's day (--mirror \
+                 http://snapshot.debian.org/archive/debian/…), or build without --lock to get today's packages",
+            ),
             _ => None,
         }
     }

@@ -1,9 +1,11 @@
 //! Manifests: which files an image is made of. The SHA-256 of the manifest is the image's id.
 
+use super::error::{At, ImageError};
+use super::recipe::word;
 use crate::model::device::Arch;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The version of [`Manifest`] that this build reads and writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -92,6 +94,31 @@ pub struct LockedPackage {
 }
 
 impl Lock {
+    /// A lock in a file, as a build wrote it, for a build of `arch`.
+    pub fn load(file: &Path, arch: Arch) -> Result<Self, ImageError> {
+        let wrong = |message: String| ImageError::LockFile { file: file.to_owned(), message };
+        let text = std::fs::read(file).at("read", file)?;
+        let lock: Self = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        if lock.packages.is_empty() {
+            return Err(wrong("key `packages`: at least one is needed".to_owned()));
+        }
+        for package in &lock.packages {
+            if let Some(wrong_word) = [&package.name, &package.version].into_iter().find(|text| !word(text)) {
+                return Err(wrong(format!("key `packages`: {wrong_word:?} is no package's name or version")));
+            }
+            if package.arch != "all" && package.arch != arch.debian() {
+                let message = format!(
+                    "key `packages`: {} is for {}, and the image is to be for {}",
+                    package.name,
+                    package.arch,
+                    arch.debian()
+                );
+                return Err(wrong(message));
+            }
+        }
+        Ok(lock)
+    }
+
     /// The file name of a package in apt's cache.
     pub(super) fn deb_name(name: &str, version: &str, arch: &str) -> String {
         format!("{name}_{}_{arch}.deb", version.replace(':', "%3a"))
@@ -164,6 +191,38 @@ mod tests {
     fn package(name: &str, version: &str) -> LockedPackage {
         let [name, version, arch, sha256] = [name, version, "arm64", "aa"].map(str::to_owned);
         LockedPackage { name, arch, version, sha256 }
+    }
+
+    #[test]
+    fn a_lock_s_file_is_checked_before_anything_is_built() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lock.json");
+        let good = Lock {
+            packages: vec![
+                package("a", "1:2~x+b1"),
+                LockedPackage { arch: "all".into(), ..package("b", "2") },
+            ],
+        };
+        std::fs::write(&file, serde_json::to_vec(&good).unwrap()).unwrap();
+        assert_eq!(Lock::load(&file, Arch::Aarch64).unwrap(), good);
+        let told = |arch| Lock::load(&file, arch).unwrap_err().to_string();
+        assert!(told(Arch::X86_64).ends_with("a is for arm64, and the image is to be for amd64"));
+        for (content, wanted) in [
+            ("{\"packages\": []}", "at least one"),
+            ("{\"package\": []}", "unknown field `package`"),
+            ("", "EOF"),
+        ] {
+            std::fs::write(&file, content).unwrap();
+            let told = told(Arch::Aarch64);
+            assert!(
+                told.starts_with(&format!("{} is not a lock", file.display())) && told.contains(wanted),
+                "{told}"
+            );
+        }
+        let sly = Lock { packages: vec![package("a", "1\nPin-Priority: 1")] };
+        std::fs::write(&file, serde_json::to_vec(&sly).unwrap()).unwrap();
+        assert!(told(Arch::Aarch64).contains("is no package's name or version"));
+        assert!(matches!(Lock::load(&dir.path().join("none"), Arch::Aarch64), Err(ImageError::Io { .. })));
     }
 
     #[test]

@@ -79,6 +79,24 @@ impl Recipe {
         Self::parse(&file.display().to_string(), &text)
     }
 
+    /// A recipe by what people call it: the name of a built-in one, or a path to a file.
+    pub fn named(name: &str) -> Result<Self, ImageError> {
+        if name.contains('/') || name.ends_with(".toml") {
+            Self::load(Path::new(name))
+        } else {
+            Self::built_in(name)
+        }
+    }
+
+    /// The same with packages from `mirror`.
+    pub fn with_mirror(self, mirror: &str) -> Result<Self, ImageError> {
+        if is_mirror(mirror) {
+            Ok(Self { mirror: Some(mirror.to_owned()), ..self })
+        } else {
+            Err(ImageError::Mirror { mirror: mirror.to_owned() })
+        }
+    }
+
     /// Checks a recipe's text; `file` is for errors.
     pub fn parse(file: &str, text: &str) -> Result<Self, ImageError> {
         let recipe: Self = toml::from_str(text).map_err(|error| {
@@ -89,9 +107,12 @@ impl Recipe {
             let line = text.lines().position(|l| l.trim_start().starts_with(key)).map_or(1, |n| n + 1);
             Err(ImageError::Recipe { file: file.to_owned(), line, key: key.to_owned(), message })
         };
-        let word = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._:~".contains(&b))
-        };
+        if let Some(mirror) = recipe.mirror.as_deref().filter(|mirror| !is_mirror(mirror)) {
+            return wrong(
+                "mirror",
+                format!("{mirror:?} is not an address, such as http://deb.debian.org/debian"),
+            );
+        }
         if !word(&recipe.suite) {
             return wrong("suite", format!("{:?} is not a suite", recipe.suite));
         }
@@ -142,6 +163,21 @@ impl Recipe {
         all.dedup();
         all
     }
+}
+
+/// Whether apt may take that as a word: a name, a version.
+pub(super) fn word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._:~".contains(&b))
+}
+
+/// Whether that is an archive's address for a line of sources.list(5).
+fn is_mirror(text: &str) -> bool {
+    let scheme = |scheme: &str| {
+        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b"+-".contains(&b))
+    };
+    let (before, path) = text.split_once(':').unwrap_or_default();
+    let printable = text.bytes().all(|b| b.is_ascii_graphic() && !b"[]#".contains(&b));
+    scheme(before) && path.starts_with('/') && path.len() > 1 && printable
 }
 
 /// The line (from 1) of a byte offset, and the key on that line.
@@ -206,6 +242,40 @@ mod tests {
             }
         }
         assert!(Recipe::parse("my.toml", MINIMAL).is_ok());
+    }
+
+    #[test]
+    fn a_mirror_is_an_address() {
+        for (mirror, good) in [
+            ("http://deb.debian.org/debian", true),
+            ("file:/srv/debian", true),
+            ("mirror+file:///etc/apt/mirrors/debian.list", true),
+            ("deb.debian.org/debian", false),
+            ("", false),
+            ("http:", false),
+            ("http:/", false),
+            ("http://a/ sid main\ndeb http://b/", false),
+            ("http://a/ [trusted=yes]", false),
+        ] {
+            let recipe = Recipe::parse("my.toml", &format!("mirror = {mirror:?}\n{MINIMAL}"));
+            assert_eq!(recipe.is_ok(), good, "{mirror}");
+            let given = Recipe::built_in("trixie").unwrap().with_mirror(mirror);
+            match given {
+                Ok(given) => assert_eq!((given.mirror.as_deref(), good), (Some(mirror), true)),
+                Err(error) => assert!(!good && error.hint().is_some(), "{mirror}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_names_a_file_and_a_word_a_built_in_recipe() {
+        assert_eq!(Recipe::named("bookworm").unwrap().suite, "bookworm");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mine");
+        std::fs::write(&file, MINIMAL).unwrap();
+        assert_eq!(Recipe::named(file.to_str().unwrap()).unwrap().packages, ["systemd"]);
+        assert!(matches!(Recipe::named("mine.toml"), Err(ImageError::RecipeRead { .. })));
+        assert!(matches!(Recipe::named("mine"), Err(ImageError::NoRecipe { .. })));
     }
 
     #[test]

@@ -248,8 +248,18 @@ impl Store {
         manifest.to_json().map_err(|e| ImageError::io("encode manifest in", &self.root, e.into()))
     }
 
+    /// Where a part of an image lies.
+    pub fn part(&self, part: &Part) -> PathBuf {
+        self.part_path(&part.sha256)
+    }
+
     pub(super) fn part_path(&self, sha256: &str) -> PathBuf {
         self.root.join("parts").join(sha256)
+    }
+
+    /// Where the packages of the last build lie, for the next.
+    pub(super) fn package_cache(&self, suite: &str, arch: Arch) -> PathBuf {
+        self.root.join("apt").join(format!("{suite}-{arch}"))
     }
 
     fn seen_path(&self, sha256: &str) -> PathBuf {

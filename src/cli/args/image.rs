@@ -11,7 +11,11 @@ pub enum ImageCommand {
     /// Build an image, or find that it is there already
     #[command(after_long_help = "Examples:
   pilab image build                       the default recipe for the default architecture
-  pilab image build --recipe bookworm --arch x86_64")]
+  pilab image build --recipe bookworm --arch x86_64
+  pilab image build --recipe ./my.toml    a recipe of one's own; firmware/trixie.toml is one to begin with
+  pilab image build --mirror http://deb.debian.org/debian
+                                          where the machine itself is no Debian
+  pilab image build --lock lock.json      the same packages again; image ls --json says where locks lie")]
     Build(ImageBuildArgs),
     /// List the images of this machine, newest first
     #[command(after_long_help = "Examples:
@@ -38,8 +42,8 @@ pub enum ImageCommand {
 /// Arguments of `image build`.
 #[derive(Debug, Args)]
 pub struct ImageBuildArgs {
-    /// The recipe: a file in firmware/ without .toml
-    #[arg(long, default_value = DEFAULT_RECIPE)]
+    /// The recipe: trixie, trixie-backports or bookworm, or a path to a file
+    #[arg(long, value_name = "NAME|FILE", default_value = DEFAULT_RECIPE)]
     pub recipe: String,
     /// For which architecture: aarch64 or x86_64
     #[arg(long, default_value_t = Arch::Aarch64)]
@@ -47,6 +51,13 @@ pub struct ImageBuildArgs {
     /// The agent's executable; by default target/agents/<ARCH>/pilab-agent, where lab/agent puts it
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
+    /// The Debian archive that packages come from; by default that of PILAB_MIRROR in the environment, then the recipe's,
+    /// then the machine's own apt source
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// A lock: exactly these packages in place of today's
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
     /// How to print the image.
     #[command(flatten)]
     pub json: JsonArgs,
