@@ -12,7 +12,7 @@ use super::{sources, squash, tool, tree};
 use crate::model::device::Arch;
 use crate::support::command::{Command, CommandError};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -112,7 +112,7 @@ impl BaseBuild<'_> {
             return Err(ImageError::NotRoot);
         }
         let root = self.work.join("root");
-        let cache = self.store.root().join("apt").join(format!("{}-{}", self.recipe.suite, self.arch));
+        let cache = self.store.package_cache(&self.recipe.suite, self.arch);
         fs::create_dir_all(&cache).at("create", &cache)?;
         self.bootstrap(&root, &cache).await?;
 
@@ -140,6 +140,7 @@ impl BaseBuild<'_> {
         let json =
             serde_json::to_vec_pretty(&lock).map_err(|e| ImageError::io("encode", &lock_file, e.into()))?;
         fs::write(&lock_file, json).at("write", &lock_file)?;
+        trim(&cache, &lock)?;
         let put = |file: &Path| self.store.put(file);
         Ok(Base {
             root: put(&packed)?,
@@ -359,4 +360,50 @@ fn remove_matching(root: &Path, pattern: &str) -> Result<(), ImageError> {
         removed.at("remove", &path)?;
     }
     Ok(())
+}
+
+/// Removes the packages that `lock` has not: what is kept for the next build is no more than it needs.
+fn trim(cache: &Path, lock: &Lock) -> Result<(), ImageError> {
+    let file = |p: &LockedPackage| Lock::deb_name(&p.name, &p.version, &p.arch);
+    let needed: BTreeSet<String> = lock.packages.iter().map(file).collect();
+    for name in names(cache)?.into_iter().filter(|name| !needed.contains(name)) {
+        let path = cache.join(name);
+        fs::remove_file(&path).at("remove", &path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_build_did_not_take_is_kept_no_longer() {
+        let cache = tempfile::tempdir().unwrap();
+        for name in ["a_1_all.deb", "a_2_all.deb", "b_1%3a1_arm64.deb", "gone_1_arm64.deb"] {
+            fs::write(cache.path().join(name), "").unwrap();
+        }
+        let package = |name: &str, arch: &str, version: &str| {
+            let [name, arch, version] = [name, arch, version].map(str::to_owned);
+            LockedPackage { name, arch, version, sha256: String::new() }
+        };
+        let lock = Lock { packages: vec![package("a", "all", "2"), package("b", "arm64", "1:1")] };
+        trim(cache.path(), &lock).unwrap();
+        let mut left = names(cache.path()).unwrap();
+        left.sort();
+        assert_eq!(left, ["a_2_all.deb", "b_1%3a1_arm64.deb"]);
+    }
+
+    #[test]
+    fn the_mirror_and_the_lock_are_in_what_a_base_is_called() {
+        let recipe = Recipe::built_in("trixie").unwrap();
+        let lock = Lock::default();
+        let mirrored = recipe.clone().with_mirror("http://m.example/debian").unwrap();
+        let keys: BTreeSet<String> =
+            [(&recipe, None), (&recipe, Some(&lock)), (&mirrored, None), (&mirrored, Some(&lock))]
+                .into_iter()
+                .map(|(recipe, lock)| key(recipe, Arch::Aarch64, lock).unwrap())
+                .collect();
+        assert_eq!(keys.len(), 4);
+    }
 }

@@ -607,4 +607,39 @@ mod tests {
         drop(again);
         small.store.rm(&first.id).unwrap();
     }
+
+    #[tokio::test]
+    async fn packages_go_with_the_last_image_of_their_suite() {
+        let Some(small) = Small::new(None).await else { return };
+        let first = small.build().await.unwrap();
+        fs::write(&small.request.agent, "agent 2").unwrap();
+        let second = small.build().await.unwrap();
+        let cache = |suite, arch| small.store.package_cache(suite, arch);
+        let (own, other) = (cache("trixie", Arch::Aarch64), cache("bookworm", Arch::Aarch64));
+        for cache in [&own, &other] {
+            fs::create_dir(cache).unwrap();
+            fs::write(cache.join("a_1_all.deb"), "a package").unwrap();
+        }
+        small.store.rm(&first.id).unwrap();
+        assert!(own.join("a_1_all.deb").exists() && !other.exists());
+        let parts = small.store.root().join("parts");
+        let sizes =
+            || names(&parts).unwrap().iter().map(|n| parts.join(n).metadata().unwrap().len()).sum::<u64>();
+        let before = sizes();
+        assert_eq!(small.store.rm(&second.id).unwrap(), before + "a package".len() as u64);
+        assert!(!own.exists());
+    }
+
+    #[tokio::test]
+    async fn another_mirror_or_lock_is_another_base() {
+        let Some(mut small) = Small::new(None).await else { return };
+        small.build().await.unwrap();
+        let recipe = small.request.recipe.clone();
+        small.request.recipe = recipe.clone().with_mirror("http://m.example/debian").unwrap();
+        small.build_begins_with_packages().await;
+        small.request.recipe = recipe;
+        small.request.lock = Some(Lock::default());
+        small.build_begins_with_packages().await;
+        assert_eq!(small.store.ls().unwrap().len(), 1);
+    }
 }

@@ -130,6 +130,27 @@ impl Store {
                 self.forget_seen(&name);
             }
         }
+        Ok(freed + self.drop_packages()?)
+    }
+
+    /// Removes the packages that are kept for suites of which there is no image any more; answers how many bytes
+    /// that freed.
+    fn drop_packages(&self) -> Result<u64, ImageError> {
+        let suite = |image: &Image| {
+            let suite = &image.manifest.suite;
+            let suite = suite.strip_suffix("-backports").unwrap_or(suite);
+            self.package_cache(suite, image.manifest.arch)
+        };
+        let kept: BTreeSet<_> = self.ls()?.iter().map(suite).collect();
+        let caches = self.root().join("apt");
+        let caches = names(&caches)?.into_iter().map(|name| caches.join(name));
+        let mut freed = 0;
+        for cache in caches.filter(|cache| !kept.contains(cache)) {
+            for name in names(&cache)? {
+                freed += remove_file(&cache.join(name))?;
+            }
+            fs::remove_dir(&cache).at("remove", &cache)?;
+        }
         Ok(freed)
     }
 
