@@ -13,7 +13,7 @@ async fn an_image_with_one_wrong_byte_is_not_booted() {
     let image = built(&bench).await;
     copy(&store, &image, &images);
     let verify = ["image", "verify", &image.id];
-    let run = ["run", "ping", "--arch", &arch];
+    let run = ["run", "ping", "--arch", &arch, "--image", &image.id];
     bench.start_with_images(&images, &verify).end().await.exits(0);
 
     let (role, part) = image.manifest.parts().into_iter().find(|(role, _)| role == "base root").unwrap();
@@ -25,6 +25,11 @@ async fn an_image_with_one_wrong_byte_is_not_booted() {
         let ended = bench.start_with_images(&images, args).end().await.exits(4);
         ended.says(&format!("{role} of image {} is corrupt", image.id)).says("hint: remove the image");
     }
+    // Whoever names no image gets one that is made anew.
+    let call = bench.start_with_images(&images, &["run", "ping", "--arch", &arch]);
+    bench.becomes("a build", || !file.exists()).await;
+    call.interrupt().await;
+    call.end().await.exits(130).says(&format!("{role} of image {} is corrupt", image.id));
     bench.is_clean().await;
 }
 
