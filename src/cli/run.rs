@@ -24,7 +24,6 @@ use crate::support::clock;
 use crate::support::shutdown::on_signal_but;
 use crate::wire::request::RunOptions;
 use futures_util::FutureExt;
-use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,7 +186,7 @@ async fn session(
 ) -> Result<Exit, CliError> {
     let options = RunOptions { keep: args.keep, cold: args.cold };
     let runs = watch(client, scenarios, options, show, stop).await?;
-    let bundles = fetch_bundles(client, args, &runs, show).await?;
+    let bundles = fetch_bundles(client, args, &runs, show).await;
     let report =
         format!("{}\n{}\n{}", summary::table(&runs), timings::table(preparation, &runs), bundles.text);
     if args.json {
@@ -219,12 +218,7 @@ struct Bundles {
     exit: Exit,
 }
 
-async fn fetch_bundles(
-    client: &Client,
-    args: &RunArgs,
-    runs: &[RunView],
-    show: &Show,
-) -> Result<Bundles, CliError> {
+async fn fetch_bundles(client: &Client, args: &RunArgs, runs: &[RunView], show: &Show) -> Bundles {
     let usual = || bundle::default_dir(|name| std::env::var_os(name).map(PathBuf::from));
     let dir = args.bundle.clone().unwrap_or_else(usual);
     let form = if args.bundle_file { Form::Archive } else { Form::Directory };
@@ -233,9 +227,6 @@ async fn fetch_bundles(
         match bundle::fetch(client, &run.run, &dir, form).await {
             Ok(fetched) => {
                 bundles.text.push_str(&format!("bundle of {}: {}\n", run.scenario, fetched.path.display()));
-                if args.json {
-                    show.ui.json(&json!({ "run": run.run, "bundle": fetched.path }))?;
-                }
                 for line in fetched.kept {
                     bundles.text.push_str(&format!("  {}\n", super::table::printable(&line)));
                 }
@@ -255,7 +246,7 @@ async fn fetch_bundles(
     if args.bundle.is_none() {
         prune(&args.lab.file, dir, show);
     }
-    Ok(bundles)
+    bundles
 }
 
 /// Removes old bundles, as the lab file says. That it cannot be done changes nothing about the runs.

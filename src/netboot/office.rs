@@ -4,7 +4,7 @@ use super::connection::{BoundedListener, Peer};
 use super::http_files::HttpFiles;
 use super::layers::LayerSource;
 use super::neighbours::{KernelNeighbours, Neighbours};
-use super::ticket::{Book, Secret};
+use super::ticket::{Answer, Book, Secret};
 use crate::device::ports::{PortFuture, TicketFate, TicketGrant, TicketOffice, TicketRefusal};
 use crate::model::id::DeviceId;
 use crate::model::identity::file;
@@ -12,7 +12,7 @@ use crate::support::clock;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use std::io;
@@ -29,6 +29,9 @@ use tokio_util::task::TaskTracker;
 
 /// The most bytes of a ticket exchange's body; a secret has 64.
 const MAX_SECRET: usize = 256;
+
+/// Carries the number that a device chooses for its exchange, so that it may ask again for an answer that was lost.
+const NONCE: &str = "pilab-nonce";
 
 /// How many bytes of a layer are read at a time.
 const CHUNK: usize = 128 * 1024;
@@ -113,26 +116,35 @@ impl Office {
     }
 
     /// Redeems `secret`; the answer's files, or why not. Tells the grant's owner either way.
-    fn redeem(&self, secret: &[u8], address: IpAddr) -> Result<Vec<(String, Vec<u8>)>, TicketRefusal> {
+    fn redeem(
+        &self,
+        secret: &[u8],
+        nonce: Option<&[u8]>,
+        address: IpAddr,
+    ) -> Result<Vec<(String, Vec<u8>)>, TicketRefusal> {
         let mac = self.options.neighbours.mac(address);
         let mut book = self.book();
-        let exchange = book.redeem(secret, address, mac.as_deref(), Instant::now());
+        let exchange = book.redeem(secret, nonce, address, mac.as_deref(), Instant::now());
         let device = exchange.grant.map_or("unknown", |grant| grant.device.as_str());
         let fate = match exchange.result {
-            Ok(()) => {
+            Ok(Answer::First) => {
                 tracing::info!(device, %address, "boot ticket exchanged");
-                TicketFate::Redeemed { address }
+                Some(TicketFate::Redeemed { address })
+            }
+            Ok(Answer::Again) => {
+                tracing::info!(device, %address, "a boot ticket's answer was asked for again");
+                None
             }
             Err(cause) => {
                 let mac = mac.as_deref().unwrap_or("unknown");
                 tracing::warn!(device, %address, mac, %cause, "boot ticket refused");
-                TicketFate::Refused { address, cause, redeemed: exchange.redeemed }
+                Some(TicketFate::Refused { address, cause, redeemed: exchange.redeemed })
             }
         };
-        if let Some(grant) = exchange.grant {
+        if let (Some(grant), Some(fate)) = (exchange.grant, fate) {
             grant.fate.send_replace(fate);
         }
-        exchange.result.map(|()| exchange.grant.map(|grant| grant.files.clone()).unwrap_or_default())
+        exchange.result.map(|_| exchange.grant.map(|grant| grant.files.clone()).unwrap_or_default())
     }
 }
 
@@ -159,6 +171,7 @@ impl TicketOffice for Office {
 async fn exchange(
     State(office): State<Arc<Office>>,
     ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    headers: HeaderMap,
     body: Body,
 ) -> Response {
     let body = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_SECRET)).await;
@@ -167,7 +180,8 @@ async fn exchange(
         Ok(Err(_)) => return line(StatusCode::PAYLOAD_TOO_LARGE, "the body is not a ticket"),
         Err(_) => return line(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
     };
-    match office.redeem(secret.trim_ascii(), canonical(peer)) {
+    let nonce = headers.get(NONCE).map(HeaderValue::as_bytes);
+    match office.redeem(secret.trim_ascii(), nonce, canonical(peer)) {
         Ok(files) => match archive(&files, clock::wall_ms() / 1000) {
             Ok(tar) => ([(header::CONTENT_TYPE, "application/x-tar")], tar).into_response(),
             Err(error) => {

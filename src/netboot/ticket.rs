@@ -35,21 +35,38 @@ fn hash(secret: &[u8]) -> SecretHash {
 struct Ticket {
     hash: SecretHash,
     expires: Instant,
-    redeemed: Option<IpAddr>,
+    redeemed: Option<Redeemed>,
     grant: TicketGrant,
+}
+
+/// The one exchange of a ticket.
+struct Redeemed {
+    by: IpAddr,
+    /// Of the number that whoever exchanged it chose for that.
+    nonce: Option<SecretHash>,
+}
+
+/// How often an exchange that succeeds has been answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// This is the first time.
+    First,
+    /// The device asks once more: it has not got the answer, or not whole.
+    Again,
 }
 
 /// What became of one exchange.
 pub struct Exchange<'a> {
     /// Good or refused.
-    pub result: Result<(), TicketRefusal>,
+    pub result: Result<Answer, TicketRefusal>,
     /// The ticket it was about; none when the secret is unknown.
     pub grant: Option<&'a TicketGrant>,
     /// From where the ticket was redeemed, in this exchange or an earlier one.
     pub redeemed: Option<IpAddr>,
 }
 
-/// At most one ticket per device; a secret opens at most once.
+/// At most one ticket per device; a secret opens at most once. Answers get lost, so who exchanged it may have the same answer again: she
+/// shows the number that she chose for the exchange, which stands on no console.
 #[derive(Default)]
 pub struct Book {
     tickets: HashMap<DeviceId, Ticket>,
@@ -72,12 +89,13 @@ impl Book {
         self.tickets.remove(device);
     }
 
-    /// Exchanges `secret`, sent from `address`, which belongs to the network card `mac` as far as this
+    /// Exchanges `secret`, sent with `nonce` from `address`, which belongs to the network card `mac` as far as this
     /// host knows. An exchange that is refused for its sender does not use the ticket up: a stranger
     /// who guesses nothing can take nothing away.
     pub fn redeem(
         &mut self,
         secret: &[u8],
+        nonce: Option<&[u8]>,
         address: IpAddr,
         mac: Option<&str>,
         now: Instant,
@@ -86,17 +104,23 @@ impl Book {
         let Some(ticket) = self.tickets.values_mut().find(|ticket| ticket.hash == wanted) else {
             return Exchange { result: Err(TicketRefusal::Unknown), grant: None, redeemed: None };
         };
-        let result = if ticket.redeemed.is_some() {
+        let nonce = nonce.map(hash);
+        let before = ticket.redeemed.as_ref();
+        let same = |before: &Redeemed| before.by == address && nonce.is_some() && before.nonce == nonce;
+        let result = if before.is_some_and(|before| !same(before)) {
             Err(TicketRefusal::Used)
         } else if !mac.is_some_and(|mac| mac.eq_ignore_ascii_case(&ticket.grant.mac)) {
             Err(TicketRefusal::WrongAddress)
         } else if now >= ticket.expires {
             Err(TicketRefusal::Expired)
+        } else if before.is_some() {
+            Ok(Answer::Again)
         } else {
-            ticket.redeemed = Some(address);
-            Ok(())
+            ticket.redeemed = Some(Redeemed { by: address, nonce });
+            Ok(Answer::First)
         };
-        Exchange { result, redeemed: ticket.redeemed, grant: Some(&ticket.grant) }
+        let redeemed = ticket.redeemed.as_ref().map(|redeemed| redeemed.by);
+        Exchange { result, redeemed, grant: Some(&ticket.grant) }
     }
 }
 
@@ -132,14 +156,34 @@ mod tests {
         let mut book = Book::default();
         book.issue(&secret(1), grant("lab-a", MAC, 60), now);
         let mut redeem = |n, mac, at| {
-            book.redeem(secret(n).as_str().as_bytes(), HERE, mac, now + Duration::from_secs(at)).result
+            book.redeem(secret(n).as_str().as_bytes(), None, HERE, mac, now + Duration::from_secs(at)).result
         };
         assert_eq!(redeem(2, Some(MAC), 1), Err(TicketRefusal::Unknown));
         assert_eq!(redeem(1, None, 1), Err(TicketRefusal::WrongAddress));
         assert_eq!(redeem(1, Some("52:54:00:00:00:02"), 1), Err(TicketRefusal::WrongAddress));
         assert_eq!(redeem(1, Some(MAC), 60), Err(TicketRefusal::Expired));
-        assert_eq!(redeem(1, Some(&upper), 59), Ok(()));
+        assert_eq!(redeem(1, Some(&upper), 59), Ok(Answer::First));
         assert_eq!(redeem(1, Some(MAC), 59), Err(TicketRefusal::Used));
+    }
+
+    #[test]
+    fn who_has_lost_the_answer_has_it_again_and_nobody_else() {
+        let now = Instant::now();
+        let there = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+        let mut book = Book::default();
+        book.issue(&secret(1), grant("lab-a", MAC, 60), now);
+        let mut redeem = |nonce: Option<&str>, address, mac, at| {
+            let at = now + Duration::from_secs(at);
+            let nonce = nonce.map(str::as_bytes);
+            book.redeem(secret(1).as_str().as_bytes(), nonce, address, Some(mac), at).result
+        };
+        assert_eq!(redeem(Some("n"), HERE, MAC, 1), Ok(Answer::First));
+        assert_eq!(redeem(Some("n"), HERE, MAC, 2), Ok(Answer::Again));
+        for (nonce, address) in [(Some("m"), HERE), (None, HERE), (Some("n"), there)] {
+            assert_eq!(redeem(nonce, address, MAC, 3), Err(TicketRefusal::Used), "{nonce:?} {address}");
+        }
+        assert_eq!(redeem(Some("n"), HERE, "52:54:00:00:00:02", 4), Err(TicketRefusal::WrongAddress));
+        assert_eq!(redeem(Some("n"), HERE, MAC, 60), Err(TicketRefusal::Expired));
     }
 
     #[test]
@@ -148,10 +192,10 @@ mod tests {
         let mut book = Book::default();
         book.issue(&secret(1), grant("lab-a", MAC, 60), now);
         book.issue(&secret(2), grant("lab-a", MAC, 60), now);
-        let old = book.redeem(secret(1).as_str().as_bytes(), HERE, Some(MAC), now);
+        let old = book.redeem(secret(1).as_str().as_bytes(), None, HERE, Some(MAC), now);
         assert_eq!(old.result, Err(TicketRefusal::Unknown));
         book.revoke(&DeviceId::new("lab-a").unwrap());
-        let revoked = book.redeem(secret(2).as_str().as_bytes(), HERE, Some(MAC), now);
+        let revoked = book.redeem(secret(2).as_str().as_bytes(), None, HERE, Some(MAC), now);
         assert_eq!(revoked.result, Err(TicketRefusal::Unknown));
     }
 
@@ -159,14 +203,19 @@ mod tests {
     enum Act {
         Issue { device: u8, window: u64 },
         Revoke { device: u8 },
-        Redeem { secret: u8, mac: u8, at: u64 },
+        Redeem { secret: u8, nonce: u8, mac: u8, at: u64 },
     }
 
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
             (0..3u8, 0..20u64).prop_map(|(device, window)| Act::Issue { device, window }),
             (0..3u8).prop_map(|device| Act::Revoke { device }),
-            (0..8u8, 0..3u8, 0..20u64).prop_map(|(secret, mac, at)| Act::Redeem { secret, mac, at }),
+            (0..8u8, 0..3u8, 0..3u8, 0..20u64).prop_map(|(secret, nonce, mac, at)| Act::Redeem {
+                secret,
+                nonce,
+                mac,
+                at
+            }),
         ]
     }
 
@@ -177,7 +226,7 @@ mod tests {
             let mac = |n: u8| format!("52:54:00:00:00:{n:02x}");
             let mut book = Book::default();
             let mut owner = HashMap::new();
-            let mut redeemed = std::collections::HashSet::new();
+            let mut redeemed = HashMap::new();
             let mut issued = 0u8;
             for act in acts {
                 match act {
@@ -187,12 +236,20 @@ mod tests {
                         issued += 1;
                     }
                     Act::Revoke { device } => book.revoke(&DeviceId::new(format!("d{device}")).unwrap()),
-                    Act::Redeem { secret: n, mac: from, at } => {
+                    Act::Redeem { secret: n, nonce, mac: from, at } => {
                         let at = start + Duration::from_secs(at);
                         let text = secret(n);
-                        if book.redeem(text.as_str().as_bytes(), HERE, Some(&mac(from)), at).result.is_ok() {
+                        // The first of them is none.
+                        let number = [nonce];
+                        let chosen = (nonce > 0).then_some(&number[..]);
+                        let done = book.redeem(text.as_str().as_bytes(), chosen, HERE, Some(&mac(from)), at);
+                        if let Ok(answer) = done.result {
                             prop_assert_eq!(owner.get(&n), Some(&from));
-                            prop_assert!(redeemed.insert(n), "redeemed twice");
+                            match (answer, redeemed.insert(n, nonce)) {
+                                (Answer::First, None) => {}
+                                (Answer::Again, Some(first)) if first == nonce && nonce > 0 => {}
+                                other => prop_assert!(false, "{other:?}"),
+                            }
                         }
                     }
                 }

@@ -219,6 +219,43 @@ async fn a_device_gets_its_address_and_then_its_files_from_the_same_place() {
     wire.end().await;
 }
 
+/// The 3B's boot ROM asks whoever answered it, whatever the answer says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_from_the_address_that_was_asked_for_also_where_it_is_not_the_interface_s_first() {
+    if !installed("socat", "rack") {
+        return;
+    }
+    let Some(wire) = Wire::new().await else { return };
+    let server = wire.address(2);
+    let mode = Mode::Full {
+        mask: Ipv4Addr::new(255, 255, 255, 0),
+        router: None,
+        name_servers: vec![],
+        time: Duration::from_secs(600),
+    };
+    // The interface has another.
+    let missing = Responder::new(server, mode.clone(), []);
+    let Err(error) = DhcpServer::bind(DhcpOptions::new(&wire.here), missing) else { panic!("it was opened") };
+    assert!(error.hint().unwrap().contains("ip addr add"), "{error}");
+    wire.ip(&["addr", "add", &format!("{server}/24"), "dev", &wire.here]).await;
+    wire.serve(server, mode);
+    wire.ip(&["-n", &wire.namespace, "addr", "add", &format!("{}/24", wire.address(50)), "dev", &wire.there])
+        .await;
+    let heard = wire.dir.path().join("heard");
+    let tell = format!("SYSTEM:echo $SOCAT_PEERADDR > {0}.new && mv {0}.new {0}", heard.display());
+    let ear = Command::new("ip").args(["netns", "exec", &wire.namespace, "socat", "-u"]);
+    let mut ear = ear.args(["UDP4-RECVFROM:68,broadcast", &tell]).build().spawn().unwrap();
+    // It asks until it has the lease; the ear may have come too late for the first answers.
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !heard.exists() {
+        assert!(tokio::time::Instant::now() < deadline, "no answer was heard");
+        wire.lease(PXE).await;
+    }
+    assert_eq!(std::fs::read_to_string(heard).unwrap().trim(), server.to_string());
+    ear.kill().await.unwrap();
+    wire.end().await;
+}
+
 /// ISC's client takes options apart by itself, and is stricter than BusyBox's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn isc_s_client_takes_what_a_boot_rom_is_told_and_what_a_system_is() {

@@ -109,15 +109,19 @@ impl Answer {
 
     fn files(&self) -> HashMap<String, String> {
         assert_eq!(self.status, 200, "{}", self.head);
-        let mut archive = tar::Archive::new(self.body.as_slice());
-        let read = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
-            let mut entry = entry.unwrap();
-            let mut text = String::new();
-            entry.read_to_string(&mut text).unwrap();
-            (entry.path().unwrap().display().to_string(), text)
-        };
-        archive.entries().unwrap().map(read).collect()
+        unpack(&self.body)
     }
+}
+
+fn unpack(tar: &[u8]) -> HashMap<String, String> {
+    let mut archive = tar::Archive::new(tar);
+    let read = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
+        let mut entry = entry.unwrap();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).unwrap();
+        (entry.path().unwrap().display().to_string(), text)
+    };
+    archive.entries().unwrap().map(read).collect()
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -135,6 +139,31 @@ async fn a_ticket_is_exchanged_once() {
     assert_eq!(bench.exchange(&secret).await.refusal(), (403, "the ticket has been used"));
     let refused = TicketFate::Refused { address: HOME, cause: TicketRefusal::Used, redeemed: Some(HOME) };
     assert_eq!(*fate.borrow_and_update(), refused);
+}
+
+/// As our initramfs asks, by the program that it asks with.
+#[tokio::test]
+async fn an_answer_that_was_lost_is_given_again_to_whoever_chose_its_number() {
+    if !crate::agent::lab::installed("busybox", "podman") {
+        return;
+    }
+    let bench = Bench::new().await;
+    let (secret, mut told) = bench.issue(MINUTE).await;
+    let url = format!("http://{}/v1/ticket", bench.address);
+    let ask = async |nonce: &str| {
+        let header = format!("Pilab-Nonce: {nonce}");
+        let args = ["wget", "-q", "-O", "-", "--header", &header, "--post-data", &secret, &url];
+        pilab::support::command::Command::new("busybox").args(args).output().await
+    };
+    let first = ask("a-number").await.unwrap();
+    assert_eq!(*told.borrow_and_update(), TicketFate::Redeemed { address: HOME });
+    let identity = |tar: Vec<u8>| unpack(&tar).remove("identity.json");
+    assert_eq!(identity(ask("a-number").await.unwrap()), identity(first));
+    assert!(!told.has_changed().unwrap(), "it is no second exchange");
+    let refused = ask("another").await.unwrap_err().to_string();
+    assert!(refused.contains("403"), "{refused}");
+    let used = TicketFate::Refused { address: HOME, cause: TicketRefusal::Used, redeemed: Some(HOME) };
+    assert_eq!(*told.borrow_and_update(), used);
 }
 
 #[tokio::test]

@@ -113,6 +113,11 @@ pub struct Responder {
 }
 
 impl Responder {
+    /// Its address: answers must come from there.
+    pub fn server(&self) -> Ipv4Addr {
+        self.server
+    }
+
     /// A responder at the address `server`, where TFTP must be served too: the 3B's boot ROM asks nobody else.
     pub fn new(server: Ipv4Addr, mode: Mode, clients: impl IntoIterator<Item = Client>) -> Self {
         let known =

@@ -37,6 +37,9 @@ impl DhcpError {
             io::ErrorKind::PermissionDenied => {
                 Some("ports below 1024 need CAP_NET_BIND_SERVICE; the shipped unit gives it".to_owned())
             }
+            io::ErrorKind::AddrNotAvailable => Some(format!(
+                "{interface} has no such address: `ip addr add ADDRESS/24 dev {interface}` gives it one"
+            )),
             // ENODEV of errno(3).
             _ if source.raw_os_error() == Some(19) => {
                 Some(format!("there is no interface {interface}: `ip link` lists them"))
@@ -67,7 +70,11 @@ impl DhcpOptions {
 
 /// A responder with its sockets open.
 pub struct DhcpServer {
+    /// Hears what is told to all.
     socket: UdpSocket,
+    /// Of the server's own address, which need not be the first of its interface: boot ROMs go on to where an answer came from. It
+    /// hears what is sent to that address.
+    own: UdpSocket,
     /// Hears what other servers tell all clients.
     ear: Option<UdpSocket>,
     options: DhcpOptions,
@@ -85,6 +92,7 @@ impl DhcpServer {
             })
         };
         let socket = open(Ipv4Addr::UNSPECIFIED, options.server_port)?;
+        let own = open(responder.server(), options.server_port)?;
         // Bound to the address of all: what is meant for a DHCP client of this host goes on to that alone.
         let ear = open(Ipv4Addr::BROADCAST, options.client_port)
             .inspect_err(|error| {
@@ -96,14 +104,14 @@ impl DhcpServer {
                 );
             })
             .ok();
-        Ok(Self { socket, ear, options, responder })
+        Ok(Self { socket, own, ear, options, responder })
     }
 
     /// Serves until `token` is cancelled. What happens goes to `events`; while that is full, events are lost,
     /// and how many is logged.
     pub async fn run(mut self, events: mpsc::Sender<DhcpEvent>, token: CancellationToken) {
         let mut lost = 0_u64;
-        let (mut buffer, mut heard) = ([0; MAX_PACKET + 1], [0; MAX_PACKET + 1]);
+        let [mut buffer, mut direct, mut heard] = [[0; MAX_PACKET + 1]; 3];
         loop {
             let deadline = self.responder.deadline();
             let due = async {
@@ -125,6 +133,12 @@ impl DhcpServer {
                         self.responder.on_packet(buffer.get(..length).unwrap_or_default(), Instant::now());
                     }
                     Err(error) => tracing::debug!(%error, "the socket of the DHCP server"),
+                },
+                received = self.own.recv_from(&mut direct) => match received {
+                    Ok((length, _)) => {
+                        self.responder.on_packet(direct.get(..length).unwrap_or_default(), Instant::now());
+                    }
+                    Err(error) => tracing::debug!(%error, "the socket of the DHCP server's address"),
                 },
                 received = ear => if let Ok((length, _)) = received {
                     self.responder.on_packet(heard.get(..length).unwrap_or_default(), Instant::now());
@@ -150,7 +164,7 @@ impl DhcpServer {
     async fn send(&self, packet: Outgoing) {
         let Outgoing { to, bytes } = packet;
         let to = to.address(self.options.server_port, self.options.client_port);
-        if let Err(error) = self.socket.send_to(&bytes, SocketAddr::V4(to)).await {
+        if let Err(error) = self.own.send_to(&bytes, SocketAddr::V4(to)).await {
             tracing::warn!(%error, %to, "an answer of the DHCP server could not be sent");
         }
     }
