@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
+use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// A child process that did not do what it should.
@@ -70,6 +71,9 @@ pub struct Command {
 
 /// How much of a failed child's standard error is kept, in bytes.
 const STDERR_TAIL: usize = 2000;
+/// How long the output of a child that has ended is read on: what it wrote is there by then, and a process that it left
+/// behind may hold its output for ever.
+const LEFT: Duration = Duration::from_secs(1);
 
 impl Command {
     /// A command that may take a minute.
@@ -105,7 +109,8 @@ impl Command {
         self
     }
 
-    /// Puts the child into a process group of its own: Ctrl-C on the terminal does not reach it.
+    /// Puts the child into a process group of its own: Ctrl-C on the terminal does not reach it, and all of the group is
+    /// killed when [`Self::output`] gives it up.
     #[must_use]
     pub fn own_group(mut self) -> Self {
         self.own_group = true;
@@ -160,36 +165,32 @@ impl Command {
 
     /// Runs it to the end and answers its standard output.
     pub async fn output(&self) -> Result<Vec<u8>, CommandError> {
-        let mut child = self.spawn()?;
-        self.outcome(&mut child).await
+        self.outcome(&mut self.spawn()?).await
     }
 
     /// The same, until `cancel` is cancelled: then all of its process group is killed, and nothing is answered once
     /// none of it holds its output any more.
     pub async fn output_unless(&self, cancel: &CancellationToken) -> Result<Option<Vec<u8>>, CommandError> {
-        let mut child = self.clone().own_group().spawn()?;
-        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let mut outcome = pin!(self.outcome(&mut child));
+        let mut running = self.clone().own_group().spawn()?;
         tokio::select! {
-            outcome = &mut outcome => outcome.map(Some),
-            () = cancel.cancelled() => {
-                // It may have ended by itself a moment ago: there is nobody to kill then.
-                let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-                let _ = outcome.await;
-                Ok(None)
-            }
+            outcome = self.outcome(&mut running) => return outcome.map(Some),
+            () = cancel.cancelled() => {}
         }
+        let _ = timeout(self.timeout, running.end()).await;
+        Ok(None)
     }
 
-    fn spawn(&self) -> Result<Child, CommandError> {
+    fn spawn(&self) -> Result<Running, CommandError> {
         let mut command = self.build();
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        child.map_err(|source| self.start_error(source))
+        let mut child = child.map_err(|source| self.start_error(source))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        Ok(Running { child, stdout, stderr, own_group: self.own_group })
     }
 
     /// What it wrote, if it ended well and in time.
-    async fn outcome(&self, child: &mut Child) -> Result<Vec<u8>, CommandError> {
-        let ended = tokio::time::timeout(self.timeout, self.collect(child)).await;
+    async fn outcome(&self, running: &mut Running) -> Result<Vec<u8>, CommandError> {
+        let ended = timeout(self.timeout, self.collect(running)).await;
         let (status, stdout, stderr) =
             ended.map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })??;
         if status.success() {
@@ -201,23 +202,85 @@ impl Command {
     }
 
     /// How it ended, and all it wrote.
-    async fn collect(&self, child: &mut Child) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
-        let streams = tokio::try_join!(self.read(child.stdout.take()), self.read(child.stderr.take()));
-        let (stdout, stderr) = streams?;
-        let status = child.wait().await.map_err(|source| self.start_error(source))?;
-        Ok((status, stdout, stderr))
+    async fn collect(&self, running: &mut Running) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
+        let Running { child, stdout, stderr, .. } = running;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = {
+            let read = async { tokio::try_join!(self.read(stdout, &mut out), self.read(stderr, &mut err)) };
+            let mut read = pin!(read);
+            let status = tokio::select! {
+                read = &mut read => {
+                    read?;
+                    child.wait().await
+                }
+                status = child.wait() => {
+                    if let Ok(read) = timeout(LEFT, read).await {
+                        read?;
+                    }
+                    status
+                }
+            };
+            status.map_err(|source| self.start_error(source))?
+        };
+        Ok((status, out, err))
     }
 
-    async fn read(&self, stream: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>, CommandError> {
-        let mut bytes = Vec::new();
+    async fn read(
+        &self,
+        stream: &mut Option<impl AsyncRead + Unpin>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), CommandError> {
         if let Some(stream) = stream {
-            let read = stream.take(self.limit.saturating_add(1)).read_to_end(&mut bytes).await;
+            let read = stream.take(self.limit.saturating_add(1)).read_to_end(bytes).await;
             read.map_err(|source| self.start_error(source))?;
         }
         if bytes.len() as u64 > self.limit {
             return Err(CommandError::TooMuch { line: self.line(), limit: self.limit });
         }
-        Ok(bytes)
+        Ok(())
+    }
+}
+
+/// A child process, and what it writes. Dropped before it has ended, it takes its process group along if that is its own:
+/// what it has started would do its work later, when nobody expects it any more.
+struct Running {
+    child: Child,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    own_group: bool,
+}
+
+impl Running {
+    /// Kills it and waits until none of its group holds its output.
+    async fn end(&mut self) -> io::Result<()> {
+        if self.child.id().is_none() {
+            return Ok(());
+        }
+        self.kill();
+        let (mut out, mut err) = (tokio::io::sink(), tokio::io::sink());
+        if let Some(stdout) = &mut self.stdout {
+            tokio::io::copy(stdout, &mut out).await?;
+        }
+        if let Some(stderr) = &mut self.stderr {
+            tokio::io::copy(stderr, &mut err).await?;
+        }
+        self.child.wait().await.map(drop)
+    }
+
+    fn kill(&self) {
+        // None once it has been waited for: its number may be another's by then.
+        let group = self.child.id().filter(|_| self.own_group).and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(group) = group
+            && let Err(error) = kill_process_group(group, Signal::KILL)
+        {
+            tracing::warn!(%error, "a process group was not killed");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -225,26 +288,78 @@ impl Command {
 mod tests {
     use super::*;
 
+    /// A script that gives a child PIPE to hold for as long as it lives, and a task that is done when the pipe is open.
+    fn watched(dir: &std::path::Path, script: &str) -> (Command, tokio::task::JoinHandle<std::fs::File>) {
+        let pipe = dir.join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let command = sh(&script.replace("PIPE", pipe.to_str().unwrap()));
+        (command, tokio::task::spawn_blocking(move || std::fs::File::open(pipe).unwrap()))
+    }
+
+    fn sh(script: &str) -> Command {
+        Command::new("sh").arg("-c").arg(script).timeout(Duration::from_secs(600))
+    }
+
+    /// Returns when no process has the other end of the pipe.
+    fn until_it_is_gone(mut opened: std::fs::File) {
+        assert_eq!(std::io::Read::read_to_end(&mut opened, &mut Vec::new()).unwrap(), 0);
+    }
+
     #[tokio::test]
     async fn what_is_cancelled_is_gone_with_its_children() {
-        let dir = tempfile::tempdir().unwrap();
-        let (pipe, cancel) = (dir.path().join("pipe"), CancellationToken::new());
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        // The grandchild has the pipe open for as long as it lives.
-        let script = format!("sleep 1000 > {} & wait", pipe.display());
-        let command = Command::new("sh").arg("-c").arg(script).timeout(Duration::from_secs(600));
-        let opened = {
-            let (pipe, cancel) = (pipe.clone(), cancel.clone());
-            tokio::task::spawn_blocking(move || {
-                let pipe = std::fs::File::open(pipe);
-                cancel.cancel();
-                pipe
-            })
+        let (dir, cancel) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let (command, opened) = watched(dir.path(), "sleep 1000 > PIPE & wait");
+        let opened = async {
+            let opened = opened.await.unwrap();
+            cancel.cancel();
+            opened
         };
-        assert!(command.output_unless(&cancel).await.unwrap().is_none());
-        let mut left = Vec::new();
-        std::io::Read::read_to_end(&mut opened.await.unwrap().unwrap(), &mut left).unwrap();
-        assert_eq!(left, b"", "its end is closed");
+        let (output, opened) = tokio::join!(command.output_unless(&cancel), opened);
+        assert!(output.unwrap().is_none());
+        until_it_is_gone(opened);
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_gone_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let (command, opened) = watched(dir.path(), "sleep 1000 > PIPE & wait");
+        let command = command.own_group();
+        let opened = tokio::select! {
+            output = command.output() => panic!("{output:?}"),
+            opened = opened => opened.unwrap(),
+        };
+        until_it_is_gone(opened);
+    }
+
+    #[tokio::test]
+    async fn what_says_too_much_is_gone_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let (command, opened) = watched(dir.path(), "exec 3> PIPE; sleep 1000 & yes");
+        let output = command.own_group().limit(1000).output().await;
+        assert!(matches!(output, Err(CommandError::TooMuch { limit: 1000, .. })), "{output:?}");
+        until_it_is_gone(opened.await.unwrap());
+    }
+
+    /// The clock stands still while the blocking task waits for the script, and leaps to the bound when that is done.
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_gone_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let (command, opened) = watched(dir.path(), "sleep 1000 > PIPE & wait");
+        let output = command.own_group().output().await;
+        assert!(matches!(output, Err(CommandError::TimedOut { .. })), "{output:?}");
+        until_it_is_gone(opened.await.unwrap());
+    }
+
+    /// A program may start a daemon, which stays, and whose standard output is the program's.
+    #[tokio::test]
+    async fn what_has_ended_is_done_whoever_holds_its_output() {
+        let started = sh("sleep 1000 & echo $!").own_group().output().await.unwrap();
+        let daemon = String::from_utf8(started).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).expect("it stays");
+        let failed = sh("sleep 1000 & echo $! >&2; exit 3").output().await;
+        let Err(CommandError::Failed { stderr, .. }) = failed else { panic!("{failed:?}") };
+        let daemon = Pid::from_raw(stderr.parse().unwrap()).unwrap();
+        rustix::process::kill_process(daemon, Signal::KILL).expect("it stays");
     }
 
     #[tokio::test]
