@@ -4,7 +4,7 @@ use super::line::Command;
 use super::lines::{Change, Lines};
 use super::recorder::{Note, StageReached, Stages, Status};
 use super::stages::text;
-use crate::journal::{Cursor, Entry, Item, JournalError, JournalHandle, Since};
+use crate::journal::{Cursor, Entry, Item, JournalError, JournalHandle, Missing, Since};
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::event::Event;
 use crate::model::lease::{Fenced, FencingToken};
@@ -61,6 +61,14 @@ pub enum WaitError {
         what: String,
         /// The last stage of progress that was reached.
         last: Option<StageReached>,
+    },
+    /// The deadline passed, and it may have shown in what was not recorded.
+    #[error("{what} did not show in what was recorded of the console, which is not all: {cause}")]
+    Unrecorded {
+        /// What was waited for.
+        what: String,
+        /// Why it was not.
+        cause: String,
     },
     /// The device's kernel panicked.
     #[error("the kernel panicked: {}", panic.line)]
@@ -177,7 +185,7 @@ impl ConsoleHandle {
         match waited.await {
             Ok(Ok(_)) => outcome.unwrap_or(Err(WaitError::Gone)),
             Ok(Err(_)) => Err(WaitError::Gone),
-            Err(_) => Err(self.late(format!("stage {stage}"))),
+            Err(_) => Err(self.late(format!("stage {stage}"), None)),
         }
     }
 
@@ -189,9 +197,10 @@ impl ConsoleHandle {
         pattern: &Regex,
         deadline: Instant,
     ) -> Result<MatchedLine, WaitError> {
-        match timeout_at(deadline, self.find(from, pattern)).await {
+        let mut missing = None;
+        match timeout_at(deadline, self.find(from, pattern, &mut missing)).await {
             Ok(found) => found,
-            Err(_) => Err(self.late(format!("pattern {:?}", pattern.as_str()))),
+            Err(_) => Err(self.late(format!("pattern {:?}", pattern.as_str()), missing)),
         }
     }
 
@@ -272,11 +281,21 @@ impl ConsoleHandle {
         offset.await.map_err(|_| WaitError::Gone)
     }
 
-    fn late(&self, what: String) -> WaitError {
-        WaitError::Deadline { what, last: self.stages.borrow().last().cloned() }
+    /// A hole of which the journal tells is seen by whoever reads it; of others only this says anything.
+    fn late(&self, what: String, missing: Option<String>) -> WaitError {
+        match missing.or_else(|| self.status.borrow().untold.clone()) {
+            Some(cause) => WaitError::Unrecorded { what, cause },
+            None => WaitError::Deadline { what, last: self.stages.borrow().last().cloned() },
+        }
     }
 
-    async fn find(&self, from: WaitFrom, pattern: &Regex) -> Result<MatchedLine, WaitError> {
+    /// Looks for a line that matches; tells of records that are `missing` on the way.
+    async fn find(
+        &self,
+        from: WaitFrom,
+        pattern: &Regex,
+        missing: &mut Option<String>,
+    ) -> Result<MatchedLine, WaitError> {
         let (attempt, start) = match from {
             WaitFrom::Attempt(attempt) => (Some(attempt), Since::Attempt(attempt)),
             WaitFrom::Offset(offset) => (None, Since::Console(offset)),
@@ -286,7 +305,13 @@ impl ConsoleHandle {
         loop {
             let record = match cursor.next().await {
                 Ok(Item::Record(record)) => record,
-                Ok(Item::Missing { .. }) => {
+                Ok(Item::Missing { from, to, cause }) => {
+                    let how = match cause {
+                        Missing::Expired => "expired",
+                        Missing::Damaged => "damaged",
+                    };
+                    *missing =
+                        Some(format!("records of the journal are {how}, from number {from} up to {to}"));
                     lines = Lines::default();
                     continue;
                 }

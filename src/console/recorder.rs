@@ -8,7 +8,12 @@ use crate::model::time::Stamp;
 use crate::support::chain::Chain;
 use crate::support::clock;
 use bytes::Bytes;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+/// How often it is tried to tell the journal of a hole, while nothing more comes that would be journaled.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A stage that the device has reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub struct Status {
     pub open: bool,
     /// Why it is not, or why what is read cannot be journaled.
     pub fault: Option<String>,
+    /// Why there is a hole in what was recorded, as long as the journal cannot tell of it.
+    pub untold: Option<String>,
 }
 
 /// What the line task tells, in the order it happened.
@@ -80,7 +87,7 @@ pub(super) enum Note {
     LastLines(usize, oneshot::Sender<Vec<String>>),
 }
 
-/// Bytes that could not be journaled.
+/// A hole of which the journal does not tell yet: bytes that could not be journaled, or the line's end.
 struct Hole {
     offset: u64,
     cause: String,
@@ -95,6 +102,8 @@ pub(super) struct Recorder {
     /// The absolute offset of the next byte.
     offset: u64,
     hole: Option<Hole>,
+    /// Whether the line is open.
+    open: bool,
 }
 
 impl Recorder {
@@ -106,7 +115,16 @@ impl Recorder {
         let attempt = journal.recovered().attempt;
         let offset = journal.recovered().console_offset;
         stages.send_replace(Stages { attempt, reached: Vec::new() });
-        Self { journal, stages, status, detector: Detector::default(), attempt, offset, hole: None }
+        Self {
+            journal,
+            stages,
+            status,
+            detector: Detector::default(),
+            attempt,
+            offset,
+            hole: None,
+            open: false,
+        }
     }
 
     /// Records until the line task has ended.
@@ -117,32 +135,58 @@ impl Recorder {
         if self.journal.recovered().console_open {
             self.gap("the coordinator was not running".to_owned()).await;
         }
-        while let Some(note) = notes.recv().await {
-            match note {
-                Note::Opened => {
-                    self.event(Event::ConsoleOpened {}).await;
-                    self.set_status(true, None);
-                }
-                Note::Bytes(bytes) => self.bytes(bytes).await,
-                Note::Gone(cause) => {
+        loop {
+            tokio::select! {
+                note = notes.recv() => match note {
+                    Some(note) => self.note(note).await,
+                    None => return,
+                },
+                () = sleep(AGAIN), if self.hole.is_some() => {
                     self.close_hole().await;
-                    let found = self.detector.flush(self.offset);
-                    self.reached(found, clock::stamp()).await;
+                }
+            }
+        }
+    }
+
+    async fn note(&mut self, note: Note) {
+        match note {
+            Note::Opened => {
+                self.open = true;
+                match self.hole.as_ref().map(|hole| hole.cause.clone()) {
+                    None => {
+                        self.event(Event::ConsoleOpened {}).await;
+                        self.set_status(true, None);
+                    }
+                    cause => {
+                        if !self.close_hole().await {
+                            self.set_status(true, cause);
+                        }
+                    }
+                }
+            }
+            Note::Bytes(bytes) => self.bytes(bytes).await,
+            Note::Gone(cause) => {
+                let whole = self.close_hole().await;
+                self.open = false;
+                let found = self.detector.flush(self.offset);
+                self.reached(found, clock::stamp()).await;
+                // A hole that is there already reaches up to the line's next beginning.
+                if whole {
                     self.gap(cause.clone()).await;
-                    self.set_status(false, Some(cause));
                 }
-                Note::Unopened(cause) => self.set_status(false, Some(cause)),
-                Note::Begin(attempt, begun) => {
-                    let found = self.detector.begin(self.offset);
-                    self.reached(found, clock::stamp()).await;
-                    self.attempt = attempt;
-                    self.stages.send_replace(Stages { attempt, reached: Vec::new() });
-                    // Whoever asked and left needs no answer; the attempt has begun all the same.
-                    let _ = begun.send(self.offset);
-                }
-                Note::LastLines(count, lines) => {
-                    let _ = lines.send(self.detector.last_lines(count));
-                }
+                self.set_status(false, Some(cause));
+            }
+            Note::Unopened(cause) => self.set_status(false, Some(cause)),
+            Note::Begin(attempt, begun) => {
+                let found = self.detector.begin(self.offset);
+                self.reached(found, clock::stamp()).await;
+                self.attempt = attempt;
+                self.stages.send_replace(Stages { attempt, reached: Vec::new() });
+                // Whoever asked and left needs no answer; the attempt has begun all the same.
+                let _ = begun.send(self.offset);
+            }
+            Note::LastLines(count, lines) => {
+                let _ = lines.send(self.detector.last_lines(count));
             }
         }
     }
@@ -186,12 +230,13 @@ impl Recorder {
         };
         let lost = Event::ConsoleGap { cause: cause.clone(), offset: *offset };
         let closed = match self.journal.event(self.attempt, lost).await {
-            Ok(_) => self.journal.event(self.attempt, Event::ConsoleOpened {}).await,
-            Err(error) => Err(error),
+            Ok(_) if self.open => self.journal.event(self.attempt, Event::ConsoleOpened {}).await,
+            told => told,
         };
         if closed.is_ok() {
             self.hole = None;
-            self.set_status(true, None);
+            let fault = if self.open { None } else { self.status.borrow().fault.clone() };
+            self.set_status(self.open, fault);
         }
         closed.is_ok()
     }
@@ -202,8 +247,8 @@ impl Recorder {
         tracing::error!("console bytes are being lost: {cause}");
         // The line is not complete, so nothing may be recognised across the hole.
         self.detector.flush(offset);
-        self.set_status(true, Some(cause.clone()));
-        self.hole = Some(Hole { offset, cause });
+        self.hole = Some(Hole { offset, cause: cause.clone() });
+        self.set_status(true, Some(cause));
     }
 
     async fn reached(&mut self, found: Vec<Found>, stamp: Stamp) {
@@ -216,22 +261,28 @@ impl Recorder {
     }
 
     async fn gap(&mut self, cause: String) {
-        self.event(Event::ConsoleGap { cause, offset: self.offset }).await;
-    }
-
-    /// Journals an event that tells of the console. That it could not be journaled is seen in the
-    /// status and the log; the bytes go on.
-    async fn event(&mut self, event: Event) {
-        if let Err(error) = self.journal.event(self.attempt, event).await {
-            let fault = Chain(&error).to_string();
-            tracing::error!("an event of the console is lost: {fault}");
-            self.status.send_modify(|status| status.fault = Some(fault));
+        let offset = self.offset;
+        if !self.event(Event::ConsoleGap { cause: cause.clone(), offset }).await {
+            self.hole = Some(Hole { offset, cause });
         }
     }
 
+    /// Journals an event that tells of the console. That it could not be journaled is seen in the
+    /// status and the log; the bytes go on. Answers whether it is.
+    async fn event(&mut self, event: Event) -> bool {
+        let journaled = self.journal.event(self.attempt, event).await;
+        if let Err(error) = &journaled {
+            let fault = Chain(error).to_string();
+            tracing::error!("an event of the console is lost: {fault}");
+            self.status.send_modify(|status| status.fault = Some(fault));
+        }
+        journaled.is_ok()
+    }
+
     fn set_status(&self, open: bool, fault: Option<String>) {
+        let untold = self.hole.as_ref().map(|hole| hole.cause.clone());
         self.status.send_if_modified(|status| {
-            let new = Status { open, fault };
+            let new = Status { open, fault, untold };
             let changed = *status != new;
             *status = new;
             changed

@@ -4,7 +4,7 @@ use super::containers::{self, Container};
 use super::expect::{Judgement, describe, judge};
 use super::session::{Put, Seat, Session};
 use crate::bus::provision;
-use crate::console::WaitFrom;
+use crate::console::{WaitError, WaitFrom};
 use crate::model::boot::BootStage;
 use crate::model::id::{ContainerName, DeploymentName};
 use crate::model::run::{Fault, FaultKind};
@@ -126,6 +126,7 @@ impl Session {
         };
         match line {
             Ok(line) => Ok(format!("the console shows {line:?}")),
+            Err(error) if unheard(&error) => Err(seat.lab("read the console", &error)),
             Err(error) if console.is_mute(attempt).await => {
                 let cause = format!("{}; it has shown nothing at all in this boot attempt", Chain(&error));
                 Err(seat.fault(FaultKind::Mute, cause))
@@ -305,10 +306,37 @@ impl Session {
     }
 }
 
+/// Whether it may have shown all the same: what was not recorded, or cannot be read, says nothing against the product.
+fn unheard(error: &WaitError) -> bool {
+    match error {
+        WaitError::Journal { .. } | WaitError::Gone | WaitError::Unrecorded { .. } => true,
+        WaitError::Deadline { .. } | WaitError::Panic { .. } | WaitError::Superseded { .. } => false,
+    }
+}
+
 fn compile(seat: &Seat, pattern: &str) -> Result<Regex, Fault> {
     Regex::new(pattern).map_err(|e| seat.lab("compile the pattern", &e))
 }
 
 pub(super) fn quote(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().chars().take(QUOTE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_console_that_was_heard_speaks_against_the_product() {
+        let (what, cause) = ("pattern \"ok\"".to_owned(), "No space left on device".to_owned());
+        let late = WaitError::Deadline { what: what.clone(), last: None };
+        for (error, ours) in [
+            (late, false),
+            (WaitError::Journal { cause: cause.clone() }, true),
+            (WaitError::Unrecorded { what, cause }, true),
+            (WaitError::Gone, true),
+        ] {
+            assert_eq!(unheard(&error), ours, "{error}");
+        }
+    }
 }

@@ -297,6 +297,79 @@ async fn while_the_journal_fails_the_line_is_read_and_the_hole_is_a_gap() {
 }
 
 #[tokio::test]
+async fn a_hole_is_told_when_writing_works_again_though_nothing_more_comes() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, away) = (parent.path().join("journal"), parent.path().join("away"));
+    let small = pilab::journal::Options { segment_bytes: 1, total_bytes: 1 << 20, ..Default::default() };
+    let journal = Open::with(&dir, small).await;
+    let rig = Rig::new(&journal.handle);
+    let mut status = rig.console.status();
+    let mut line = rig.plug().await;
+    rig.console.begin(ONE).await.unwrap();
+    for unplugs in [false, true] {
+        std::fs::rename(&dir, &away).unwrap();
+        if unplugs {
+            rig.unplug(line).await;
+            line = rig.plug().await;
+        } else {
+            line.write_all(b"pilab: initramfs\n").await.unwrap();
+        }
+        status.wait_for(|status| status.untold.is_some()).await.unwrap();
+        // Whoever waited for what is lost must not hear that it was not there.
+        let late = rig.console.wait_stage(ONE, BootStage::Initramfs, Instant::now()).await;
+        assert!(matches!(late, Err(WaitError::Unrecorded { .. })), "{late:?}");
+        std::fs::rename(&away, &dir).unwrap();
+        let told = tokio::time::timeout_at(soon(), status.wait_for(|status| status.untold.is_none())).await;
+        told.expect("it is told in time").unwrap();
+        let late = rig.console.wait_stage(ONE, BootStage::Initramfs, Instant::now()).await;
+        assert!(matches!(late, Err(WaitError::Deadline { .. })), "the journal tells of the hole: {late:?}");
+    }
+    let all = records(read_all(&journal.handle, Since::Start).await);
+    assert_eq!(gaps(&all), [0, 17], "a hole each time");
+    let events = all.iter().filter(|record| matches!(record.entry, Entry::Event(Event::ConsoleOpened {})));
+    assert_eq!(events.count(), 3, "and after each its end");
+    rig.stop().await;
+    journal.close().await;
+}
+
+/// The clock leaps to the deadline once all that is there has been read.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_that_a_part_of_the_journal_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = pilab::journal::Options { segment_bytes: 1, total_bytes: 1 << 20, ..Default::default() };
+    let journal = Open::with(dir.path(), small.clone()).await;
+    for (offset, bytes) in [(0, "one\n"), (4, "two\n"), (8, "three\n")] {
+        journal.handle.console(ONE, offset, bytes.into()).await.unwrap();
+    }
+    journal.close().await;
+    let segments = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let mut damaged = 0;
+    for path in segments.filter(|path| path.is_file()) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        if bytes.ends_with(b"two\n") {
+            *bytes.last_mut().unwrap() ^= 1;
+            std::fs::write(path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 1);
+    let journal = Open::with(dir.path(), small).await;
+    let rig = Rig::new(&journal.handle);
+    let wait = async |pattern: &str| {
+        let pattern = Regex::new(pattern).unwrap();
+        rig.console.wait_pattern(WaitFrom::Attempt(ONE), &pattern, soon()).await
+    };
+    let late = wait("^two$").await;
+    assert!(
+        matches!(&late, Err(WaitError::Unrecorded { cause, .. }) if cause.contains("damaged")),
+        "{late:?}"
+    );
+    assert_eq!(wait("^three$").await.unwrap().line, "three", "what is there is found");
+    rig.stop().await;
+    journal.close().await;
+}
+
+#[tokio::test]
 async fn after_a_crash_the_time_without_a_reader_is_a_gap() {
     let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let journal = Open::at(dir.path()).await;
