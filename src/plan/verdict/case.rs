@@ -150,9 +150,15 @@ impl<'a> Case<'a> {
         self.before().filter(move |(attempt, _)| anybody || Some(*attempt) == last).map(|(_, event)| event)
     }
 
-    /// Journals are read beside the run, so their facts have later numbers than their time. The time counts.
+    /// What has an earlier number came before. So may have what has a later one, for journals are read beside the run: its
+    /// time tells. The host may have booted between the two, after which its boot clock began anew: both clocks must say so.
     fn before(&self) -> impl Iterator<Item = (BootAttempt, &'a RunEvent)> {
-        self.events.iter().filter(|event| event.at.boot_ns <= self.told.at.boot_ns).filter_map(|event| {
+        let told = self.told;
+        let came_before = move |event: &&RunEvent| {
+            let earlier = event.at.boot_ns <= told.at.boot_ns && event.at.wall_ms <= told.at.wall_ms;
+            event.seq < told.seq || earlier
+        };
+        self.events.iter().filter(came_before).filter_map(|event| {
             let (RunFact::Device { device, attempt, .. } | RunFact::Stage { device, attempt, .. }) =
                 &event.fact
             else {
