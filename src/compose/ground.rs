@@ -11,6 +11,7 @@ use crate::cli::local::Progress;
 use crate::config::lab::Lab;
 use crate::container::{self, ContainerError};
 use crate::coordinator::parts::BootImage;
+use crate::device::ports::Broken;
 use crate::image::{Store, hash_file};
 use crate::model::device::{Arch, Backend};
 use crate::model::id::DeviceId;
@@ -135,9 +136,9 @@ impl Ground {
     }
 
     /// Changes when what all devices share breaks, to what broke. libvirt's end ends no machine.
-    pub(super) fn broke(&self) -> watch::Receiver<String> {
+    pub(super) fn broke(&self) -> watch::Receiver<Broken> {
         match self {
-            Self::Vm(_) | Self::Wired => watch::channel(String::new()).1,
+            Self::Vm(_) | Self::Wired => watch::channel(Broken::default()).1,
             Self::Container { host, .. } => host.broke(),
         }
     }

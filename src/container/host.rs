@@ -5,6 +5,7 @@ use super::error::{ContainerError, prepare};
 use super::podman::Podman;
 use super::service::Service;
 use super::{root, service};
+use crate::device::ports::Broken;
 use crate::model::id::DeviceId;
 use crate::support::lock::lock;
 use std::fs;
@@ -80,7 +81,7 @@ impl Host {
     }
 
     /// Changes when what all devices stand on breaks, to what broke.
-    pub fn broke(&self) -> watch::Receiver<String> {
+    pub fn broke(&self) -> watch::Receiver<Broken> {
         self.service.broke()
     }
 

@@ -1,9 +1,10 @@
 //! podman's service on the lab's socket, through which agents make containers. It ends with the lab. When it dies
 //! before, that is told, and it is started again: agents that run then have lost it, for the socket they were given
-//! is gone, but later ones find it.
+//! is gone, but later ones find it. One that dies again and again is given up, and that is told to whoever comes.
 
 use super::error::{ContainerError, prepare};
 use super::podman::Podman;
+use crate::device::ports::Broken;
 use crate::support::chain::Chain;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::fs::{self, File};
@@ -24,8 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
 /// How long one that a killed lab left may take to end when it is killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
-/// How often one lab starts it: one that dies again and again is of no use.
-const STARTS: usize = 10;
+/// How often it may die in a row: one that dies again and again is of no use.
+const DEATHS: usize = 10;
+/// For how long one lives whose death has nothing to do with the one before.
+const QUIET: Duration = Duration::from_secs(600);
 /// The most of its last line that is told, in characters.
 const QUOTE: usize = 300;
 
@@ -35,7 +38,7 @@ pub(super) struct Service {
     stop: CancellationToken,
     /// Also when it is not ended in good order.
     _stop: DropGuard,
-    broke: watch::Receiver<String>,
+    broke: watch::Receiver<Broken>,
 }
 
 /// Where it is and what it uses.
@@ -51,14 +54,14 @@ impl Service {
         let place = Place { podman, log, socket };
         let child = place.start().await?;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (told, broke) = watch::channel(String::new());
+        let (told, broke) = watch::channel(Broken::default());
         tasks.spawn(place.keep(child, told, stop.clone()));
         tasks.close();
         Ok(Self { tasks, _stop: stop.clone().drop_guard(), stop, broke })
     }
 
-    /// Changes each time it dies, to how.
-    pub(super) fn broke(&self) -> watch::Receiver<String> {
+    /// Changes each time it dies, to how, and when it is given up.
+    pub(super) fn broke(&self) -> watch::Receiver<Broken> {
         self.broke.clone()
     }
 
@@ -70,8 +73,10 @@ impl Service {
 }
 
 impl Place {
-    async fn keep(self, mut child: Child, told: watch::Sender<String>, stop: CancellationToken) {
-        for _ in 1..STARTS {
+    async fn keep(self, mut child: Child, told: watch::Sender<Broken>, stop: CancellationToken) {
+        let mut deaths = 0;
+        loop {
+            let since = Instant::now();
             let Some(ended) = stop.run_until_cancelled(child.wait()).await else { break };
             let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
             let mut cause = format!("podman's service, which all devices share, ended in mid-run: {how}");
@@ -79,8 +84,13 @@ impl Place {
                 cause.push_str("; its last line: ");
                 cause.extend(last.chars().take(QUOTE));
             }
+            deaths = in_a_row(deaths, since.elapsed());
+            if deaths >= DEATHS {
+                give_up(&told, format!("{cause}; it is not started again after {deaths} times"));
+                return;
+            }
             tracing::warn!("{cause}");
-            told.send_replace(cause);
+            told.send_replace(Broken { cause, for_good: false });
             // A new one cannot listen where a killed one did.
             if let Err(error) = fs::remove_file(&self.socket) {
                 tracing::debug!(%error, "podman's service has removed its socket");
@@ -88,12 +98,12 @@ impl Place {
             match stop.run_until_cancelled(self.start()).await {
                 Some(Ok(again)) => child = again,
                 Some(Err(error)) => {
-                    return tracing::warn!(error = %Chain(&error), "it cannot be started again");
+                    let cause = Chain(&error).to_string();
+                    return give_up(&told, format!("podman's service cannot be started again: {cause}"));
                 }
                 None => return,
             }
         }
-        stop.cancelled().await;
         if let Err(error) = child.kill().await {
             tracing::debug!(%error, "podman's service had ended by itself");
         }
@@ -133,6 +143,16 @@ impl Place {
     }
 }
 
+/// How often it has died in a row, when it had died `before` times and has `lived` since.
+fn in_a_row(before: usize, lived: Duration) -> usize {
+    if lived >= QUIET { 1 } else { before + 1 }
+}
+
+fn give_up(told: &watch::Sender<Broken>, cause: String) {
+    tracing::error!("{cause}");
+    told.send_replace(Broken { cause, for_good: true });
+}
+
 /// Kills whoever listens on the socket, left by a lab that was killed: the kernel knows who that is, so no other
 /// process can be hit.
 pub(super) async fn end_left_over(socket: &Path) -> Result<(), ContainerError> {
@@ -157,4 +177,53 @@ pub(super) async fn end_left_over(socket: &Path) -> Result<(), ContainerError> {
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_lived_for_long_begins_anew() {
+        let minute = Duration::from_secs(60);
+        let deaths = [minute, minute, QUIET, minute].into_iter().scan(0, |deaths, lived| {
+            *deaths = in_a_row(*deaths, lived);
+            Some(*deaths)
+        });
+        assert_eq!(deaths.collect::<Vec<_>>(), [1, 2, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn one_that_dies_again_and_again_is_given_up_and_that_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, socket) = (dir.path().join("images"), dir.path().join("socket"));
+        fs::create_dir(&images).unwrap();
+        let podman = Podman::create(&dir.path().join("podman"), &dir.path().join("run"), &images);
+        let started = match podman {
+            Ok(podman) => Service::start(podman, dir.path().join("log"), socket.clone()).await,
+            Err(error) => Err(error),
+        };
+        let service = match started {
+            Ok(service) => service,
+            Err(error) => return eprintln!("skipped: {}", Chain(&error)),
+        };
+        let mut broke = service.broke();
+        for death in 1..=DEATHS {
+            let deadline = Instant::now() + PATIENCE;
+            let stream = loop {
+                match UnixStream::connect(&socket).await {
+                    Ok(stream) => break stream,
+                    Err(error) => assert!(Instant::now() < deadline, "it is not started again: {error}"),
+                }
+                tokio::time::sleep(POLL).await;
+            };
+            let pid = stream.peer_cred().unwrap().pid().and_then(Pid::from_raw).unwrap();
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            tokio::time::timeout(PATIENCE, broke.changed()).await.expect("it is told").unwrap();
+            let told = broke.borrow().clone();
+            assert_eq!(told.for_good, death == DEATHS, "{death}: {}", told.cause);
+            assert!(told.cause.contains("SIGKILL"), "{}", told.cause);
+        }
+        service.end().await;
+    }
 }

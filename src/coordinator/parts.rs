@@ -6,7 +6,7 @@ use crate::bus::gate::Gate;
 use crate::bus::issuer::Issuer;
 use crate::bus::servers::Servers;
 use crate::device::DeviceHandle;
-use crate::device::ports::BootLayer;
+use crate::device::ports::{BootLayer, Broken};
 use crate::model::device::Arch;
 use crate::model::id::{DeviceId, LabName, UserName};
 use crate::plan::lease::Policy;
@@ -70,7 +70,7 @@ pub struct Parts {
     /// How to enter and how to remove a device that is kept, as lines for people.
     pub keep_lines: KeepLines,
     /// Changes when what all its devices stand on breaks, to what broke.
-    pub broke: watch::Receiver<String>,
+    pub broke: watch::Receiver<Broken>,
 }
 
 impl Parts {

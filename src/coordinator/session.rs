@@ -4,6 +4,7 @@ use super::operator::Operator;
 use super::parts::{LabDevice, Parts};
 use crate::bus::gate::Gate;
 use crate::device::DeviceHandle;
+use crate::device::ports::Broken;
 use crate::model::boot::{BootAttempt, BootStage};
 use crate::model::device::{Backend, Capability, Device};
 use crate::model::id::{DeploymentName, DeviceId};
@@ -126,7 +127,7 @@ pub(super) struct Session {
     pub(super) held: LeaseToken,
     puts: Mutex<BTreeMap<(DeviceId, DeploymentName), Put>>,
     /// What broke since the run began, of all that its devices stand on.
-    broke: watch::Receiver<String>,
+    broke: watch::Receiver<Broken>,
 }
 
 impl Session {
@@ -137,9 +138,7 @@ impl Session {
         operator: Operator,
         held: LeaseToken,
     ) -> Self {
-        let mut broke = parts.broke.clone();
-        // What broke before was mended, or is seen again.
-        broke.mark_unchanged();
+        let broke = from_now(&parts.broke);
         Self { parts, seats, boot_timeout, operator, held, puts: Mutex::default(), broke }
     }
 
@@ -194,7 +193,7 @@ impl Session {
         if broke.changed().await.is_err() {
             return std::future::pending().await;
         }
-        let cause = broke.borrow().clone();
+        let cause = broke.borrow().cause.clone();
         Fault { kind: FaultKind::Lab, cause, device: None }
     }
 
@@ -207,6 +206,15 @@ impl Session {
             seat.fault(FaultKind::Lab, format!("the coordinator has lost its connection to NATS: {cause}"))
         }
     }
+}
+
+/// What breaks from now on: what broke before was mended, or is seen again. But what nobody mends is seen by all.
+fn from_now(broke: &watch::Receiver<Broken>) -> watch::Receiver<Broken> {
+    let mut broke = broke.clone();
+    if broke.borrow_and_update().for_good {
+        broke.mark_changed();
+    }
+    broke
 }
 
 async fn panicked(seat: &Seat) -> Fault {
@@ -261,5 +269,23 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_broken_for_good_is_seen_by_whoever_comes() {
+        let (told, broke) = watch::channel(Broken::default());
+        let broken = |for_good| Broken { cause: "it ended".to_owned(), for_good };
+        told.send_replace(broken(false));
+        let mut between = from_now(&broke);
+        assert!(!between.has_changed().unwrap(), "it was mended");
+        told.send_replace(broken(true));
+        between.changed().await.unwrap();
+        drop(told);
+        from_now(&broke).changed().await.expect("whoever told of it may be gone");
     }
 }

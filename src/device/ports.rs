@@ -42,6 +42,15 @@ pub enum PortError {
     },
 }
 
+/// How what all devices of a lab stand on has broken last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Broken {
+    /// One line.
+    pub cause: String,
+    /// Nobody mends it: whoever comes finds it broken.
+    pub for_good: bool,
+}
+
 /// The power switch of one device.
 pub trait Power: Send + Sync + 'static {
     /// Switches; done when it took effect as far as the driver can tell. Setting what is set is fine.

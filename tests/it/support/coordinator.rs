@@ -74,6 +74,6 @@ pub fn parts(lab: &Lab, bus: Bus, devices: Vec<LabDevice>) -> Parts {
         bundles: lab.dir.path().join("bundles"),
         retention: pilab::model::bundle::Retention::default(),
         keep_lines: Box::new(|_, _| Vec::new()),
-        broke: tokio::sync::watch::channel(String::new()).1,
+        broke: tokio::sync::watch::channel(pilab::device::ports::Broken::default()).1,
     }
 }
