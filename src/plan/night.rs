@@ -102,8 +102,10 @@ impl Night {
     pub fn next(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         for job in std::mem::take(&mut self.waiting) {
-            // Without a free device nothing can be begun; what will never be is told when there is one.
-            let action = if self.free.is_empty() { None } else { self.consider(job, now) };
+            // While all devices are in use nothing can be begun; what will never be is told when one is free. A night without
+            // any device has nothing to wait for.
+            let in_use = self.free.is_empty() && !self.devices.is_empty();
+            let action = if in_use { None } else { self.consider(job, now) };
             match action {
                 Some(action) => actions.push(action),
                 None => self.waiting.push(job),
