@@ -73,6 +73,9 @@ pub struct Run {
     /// Its attempts' verdicts, in order.
     #[serde(default)]
     pub attempts: Vec<Verdict>,
+    /// The devices of each of them. Of records of before, which do not say, there are none: see [`Self::tries`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<Vec<DeviceId>>,
     /// The last attempt's run, the name of its bundle.
     #[serde(default)]
     pub run: Option<RunId>,
@@ -113,12 +116,30 @@ impl Run {
             reason: String::new(),
             devices: Vec::new(),
             attempts: Vec::new(),
+            tried: Vec::new(),
             run: None,
             took: 0.0,
             boot: None,
             excerpt: String::new(),
             lost: None,
         }
+    }
+
+    /// An attempt has ended.
+    pub fn attempted(&mut self, verdict: Verdict, devices: Vec<DeviceId>) {
+        self.attempts.push(verdict);
+        self.tried.push(devices);
+    }
+
+    /// How each attempt ended, and on which devices. Records of before know the last one's devices alone, so that one is all
+    /// there is of them.
+    pub fn tries(&self) -> Vec<(Verdict, Vec<&DeviceId>)> {
+        if self.tried.is_empty() {
+            let devices = self.devices.iter().map(|used| &used.device).collect();
+            return self.verdict.map(|verdict| (verdict, devices)).into_iter().collect();
+        }
+        let devices = self.tried.iter().map(|devices| devices.iter().collect());
+        self.attempts.iter().copied().zip(devices).collect()
     }
 
     /// Whether it passed, but not at once.
@@ -138,5 +159,25 @@ impl Record {
     /// How many runs ended so; those that did not end count under none.
     pub fn count(&self, verdict: Option<Verdict>) -> usize {
         self.runs.iter().filter(|run| run.verdict == verdict).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_before_knows_the_last_attempt_s_devices_and_a_new_one_those_of_each() {
+        let old = r#"{"scenario":"ping","place":"","verdict":"passed","attempts":["device","passed"],
+            "devices":[{"device":"lab-pi-2","backend":"pi","model":"pi4b"}]}"#;
+        let mut run: Run = serde_json::from_str(old).unwrap();
+        let (one, two) = (DeviceId::new("lab-pi-1").unwrap(), DeviceId::new("lab-pi-2").unwrap());
+        assert_eq!(run.tries(), [(Verdict::Passed, vec![&two])]);
+        run.attempts.clear();
+        run.attempted(Verdict::Device, vec![one.clone()]);
+        run.attempted(Verdict::Passed, vec![two.clone()]);
+        let run: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
+        assert_eq!(run.tries(), [(Verdict::Device, vec![&one]), (Verdict::Passed, vec![&two])]);
+        assert!(run.is_unstable());
     }
 }

@@ -18,7 +18,7 @@
 use super::night::compare::{Score, wilson};
 use crate::model::health::{Finding, Health, Origin, Sign, Trust};
 use crate::model::id::DeviceId;
-use crate::model::night::Record;
+use crate::model::night::{Record, Run};
 use crate::model::run::{FaultKind, Outcome, Verdict};
 use crate::model::time::{HostBoot, Moment, Stamp};
 use std::collections::BTreeSet;
@@ -272,11 +272,11 @@ pub fn told(trust: &mut Trust, health: Health) {
 pub fn over(nights: &[Record], device: &str) -> Health {
     // A device that has shown nothing yet is a suspect: it earns its place by clean runs.
     let (mut trust, mut health, rules) = (Trust::default(), Health::Suspect, Rules::default());
-    let runs = nights.iter().flat_map(|night| night.runs.iter().map(|run| (night.began_ms, run)));
-    for (number, (began_ms, run)) in runs.enumerate() {
-        if let Some(verdict) =
-            run.verdict.filter(|_| run.devices.iter().any(|used| used.device.as_str() == device))
-        {
+    let tries = nights
+        .iter()
+        .flat_map(|night| night.runs.iter().flat_map(Run::tries).map(|tried| (night.began_ms, tried)));
+    for (number, (began_ms, (verdict, devices))) in tries.enumerate() {
+        if devices.iter().any(|used| used.as_str() == device) {
             health = step(&mut trust, health, &number.to_string(), verdict, began_ms, &rules);
         }
     }

@@ -119,6 +119,11 @@ async fn a_night_tells_what_was_planted() {
     for (name, wanted) in wanted {
         assert_eq!(verdict(name), Some(wanted), "{name}: {said}");
     }
+    for run in record.runs.iter().filter(|run| !run.attempts.is_empty()) {
+        assert_eq!(run.tried.len(), run.attempts.len());
+        let last: Vec<_> = run.devices.iter().map(|used| used.device.clone()).collect();
+        assert_eq!(run.tried.last(), Some(&last));
+    }
     assert!(record.ended_ms.is_some() && !record.is_green());
     let page = read(&world.night().join("index.html"));
     for words in

@@ -141,9 +141,11 @@ impl Drive<'_> {
     fn took(&mut self, attempted: Attempted, views: &mut BTreeMap<usize, RunView>) -> Verdict {
         let Attempted { job, view, excerpt, lost } = attempted;
         let Some(run) = self.record.runs.get_mut(job) else { return Verdict::Lab };
+        let mut on = Vec::new();
         let verdict = match view {
             Ok(view) => {
                 let verdict = view.verdict();
+                on.extend(view.devices.iter().map(|device| device.assigned.device.clone()));
                 run.reason = crate::cli::summary::reason(&view).unwrap_or_default();
                 run.devices = view.devices.iter().map(|device| &device.assigned).map(used).collect();
                 run.took = view.took;
@@ -159,7 +161,7 @@ impl Drive<'_> {
             }
         };
         (run.excerpt, run.lost) = (excerpt, lost);
-        run.attempts.push(verdict);
+        run.attempted(verdict, on);
         verdict
     }
 

@@ -176,8 +176,8 @@ fn runs(out: &mut String, nights: &[Record], night: &Record) {
             put(out, &format!("<p>{}</p>", escape(&printable(&text))));
         }
         if run.attempts.len() > 1 {
-            let attempts: Vec<_> = run.attempts.iter().map(ToString::to_string).collect();
-            put(out, &format!("<p>attempts: {}</p>", attempts.join(", ")));
+            let attempts = run.attempts.iter().enumerate().map(|(n, verdict)| attempt(run, n, *verdict));
+            put(out, &format!("<p>attempts: {}</p>", escape(&attempts.collect::<Vec<_>>().join(", "))));
         }
         let reason: String = printable(&run.reason).chars().take(REASON).collect();
         for (tag, text) in [("p", escape(&reason)), ("pre", escape(&run.excerpt))] {
@@ -196,6 +196,13 @@ fn runs(out: &mut String, nights: &[Record], night: &Record) {
         }
         put(out, "</details>");
     }
+}
+
+/// An attempt's verdict, and its devices where the record has them.
+fn attempt(run: &Run, number: usize, verdict: Verdict) -> String {
+    let devices = run.tried.get(number).map(Vec::as_slice).unwrap_or_default();
+    let devices: Vec<&str> = devices.iter().map(|device| device.as_str()).collect();
+    if devices.is_empty() { verdict.to_string() } else { format!("{verdict} on {}", devices.join(" and ")) }
 }
 
 /// What is to be looked at first comes first.
@@ -225,15 +232,15 @@ fn trend(history: &[Option<Verdict>]) -> String {
 }
 
 fn devices(out: &mut String, nights: &[Record], night: &Record) {
-    let used: BTreeSet<&str> =
-        night.runs.iter().flat_map(|run| &run.devices).map(|used| used.device.as_str()).collect();
+    let tries = night.runs.iter().flat_map(Run::tries);
+    let used: BTreeSet<&str> = tries.flat_map(|(_, devices)| devices).map(|device| device.as_str()).collect();
     if used.is_empty() {
         return;
     }
     put(
         out,
         &format!(
-            "<h2>Devices</h2><p>Runs of the last {} nights whose fault was the device's or nobody's, with the bounds of 95 % \
+            "<h2>Devices</h2><p>Attempts of the last {} nights whose fault was the device's or nobody's, with the bounds of 95 % \
          confidence, and how far the rule of trust goes by them.</p><div class=\"scroll\"><table><tr><th>device</th><th>flaky</th><th>of</th><th>rate</th>\
          <th>between</th><th>by rule</th></tr>",
             nights.len()
@@ -333,7 +340,9 @@ pub(super) mod tests {
             ..record()
         };
         let mut unstable = run("isolation", "lab-2", Verdict::Passed);
-        unstable.attempts = vec![Verdict::Lab, Verdict::Passed];
+        unstable.attempts.clear();
+        unstable.attempted(Verdict::Device, vec![DeviceId::new("lab-9").unwrap()]);
+        unstable.attempted(Verdict::Passed, vec![DeviceId::new("lab-2").unwrap()]);
         let now = Record {
             missed: vec!["2026-11-26".to_owned()],
             runs: vec![
@@ -352,6 +361,8 @@ pub(super) mod tests {
             "<p>newly failing</p><ul><li>ping on lab-1</li></ul>",
             "<span class=\"t\">.D</span>",
             "at try 2",
+            "<p>attempts: device on lab-9, passed on lab-2</p>",
+            "<td>lab-9</td><td class=\"n\">1</td><td class=\"n\">1</td>",
             "<td>lab-1</td><td class=\"n\">1</td><td class=\"n\">2</td><td class=\"n\">50 %</td><td>9 % and 91 %</td><td>suspect</td>",
             "9.5 s: ",
         ] {

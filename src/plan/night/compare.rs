@@ -122,18 +122,18 @@ impl Score {
     }
 }
 
-/// The score of a device over these nights: of all runs that ended on it, those that were blamed on it or that nobody could
-/// be blamed for. What fails by the product's fault was no fault of the device; what fails by the lab's says nothing of it.
+/// The score of a device over these nights: of all attempts on it, those that were blamed on it or that nobody could
+/// be blamed for, whatever became of the run elsewhere. What fails by the product's fault was no fault of the device; what fails by the lab's says nothing of it.
 pub fn flakiness(nights: &[Record], device: &str) -> Score {
     let mut score = (0, 0);
-    for run in nights.iter().flat_map(|night| &night.runs) {
-        if !run.devices.iter().any(|used| used.device.as_str() == device) {
+    for (verdict, devices) in nights.iter().flat_map(|night| &night.runs).flat_map(Run::tries) {
+        if !devices.iter().any(|used| used.as_str() == device) {
             continue;
         }
-        match run.verdict {
-            Some(Verdict::Passed | Verdict::Failed) => score = (score.0 + 1, score.1),
-            Some(Verdict::Device | Verdict::Timeout) => score = (score.0 + 1, score.1 + 1),
-            Some(Verdict::Lab | Verdict::Cancelled | Verdict::Skipped) | None => {}
+        match verdict {
+            Verdict::Passed | Verdict::Failed => score = (score.0 + 1, score.1),
+            Verdict::Device | Verdict::Timeout => score = (score.0 + 1, score.1 + 1),
+            Verdict::Lab | Verdict::Cancelled | Verdict::Skipped => {}
         }
     }
     wilson(score.1, score.0)
@@ -256,5 +256,21 @@ mod tests {
             [night(vec![run("a", Some(Verdict::Device), 1.0), run("b", Some(Verdict::Failed), 1.0)])];
         let score = flakiness(&nights, "lab-1");
         assert_eq!((score.bad, score.seen), (1, 2));
+    }
+
+    #[test]
+    fn a_fault_counts_on_its_device_also_when_the_run_passed_on_another() {
+        use crate::model::health::Health;
+        let mut runs: Vec<_> = (0..5).map(|_| run("a", Some(Verdict::Passed), 1.0)).collect();
+        let mut moved = run("b", Some(Verdict::Passed), 1.0);
+        moved.devices[0].device = DeviceId::new("lab-2").unwrap();
+        moved.attempted(Verdict::Device, vec![DeviceId::new("lab-1").unwrap()]);
+        moved.attempted(Verdict::Passed, vec![DeviceId::new("lab-2").unwrap()]);
+        runs.push(moved);
+        let nights = [night(runs)];
+        let score = |device| flakiness(&nights, device);
+        assert_eq!((score("lab-1").bad, score("lab-1").seen), (1, 6));
+        assert_eq!((score("lab-2").bad, score("lab-2").seen), (0, 1));
+        assert_eq!(crate::plan::trust::over(&nights, "lab-1"), Health::Suspect, "it was good before");
     }
 }
