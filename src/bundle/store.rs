@@ -84,7 +84,8 @@ fn size(dir: &Path) -> u64 {
 }
 
 /// Removes what the rules say of these directories together, and what was begun long ago and never finished. Answers what
-/// went, or with `try_only` what would, the oldest first, each with what it broke.
+/// went, or with `try_only` what would, the oldest first, each with what it broke; or the first that could not be removed,
+/// when all others have gone.
 pub fn prune(
     dirs: &[PathBuf],
     policy: &Retention,
@@ -101,19 +102,37 @@ pub fn prune(
     if try_only {
         return Ok(gone);
     }
-    for (old, _) in &gone {
-        let removed = match old.form {
-            // Its list goes first: half of it must not look whole.
-            Form::Directory => {
-                let _ = fs::remove_file(old.path.join(LIST));
-                fs::remove_dir_all(&old.path)
-            }
-            Form::Archive => fs::remove_file(&old.path),
-        };
-        removed.map_err(|source| BundleError::Write { path: old.path.clone(), source })?;
-    }
+    let failed = remove_each(&gone, remove);
     dirs.iter().for_each(|dir| sweep(dir));
-    Ok(gone)
+    failed.map_or(Ok(gone), Err)
+}
+
+/// Removes all of them that can be removed; answers the first failure. One that never goes must not keep the others.
+pub(super) fn remove_each(
+    gone: &[(Kept, Why)],
+    remove: impl Fn(&Kept) -> io::Result<()>,
+) -> Option<BundleError> {
+    let mut failed = None;
+    for (old, _) in gone {
+        match remove(old) {
+            Ok(()) => {}
+            // Another process, whose run ended just now too, was there before.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => drop(failed.get_or_insert(BundleError::Write { path: old.path.clone(), source })),
+        }
+    }
+    failed
+}
+
+pub(super) fn remove(old: &Kept) -> io::Result<()> {
+    match old.form {
+        // Its list goes first: half of it must not look whole.
+        Form::Directory => {
+            let _ = fs::remove_file(old.path.join(LIST));
+            fs::remove_dir_all(&old.path)
+        }
+        Form::Archive => fs::remove_file(&old.path),
+    }
 }
 
 /// Removes what a writer that died has left.

@@ -4,7 +4,9 @@ use super::*;
 use crate::model::bundle::{BUNDLE_VERSION, LIST};
 use crate::model::id::DeviceId;
 use crate::model::run::Verdict;
+use crate::plan::retention::Why;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A bundle of layout 1, as the first version wrote it.
@@ -199,4 +201,24 @@ fn old_ones_go_of_both_forms_and_what_is_no_bundle_stays() {
     assert_eq!(prune(&dirs, &one, u64::MAX, false).unwrap()[0].0.run.as_str(), "ping-1");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
     assert!(kept(&dir.path().join("none")).unwrap().is_empty());
+}
+
+#[test]
+fn one_that_cannot_be_removed_keeps_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    for run in ["ping-1", "ping-2", "ping-3"] {
+        copied(&first(), &dir.path().join(run));
+    }
+    let all: Vec<_> = kept(dir.path()).unwrap().into_iter().map(|kept| (kept, Why::Count)).collect();
+    let there = || kept(dir.path()).unwrap().iter().map(|kept| kept.run.to_string()).collect::<Vec<_>>();
+    let stuck = |old: &Kept| match old.run.as_str() {
+        "ping-1" => Err(io::ErrorKind::PermissionDenied.into()),
+        _ => store::remove(old),
+    };
+    let failed = store::remove_each(&all, stuck).unwrap();
+    assert!(failed.to_string().contains("ping-1"), "{failed}");
+    assert_eq!(there(), ["ping-1"]);
+    // What another process has removed meanwhile is done.
+    assert!(store::remove_each(&all, store::remove).is_none());
+    assert!(there().is_empty());
 }
