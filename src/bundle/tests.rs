@@ -182,6 +182,26 @@ fn a_redacted_copy_is_marked_and_can_be_read_like_any() {
     assert_eq!(copy.events().unwrap().0.len(), bundle.events().unwrap().0.len());
 }
 
+/// A bundle made of one file and one gap.
+fn made(to: &Path, name: &str, content: &[u8], cause: &str) -> Bundle {
+    let mut packer = Packer::new(to.with_extension("spool"));
+    packer.add(name, content);
+    packer.gap("journal/lab-1.jsonl", cause);
+    packer.finish(None, None, to).unwrap();
+    Bundle::open(to).unwrap()
+}
+
+#[test]
+fn why_a_file_is_missing_is_redacted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let cause = "cannot read /home/ann/state from 10.0.0.17";
+    let bundle = made(&dir.path().join("a.tar"), "console/lab-1.log", b"up", cause);
+    let to = dir.path().join("b.tar");
+    redact(&bundle, &Redaction::new(&[]).unwrap(), &to).unwrap();
+    let gaps = Bundle::open(&to).unwrap().contents().gaps;
+    assert_eq!(gaps[0].cause, "cannot read /home/xxx/state from xxxxxxxxx");
+}
+
 #[test]
 fn old_ones_go_of_both_forms_and_what_is_no_bundle_stays() {
     let dir = tempfile::tempdir().unwrap();
