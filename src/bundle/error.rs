@@ -50,6 +50,16 @@ pub enum BundleError {
         /// What is wrong.
         cause: String,
     },
+    /// A file of the bundle has more than is held in memory.
+    #[error("{file:?} of {} has more than the {most} bytes that are read of a file", path.display())]
+    TooLarge {
+        /// The bundle.
+        path: PathBuf,
+        /// The file in it.
+        file: String,
+        /// How much is read.
+        most: u64,
+    },
     /// The bundle has no such file.
     #[error("{} has no file {file:?}", path.display())]
     NoSuchFile {

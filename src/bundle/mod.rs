@@ -33,6 +33,9 @@ pub const ARCHIVE: &str = "tar";
 pub const MAX_FILES: usize = 10_000;
 /// The most bytes of one bundle, unpacked: some hundred times what a run on virtual machines writes.
 pub const MAX_BYTES: u64 = 4 << 30;
+/// The most bytes of one file that are held in memory, to be shown or redacted: a run writes some MB, a console that is never
+/// still 40 MB an hour at 115200 baud. Archives come from others, and a few MB of gzip can be gigabytes.
+pub const MAX_HELD: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests;

@@ -266,6 +266,11 @@ impl Bundle {
         let mut content = Vec::new();
         let damaged = self.copy(name, &mut Bounded { content: &mut content, most }).err();
         match damaged {
+            // Memory refuses nothing but what is beyond the bound.
+            Some(BundleError::Write { .. }) => {
+                let (path, file) = (self.path.clone(), name.to_owned());
+                Ok((content, Some(BundleError::TooLarge { path, file, most })))
+            }
             Some(error @ (BundleError::NoSuchFile { .. } | BundleError::Read { .. })) => Err(error),
             damaged => Ok((content, damaged)),
         }
@@ -297,7 +302,7 @@ struct Bounded<'a> {
 impl Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if (self.content.len() + bytes.len()) as u64 > self.most {
-            return Err(io::Error::other(format!("more than {} bytes", self.most)));
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.content.extend_from_slice(bytes);
         Ok(bytes.len())

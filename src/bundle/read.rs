@@ -1,16 +1,16 @@
 //! What a bundle's files say, as far as they can be read.
 
+use super::MAX_HELD;
 use super::error::BundleError;
 use super::open::Bundle;
 use crate::model::boot::BootAttempt;
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;
 use crate::model::time::Stamp;
+use bytes::Bytes;
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
 
-/// The most bytes of one file that are held in memory: a console of a day at 115200 baud is 1 GB, one of a run some MB.
-const MAX_READ: u64 = 1 << 30;
 /// The longest path in bytes, well under `PATH_MAX` (4096, limits.h).
 const MAX_PATH: usize = 1024;
 
@@ -22,7 +22,7 @@ pub struct ConsolePiece {
     /// In which boot attempt.
     pub attempt: BootAttempt,
     /// The bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// What of a journal's line is needed here.
@@ -38,11 +38,14 @@ struct Line {
 impl Bundle {
     /// The run's events, and how many lines were not understood: damaged ones, and those of a newer version.
     pub fn events(&self) -> Result<(Vec<RunEvent>, usize), BundleError> {
-        let (bytes, _) = self.read("events.jsonl", MAX_READ)?;
-        let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
-        let events: Vec<RunEvent> =
-            lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect();
-        let lost = lines.len() - events.len();
+        let (bytes, _) = self.read("events.jsonl", MAX_HELD)?;
+        let (mut events, mut lost) = (Vec::new(), 0);
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line) {
+                Ok(event) => events.push(event),
+                Err(_) => lost += 1,
+            }
+        }
         Ok((events, lost))
     }
 
@@ -54,22 +57,34 @@ impl Bundle {
         names.collect()
     }
 
-    /// A device's console in the pieces that came, each with its time.
-    pub fn console(&self, device: &DeviceId) -> Result<Vec<ConsolePiece>, BundleError> {
-        let (log, _) = self.read(&format!("console/{device}.log"), MAX_READ)?;
-        let (journal, _) = self.read(&format!("journal/{device}.jsonl"), MAX_READ)?;
-        let mut rest = log.as_slice();
+    /// A device's console in the pieces that came, each with its time, as far as it can be read; and what is wrong with it,
+    /// if anything is.
+    pub fn console(
+        &self,
+        device: &DeviceId,
+    ) -> Result<(Vec<ConsolePiece>, Option<BundleError>), BundleError> {
+        self.console_up_to(device, MAX_HELD)
+    }
+
+    pub(super) fn console_up_to(
+        &self,
+        device: &DeviceId,
+        most: u64,
+    ) -> Result<(Vec<ConsolePiece>, Option<BundleError>), BundleError> {
+        let (log, wrong) = self.read(&format!("console/{device}.log"), most)?;
+        let (journal, wrong_there) = self.read(&format!("journal/{device}.jsonl"), most)?;
+        // The pieces are parts of it, not copies.
+        let mut rest = Bytes::from(log);
         let mut pieces = Vec::new();
         let lines = journal.split(|byte| *byte == b'\n');
         for line in lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()) {
-            let (bytes, after) = rest.split_at(line.bytes.min(rest.len()));
-            rest = after;
+            let bytes = rest.split_to(line.bytes.min(rest.len()));
             let at = Stamp { boot_ns: line.boot_ns, wall_ms: line.wall_ms };
             // The offset is of the device's whole journal: what counts here is the order.
             let _ = line.console_offset;
-            pieces.push(ConsolePiece { at, attempt: BootAttempt(line.attempt), bytes: bytes.to_vec() });
+            pieces.push(ConsolePiece { at, attempt: BootAttempt(line.attempt), bytes });
         }
-        Ok(pieces)
+        Ok((pieces, wrong.or(wrong_there)))
     }
 }
 

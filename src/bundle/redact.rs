@@ -6,6 +6,7 @@
 
 mod json;
 
+use super::MAX_HELD;
 use super::error::BundleError;
 use super::open::Bundle;
 use super::pack::Packer;
@@ -104,12 +105,28 @@ impl Redaction {
     }
 }
 
-/// Writes the copy to `to`, marked as such. Answers what was hidden. A file that is damaged is left out, and told as a gap.
+/// Writes the copy to `to`, marked as such. Answers what was hidden. A file that is damaged, or too large to be looked
+/// through, is left out, and told as a gap.
 pub fn redact(bundle: &Bundle, redaction: &Redaction, to: &Path) -> Result<Redacted, BundleError> {
+    redact_up_to(bundle, redaction, to, MAX_HELD)
+}
+
+/// A file is looked through as a whole, for a key may begin and end anywhere in it: larger ones than `most` are left out.
+pub(super) fn redact_up_to(
+    bundle: &Bundle,
+    redaction: &Redaction,
+    to: &Path,
+    most: u64,
+) -> Result<Redacted, BundleError> {
     let mut packer = Packer::new(to.with_extension("spool"));
     let mut hidden = 0;
     for file in bundle.files() {
-        match bundle.read(&file.path, file.size.max(1))? {
+        if file.size > most {
+            let cause = format!("it has {} bytes, and only files of up to {most} are redacted", file.size);
+            packer.gap(&file.path, cause);
+            continue;
+        }
+        match bundle.read(&file.path, most)? {
             (mut content, None) => {
                 let is_json = file.path.ends_with(".json") || file.path.ends_with(".jsonl");
                 hidden +=

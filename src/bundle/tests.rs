@@ -56,7 +56,8 @@ fn the_first_version_is_read() {
     let about = bundle.about().unwrap();
     assert_eq!((about.run.as_str(), about.verdict), ("ping-3f9c", Some(Verdict::Passed)));
     assert_eq!(bundle.consoles(), [DeviceId::new("laptop-vm-1").unwrap()]);
-    let pieces = bundle.console(&bundle.consoles()[0]).unwrap();
+    let (pieces, wrong) = bundle.console(&bundle.consoles()[0]).unwrap();
+    assert!(wrong.is_none());
     assert_eq!(pieces.len(), 5);
     assert!(pieces[1].bytes.starts_with(b"pilab-init: start") && pieces[1].at.boot_ns == 1_002_700_000_000);
 }
@@ -178,7 +179,7 @@ fn a_redacted_copy_is_marked_and_can_be_read_like_any() {
     let (console, _) = copy.read("console/laptop-vm-1.log", 1 << 20).unwrap();
     let console = String::from_utf8(console).unwrap();
     assert!(console.contains("address xxxxxxxxxxxxxx/24"), "{console}");
-    assert_eq!(copy.console(&copy.consoles()[0]).unwrap().len(), 5);
+    assert_eq!(copy.console(&copy.consoles()[0]).unwrap().0.len(), 5);
     assert_eq!(copy.events().unwrap().0.len(), bundle.events().unwrap().0.len());
 }
 
@@ -200,6 +201,22 @@ fn why_a_file_is_missing_is_redacted_too() {
     redact(&bundle, &Redaction::new(&[]).unwrap(), &to).unwrap();
     let gaps = Bundle::open(&to).unwrap().contents().gaps;
     assert_eq!(gaps[0].cause, "cannot read /home/xxx/state from xxxxxxxxx");
+}
+
+#[test]
+fn what_is_too_large_to_be_held_is_a_gap_when_redacted_and_told_when_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = made(&dir.path().join("a.tar"), "console/lab-1.log", &[0; 5000], "x");
+    let to = dir.path().join("b.tar");
+    let redaction = Redaction::new(&[]).unwrap();
+    redact::redact_up_to(&bundle, &redaction, &to, 4999).unwrap();
+    let copy = Bundle::open(&to).unwrap().contents();
+    assert!(copy.files.is_empty() && copy.gaps.iter().any(|gap| gap.cause.contains("has 5000 bytes")));
+    redact::redact_up_to(&bundle, &redaction, &to, 5000).unwrap();
+    assert_eq!(Bundle::open(&to).unwrap().files().len(), 1);
+    let bundle = Bundle::open(&first()).unwrap();
+    let (_, wrong) = bundle.console_up_to(&bundle.consoles()[0], 16).unwrap();
+    assert!(matches!(wrong, Some(BundleError::TooLarge { most: 16, .. })), "{wrong:?}");
 }
 
 #[test]

@@ -7,13 +7,11 @@ use super::exit::Exit;
 use super::local::Local;
 use super::table::{Align, columns, printable, seconds};
 use super::ui::Ui;
+use crate::bundle::MAX_HELD;
 use crate::model::id::DeviceId;
 use crate::model::run::RunEvent;
 use crate::plan::compare::{Change, Comparison, Side, compare as differences};
 use std::collections::BTreeMap;
-
-/// The most bytes of a console that are compared.
-const MAX_CONSOLE: u64 = 256 << 20;
 
 struct Run {
     events: Vec<RunEvent>,
@@ -54,8 +52,13 @@ fn read(found: &Found, ui: Ui) -> Result<Run, CliError> {
     }
     let mut consoles = BTreeMap::new();
     for device in bundle.consoles() {
-        match bundle.read(&format!("console/{device}.log"), MAX_CONSOLE) {
-            Ok((console, _)) => drop(consoles.insert(device, console)),
+        match bundle.read(&format!("console/{device}.log"), MAX_HELD) {
+            Ok((console, wrong)) => {
+                if let Some(error) = wrong {
+                    ui.note(&printable(&format!("the console of {device} is not whole: {error}")));
+                }
+                consoles.insert(device, console);
+            }
             Err(error) => ui.note(&printable(&format!("no console of {device}: {error}"))),
         }
     }

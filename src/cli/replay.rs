@@ -46,7 +46,10 @@ pub(super) fn rows(bundle: &Bundle, ui: Ui) -> Result<(Vec<RunEvent>, Vec<Row>),
     let mut rows: Vec<Row> = events.iter().filter_map(timeline::row).collect();
     for device in bundle.consoles() {
         match bundle.console(&device) {
-            Ok(pieces) => {
+            Ok((pieces, wrong)) => {
+                if let Some(error) = wrong {
+                    ui.note(&printable(&format!("the console of {device} is not whole: {error}")));
+                }
                 let mut lines = Lines::new(device);
                 for piece in pieces {
                     rows.extend(lines.push(piece.at, &piece.bytes));

@@ -100,8 +100,9 @@ async fn a_bundle_is_whole_when_the_disk_takes_it_and_old_ones_go() {
         let bundle = written(&bundles, run, journal.clone(), to.path()).await;
         assert!(bundle.is_whole() && gaps(&bundle).is_empty(), "{:?}", bundle.contents());
         assert!(bundle.check().iter().all(|(_, condition)| *condition == bundle::Condition::Whole));
-        let console = bundle.console(&DeviceId::new("lab-1").unwrap()).unwrap();
-        assert_eq!(console[0].bytes, b"Linux version 6\nup\n");
+        let (console, wrong) = bundle.console(&DeviceId::new("lab-1").unwrap()).unwrap();
+        assert!(wrong.is_none());
+        assert_eq!(console[0].bytes, &b"Linux version 6\nup\n"[..]);
         let about = bundle.about().unwrap();
         assert_eq!((about.run.as_str(), about.lab.unwrap().as_str()), (run, "lab"));
     }
