@@ -5,6 +5,7 @@ use super::office::LayerSent;
 use super::pi_boot::PiFiles;
 use super::tftp::content::Refusal;
 use super::tftp::event::{Abort, FileEvent, FileProgress, Refused};
+use super::tftp::table::FRAME_BLOCK;
 use crate::model::id::DeviceId;
 use crate::model::netboot::NetbootFact;
 use std::time::Duration;
@@ -75,7 +76,10 @@ pub fn of_file(event: &FileEvent, files: &PiFiles) -> Option<(Whose, NetbootFact
             NetbootFact::FileDone { path, bytes: *bytes, took: seconds(*took) }
         }
         FileProgress::Aborted { bytes, took, cause } => match cause {
-            Abort::Client { code: 0, .. } => NetbootFact::FileProbed { path },
+            // A board looks whether a file is there, and ends it at once: whoever has had more has given it up.
+            Abort::Client { code: 0, .. } if *bytes <= u64::from(FRAME_BLOCK) => {
+                NetbootFact::FileProbed { path }
+            }
             // EDK2 asks how long it is, and then refuses the options that told it ("User aborted the transfer").
             Abort::Client { code: 8, .. } if *bytes == 0 => NetbootFact::FileProbed { path },
             Abort::Stalled => NetbootFact::FileStalled { path, bytes: *bytes, took: seconds(*took) },
@@ -150,11 +154,17 @@ mod tests {
         let fact = NetbootFact::FileDone { path: "a".to_owned(), bytes: 7, took: 1.5 };
         assert_eq!(tell(1, "00000001/a", done), Some((one.clone(), fact)));
         let aborted = |cause| FileProgress::Aborted { bytes: 0, took, cause };
-        let probe = aborted(Abort::Client { code: 0, message: "Early terminate".to_owned() });
+        let early = || Abort::Client { code: 0, message: "Early terminate".to_owned() };
+        let probe = aborted(early());
         assert_eq!(
             tell(1, "00000001/a", probe),
             Some((one.clone(), NetbootFact::FileProbed { path: "a".to_owned() }))
         );
+        let looks = FileProgress::Aborted { bytes: 1468, took, cause: early() };
+        assert!(matches!(tell(1, "00000001/a", looks).unwrap().1, NetbootFact::FileProbed { .. }));
+        let given_up = FileProgress::Aborted { bytes: 40_000_000, took, cause: early() };
+        let fact = tell(1, "00000001/a", given_up).unwrap().1;
+        assert!(matches!(fact, NetbootFact::FileAborted { bytes: 40_000_000, .. }), "{fact:?}");
         let of_uefi = || Abort::Client { code: 8, message: "User aborted the transfer".to_owned() };
         let fact = tell(1, "00000001/a", aborted(of_uefi())).unwrap().1;
         assert!(matches!(fact, NetbootFact::FileProbed { .. }), "{fact:?}");

@@ -39,11 +39,14 @@ pub struct Limits {
     pub patience: Patience,
 }
 
+/// The longest block that fits an Ethernet frame: 1500 bytes without 20 of IPv4, 8 of UDP and 4 of TFTP.
+pub const FRAME_BLOCK: u16 = 1468;
+
 impl Default for Limits {
-    /// 256 transfers, 8 and 100 requests a second for each address, and blocks that fit an Ethernet frame:
-    /// 1500 bytes without 20 of IPv4, 8 of UDP and 4 of TFTP.
+    /// 256 transfers, 8 and 100 requests a second for each address, and blocks that fit an Ethernet frame.
     fn default() -> Self {
-        Self { transfers: 256, per_address: 8, requests: 100, max_block: 1468, patience: Patience::default() }
+        let (max_block, patience) = (FRAME_BLOCK, Patience::default());
+        Self { transfers: 256, per_address: 8, requests: 100, max_block, patience }
     }
 }
 
