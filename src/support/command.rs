@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::OsString;
 use std::io;
 use std::pin::pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdout};
@@ -163,6 +163,11 @@ impl Command {
         }
     }
 
+    /// Runs it to the end, and answers how it ended with all that it wrote, whether it ended well or not.
+    pub async fn ended(&self) -> Result<Output, CommandError> {
+        self.in_time(&mut self.spawn()?).await
+    }
+
     /// Runs it to the end and answers its standard output.
     pub async fn output(&self) -> Result<Vec<u8>, CommandError> {
         self.outcome(&mut self.spawn()?).await
@@ -190,9 +195,7 @@ impl Command {
 
     /// What it wrote, if it ended well and in time.
     async fn outcome(&self, running: &mut Running) -> Result<Vec<u8>, CommandError> {
-        let ended = timeout(self.timeout, self.collect(running)).await;
-        let (status, stdout, stderr) =
-            ended.map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })??;
+        let Output { status, stdout, stderr } = self.in_time(running).await?;
         if status.success() {
             return Ok(stdout);
         }
@@ -201,8 +204,13 @@ impl Command {
         Err(CommandError::Failed { line: self.line(), status, stderr })
     }
 
+    async fn in_time(&self, running: &mut Running) -> Result<Output, CommandError> {
+        let ended = timeout(self.timeout, self.collect(running)).await;
+        ended.map_err(|_| CommandError::TimedOut { line: self.line(), timeout: self.timeout })?
+    }
+
     /// How it ended, and all it wrote.
-    async fn collect(&self, running: &mut Running) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), CommandError> {
+    async fn collect(&self, running: &mut Running) -> Result<Output, CommandError> {
         let Running { child, stdout, stderr, .. } = running;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let status = {
@@ -222,7 +230,7 @@ impl Command {
             };
             status.map_err(|source| self.start_error(source))?
         };
-        Ok((status, out, err))
+        Ok(Output { status, stdout: out, stderr: err })
     }
 
     async fn read(

@@ -83,7 +83,7 @@ impl Drop for Bench {
 
 fn release_by(login: PathBuf, lease: LeaseId) -> Result<(), TestingError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| TestingError::Program { source })?;
+    let runtime = runtime.map_err(|source| TestingError::Runtime { source })?;
     runtime.block_on(async {
         let lab = Lab::open(&login).await?;
         lab.ask(RELEASE, &LeaseRef { lease }, ANSWER).await

@@ -27,6 +27,10 @@ const SWITCH: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(100);
 /// How much of a console an error quotes, in characters.
 const QUOTED: usize = 200;
+/// How long a program on the device may take, where nothing else is said.
+const EXEC: Duration = Duration::from_secs(300);
+/// The most bytes that are taken of each of its streams: a test's memory is not a device's to fill.
+const MAX_OUTPUT: u64 = 16 << 20;
 
 /// A device that the test holds.
 #[derive(Debug, Clone, Copy)]
@@ -212,18 +216,27 @@ impl<'a> Device<'a> {
     }
 
     /// Runs a program on it by `pilab ssh`, where it can be entered so. The program `pilab` is that of `PILAB_BIN`, else of
-    /// `PATH`. The command is a shell's line on the device, as with ssh.
+    /// `PATH`. The command is a shell's line on the device, as with ssh. It may take 5 minutes, and write 16 MiB.
     pub async fn exec(&self, command: &str) -> Result<Output, TestingError> {
+        self.exec_within(command, EXEC).await
+    }
+
+    /// The same for one that may take as long as this.
+    pub async fn exec_within(&self, command: &str, within: Duration) -> Result<Output, TestingError> {
         let program = std::env::var("PILAB_BIN").unwrap_or_else(|_| "pilab".to_owned());
         let login = self.lab.login().to_string_lossy().into_owned();
         let ssh = Command::new(program).args(["ssh", self.id.as_str(), "--login", &login, "--", command]);
-        let output = ssh.build().output().await.map_err(|source| TestingError::Program { source })?;
-        Ok(Output {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        run(ssh, within).await
     }
+}
+
+async fn run(ssh: Command, within: Duration) -> Result<Output, TestingError> {
+    let output = ssh.timeout(within).limit(MAX_OUTPUT).ended().await?;
+    Ok(Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 /// A pause, or at the deadline what was awaited and what was seen.
@@ -238,4 +251,21 @@ async fn wait(
     }
     sleep(LOOK).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::command::CommandError;
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_or_writes_without_end_is_an_error_and_one_that_fails_is_not() {
+        let shell = |line: &str, within| run(Command::new("sh").args(["-c", line]), within);
+        let hangs = shell("exec sleep 1000", Duration::from_millis(10)).await;
+        assert!(matches!(hangs, Err(TestingError::Program(CommandError::TimedOut { .. }))), "{hangs:?}");
+        let floods = shell("exec yes", EXEC).await;
+        assert!(matches!(floods, Err(TestingError::Program(CommandError::TooMuch { .. }))), "{floods:?}");
+        let fails = shell("echo out; echo err >&2; exit 3", EXEC).await.unwrap();
+        assert_eq!(fails, Output { code: Some(3), stdout: "out\n".to_owned(), stderr: "err\n".to_owned() });
+    }
 }

@@ -4,6 +4,7 @@ use crate::bus::error::BusError;
 use crate::config::error::ConfigError;
 use crate::model::boot::BootStage;
 use crate::model::id::DeviceId;
+use crate::support::command::CommandError;
 use std::time::Duration;
 
 /// A test cannot use the lab, or its device did not do what was awaited.
@@ -80,9 +81,13 @@ pub enum TestingError {
     /// A name that the lab would refuse.
     #[error("{0}")]
     Name(String),
-    /// The program `pilab` cannot be run: it is looked for in `PATH`, or where `PILAB_BIN` says.
-    #[error("cannot run pilab ssh")]
-    Program {
+    /// A program was not run on the device to its end: `pilab`, which is looked for in `PATH` or where `PILAB_BIN` says, is
+    /// not there, or it took too long, or wrote too much.
+    #[error("cannot run a program by pilab ssh")]
+    Program(#[from] CommandError),
+    /// No thread of its own can be had to give the devices back from.
+    #[error("cannot start a runtime to give the devices back")]
+    Runtime {
         /// Why.
         source: std::io::Error,
     },
