@@ -244,6 +244,8 @@ fn next(
 /// What came before counts no more.
 fn forget(trust: &mut Trust) {
     trust.findings.iter_mut().for_each(|finding| finding.past = true);
+    // None counts any more, so all of them are among the others.
+    bound(&mut trust.findings, 0);
     trust.clean = 0;
 }
 

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Answers [`VmError::NotEnabled`].
-#[expect(clippy::unused_async, reason = "the same function as in a build with libvirt")]
 pub async fn look(_options: &HostOptions, _archs: &BTreeSet<Arch>) -> Result<Seen, VmError> {
     Err(VmError::NotEnabled)
 }

@@ -217,6 +217,16 @@ fn counted(rated: &Rated) -> BTreeMap<bool, usize> {
     counted
 }
 
+#[test]
+fn no_more_is_kept_than_that_when_all_of_it_becomes_the_past() {
+    let mut rated = Rated::new();
+    for letter in format!("DTD{}{}", "F".repeat(OTHERS), ".".repeat(30)).chars() {
+        rated.takes(verdict(letter));
+        assert!(counted(&rated).get(&false) <= Some(&OTHERS), "{:?}", rated.health);
+    }
+    assert_eq!(rated.health, Health::Good, "it has been quarantined and is back");
+}
+
 proptest! {
     #[test]
     fn no_single_run_takes_a_device_out_and_no_clean_run_makes_it_worse(verdicts in "[.FDTL]{0,60}") {
