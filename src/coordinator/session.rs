@@ -208,10 +208,10 @@ impl Session {
     }
 }
 
-/// What breaks from now on: what broke before was mended, or is seen again. But what nobody mends is seen by all.
+/// What breaks from now on: what broke before was mended, or is seen again. But what lasts is seen by all.
 fn from_now(broke: &watch::Receiver<Broken>) -> watch::Receiver<Broken> {
     let mut broke = broke.clone();
-    if broke.borrow_and_update().for_good {
+    if broke.borrow_and_update().lasting {
         broke.mark_changed();
     }
     broke
@@ -277,9 +277,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_broken_for_good_is_seen_by_whoever_comes() {
+    async fn what_stays_broken_is_seen_by_whoever_comes() {
         let (told, broke) = watch::channel(Broken::default());
-        let broken = |for_good| Broken { cause: "it ended".to_owned(), for_good };
+        let broken = |lasting| Broken { cause: "it ended".to_owned(), lasting };
         told.send_replace(broken(false));
         let mut between = from_now(&broke);
         assert!(!between.has_changed().unwrap(), "it was mended");

@@ -47,8 +47,8 @@ pub enum PortError {
 pub struct Broken {
     /// One line.
     pub cause: String,
-    /// Nobody mends it: whoever comes finds it broken.
-    pub for_good: bool,
+    /// It could not be mended so far: whoever comes finds it broken.
+    pub lasting: bool,
 }
 
 /// The power switch of one device.
