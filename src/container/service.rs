@@ -188,6 +188,8 @@ pub(super) async fn end_left_over(socket: &Path) -> Result<(), ContainerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::command::Command;
+    use crate::support::skip::skip;
 
     #[test]
     fn who_has_lived_for_long_begins_anew() {
@@ -204,15 +206,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (images, socket) = (dir.path().join("images"), dir.path().join("socket"));
         fs::create_dir(&images).unwrap();
-        let podman = Podman::create(&dir.path().join("podman"), &dir.path().join("run"), &images);
-        let started = match podman {
-            Ok(podman) => Service::start(podman, dir.path().join("log"), socket.clone()).await,
-            Err(error) => Err(error),
-        };
-        let service = match started {
-            Ok(service) => service,
-            Err(error) => return eprintln!("skipped: {}", Chain(&error)),
-        };
+        if Command::new("podman").arg("--version").output().await.is_err() {
+            return skip("podman", "podman is not installed");
+        }
+        let podman = Podman::create(&dir.path().join("podman"), &dir.path().join("run"), &images).unwrap();
+        let service = Service::start(podman, dir.path().join("log"), socket.clone()).await.unwrap();
         let mut broke = service.broke();
         // It may be killed before its start is over, which counts as well.
         let given_up = async {

@@ -270,6 +270,7 @@ mod tests {
     use super::*;
     use crate::image::Pruned;
     use crate::support::command::Command;
+    use crate::support::skip::skip;
     use tempfile::TempDir;
 
     /// A store that has a base root already, a small one, so that a build takes a second.
@@ -280,18 +281,11 @@ mod tests {
         dir: TempDir,
     }
 
-    /// Says why a test cannot run here; fails instead where `PILAB_REQUIRE` names `vm`.
-    fn skip(why: &str) {
-        let required = std::env::var("PILAB_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|level| level == "vm"), "PILAB_REQUIRE has vm, but {why}");
-        eprintln!("skipped: {why}");
-    }
-
     impl Small {
         /// None, with the reason printed, where there is no mksquashfs.
         async fn new(store: Option<&Path>) -> Option<Self> {
             if Command::new("mksquashfs").arg("-version").build().output().await.is_err() {
-                skip("mksquashfs is not installed");
+                skip("vm", "mksquashfs is not installed");
                 return None;
             }
             let dir = tempfile::tempdir().unwrap();
@@ -459,7 +453,7 @@ mod tests {
         let path = mount.path().to_string_lossy().into_owned();
         let tmpfs = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs", &path]);
         if tmpfs.output().await.is_err() {
-            return skip("only root can mount a small disk");
+            return skip("vm", "only root can mount a small disk");
         }
         let result = async {
             let mut small = Small::new(Some(mount.path())).await?;

@@ -14,5 +14,7 @@ pub mod notify;
 #[cfg(feature = "coordinator")]
 pub mod segment;
 pub mod shutdown;
+#[cfg(test)]
+pub mod skip;
 #[cfg(feature = "coordinator")]
 pub mod term;

@@ -56,6 +56,7 @@ fn ids(label: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::skip::skip;
     use std::os::unix::fs::MetadataExt;
 
     #[tokio::test]
@@ -65,8 +66,7 @@ mod tests {
         fs::write(&path, "what the last holder has left").unwrap();
         match make(&path, 64, None).await {
             Err(VmError::DataDisk { source, .. }) if source.to_string().contains("not installed") => {
-                eprintln!("skipped: no mkfs.ext4");
-                return;
+                return skip("vm", "mkfs.ext4 is not installed");
             }
             made => made.unwrap(),
         }
