@@ -7,7 +7,7 @@ use super::runner::{Kept, Runner};
 use super::runs::RunRecord;
 use super::service::{Run, Shared};
 use crate::model::id::{RunId, UserName};
-use crate::model::run::RunEvent;
+use crate::model::run::{RunEvent, RunFact};
 use crate::plan::lease::Caller;
 use crate::support::chain::Chain;
 use crate::support::clock;
@@ -63,7 +63,7 @@ impl Shared {
     /// The log of a run of which these events are known. From now on it is answered about.
     pub(super) fn restore(&self, record: &RunRecord, events: Vec<RunEvent>) -> Arc<RunLog> {
         let (run, owner) = (record.run.clone(), record.owner.clone());
-        let kept = self.kept_runs.keep(&run, &events);
+        let kept = self.kept_runs.keep(&run, events.len());
         let log = RunLog::new(self.parts.lab.clone(), run.clone(), self.parts.bus.clone(), kept, events);
         let log = Arc::new(log);
         lock(&self.runs).insert(run, Run { owner, log: Some(Arc::clone(&log)) });
@@ -128,10 +128,7 @@ impl Shared {
         }
         let (runs, run) = (Arc::clone(&self.kept_runs), asked.run.clone());
         let events = tokio::task::spawn_blocking(move || runs.events(&run)).await.unwrap_or_default();
-        if events.is_empty() {
-            return Err(no_run(&asked.run));
-        }
-        Ok(EventsPage { events: log::page(&events, asked.from) })
+        kept_page(&asked.run, &events, asked.from)
     }
 
     fn log(&self, run: &RunId) -> Option<Arc<RunLog>> {
@@ -174,6 +171,20 @@ fn no_run(run: &RunId) -> Refusal {
     Refusal::new(format!("there is no run {run}"))
 }
 
+/// Of the events that are kept of a run which is not under way, those from number `from`. Where its end is missing there will
+/// be none: whoever waits for it is told so.
+fn kept_page(run: &RunId, events: &[RunEvent], from: u64) -> Result<EventsPage, Refusal> {
+    let Some(last) = events.last() else { return Err(no_run(run)) };
+    let page = log::page(events, from);
+    if page.is_empty() && !matches!(last.fact, RunFact::Ended { .. }) {
+        return Err(Refusal::hinted(
+            format!("the events of run {run} end with number {}, before its end", last.seq),
+            "its bundle may have more",
+        ));
+    }
+    Ok(EventsPage { events: page })
+}
+
 /// Refuses one more run of a user's beside those that are under way, by their owners.
 fn room<'a>(under_way: impl Iterator<Item = &'a UserName>, user: &UserName) -> Result<(), Refusal> {
     if under_way.filter(|owner| *owner == user).count() < MAX_UNDER_WAY {
@@ -188,6 +199,19 @@ fn room<'a>(under_way: impl Iterator<Item = &'a UserName>, user: &UserName) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_for_an_end_that_is_not_kept_is_told() {
+        let lines = include_str!("../../tests/fixtures/run-passed.jsonl").lines();
+        let events: Vec<RunEvent> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        let run = &events[0].run;
+        let page = |known: usize, from| kept_page(run, &events[..known], from).map(|page| page.events.len());
+        let all = events.len();
+        assert_eq!((page(all, 0).ok(), page(all, all as u64).ok()), (Some(all), Some(0)));
+        assert_eq!(page(3, 1).ok(), Some(2), "what there is comes first");
+        assert!(page(3, 3).unwrap_err().error.contains("end with number 2"));
+        assert!(page(0, 0).unwrap_err().error.contains("there is no run"));
+    }
 
     #[test]
     fn whoever_has_many_runs_is_in_nobody_s_way() {

@@ -14,7 +14,7 @@ use crate::wire::subject;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,19 +152,16 @@ impl Runs {
             return Vec::new();
         }
         let bytes = fs::read(&path).unwrap_or_default();
-        let events = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        // Numbered without holes, or else what follows the hole cannot be told to anybody.
-        let events = events.enumerate().take_while(|(at, event): &(usize, RunEvent)| event.seq == *at as u64);
-        events.map(|(_, event)| event).collect()
+        whole(&bytes).map(|(event, _)| event).collect()
     }
 
     /// Where the events of a run are kept from now on; `known` of them are there already, and what follows those is cut off.
-    pub(super) fn keep(&self, run: &RunId, known: &[RunEvent]) -> Kept {
+    pub(super) fn keep(&self, run: &RunId, known: usize) -> Kept {
         let path = self.path(run);
         let open = || {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-            let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-            file.set_len(known.iter().map(|event| line(event).len() as u64).sum())?;
+            let mut file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(&path)?;
+            cut(&mut file, known)?;
             io::Result::Ok(file)
         };
         let file = open().inspect_err(|error| {
@@ -180,6 +177,27 @@ impl Runs {
         let spared: BTreeSet<PathBuf> = under_way.iter().map(|run| self.path(run)).collect();
         prune(&self.dir, MAX_FILES, &spared);
     }
+}
+
+/// The events that a file holds, each with where it ends. They are numbered without holes and each line is ended: what
+/// follows another cannot be told to anybody.
+fn whole(bytes: &[u8]) -> impl Iterator<Item = (RunEvent, usize)> {
+    let mut end = 0;
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate();
+    lines.map_while(move |(at, line)| {
+        let event: RunEvent = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
+        end += line.len();
+        (event.seq == at as u64).then_some((event, end))
+    })
+}
+
+/// Leaves the first `known` events. Where they end, the file says: an event that was read and is written again can be of
+/// another length, since its numbers do not all come back to the last digit (30.682863910000002 s becomes 30.68286391).
+fn cut(file: &mut File, known: usize) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    file.take(MAX_EVENTS).read_to_end(&mut bytes)?;
+    let end = known.checked_sub(1).and_then(|last| whole(&bytes).nth(last));
+    file.set_len(end.map_or(0, |(_, end)| end as u64))
 }
 
 /// Removes all but the newest `most` files in `dir`, beside those that are spared.
@@ -302,5 +320,24 @@ mod tests {
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn a_file_is_cut_where_its_own_lines_end() {
+        let text = include_str!("../../tests/fixtures/run-passed.jsonl");
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        // They are longer than what is written of the same events.
+        let written = [lines[0], lines[1], lines[2], "{\"run\": \"half"].concat();
+        for (known, left) in [(0, 0), (1, lines[0].len()), (3, lines[..3].concat().len())] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(written.as_bytes()).unwrap();
+            cut(&mut File::options().read(true).append(true).open(file.path()).unwrap(), known).unwrap();
+            assert_eq!(fs::read(file.path()).unwrap(), written.as_bytes()[..left], "{known}");
+        }
+        assert_eq!(whole(written.as_bytes()).count(), 3, "what was being written is no event");
+        let unended = text.strip_suffix('\n').unwrap();
+        assert_eq!(whole(unended.as_bytes()).count() + 1, whole(text.as_bytes()).count());
+        let holed = [lines[0], lines[2]].concat();
+        assert_eq!(whole(holed.as_bytes()).count(), 1);
     }
 }
