@@ -75,6 +75,11 @@ pub fn gateway(network: &str) -> Option<Ipv4Addr> {
     tokens(network).iter().find_map(|token| token.attribute("ip", "address")?.parse().ok())
 }
 
+/// The bridge of a network, from the network's description.
+pub fn bridge(network: &str) -> Option<String> {
+    tokens(network).iter().find_map(|token| token.attribute("bridge", "name").map(str::to_owned))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

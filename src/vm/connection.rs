@@ -30,6 +30,11 @@ impl Connection {
         Self { uri: uri.into(), open: Arc::default() }
     }
 
+    /// Whether libvirt's QEMU runs on this machine (no host in `qemu:///system`), beside this process.
+    pub(super) fn is_local(&self) -> bool {
+        self.uri.starts_with("qemu:///")
+    }
+
     /// Runs `call` with an open connection. When the connection turns out to be lost, `call` is tried
     /// once more on a new one, so it must bear being run twice. The thread of one that is not answered in time stays until it is.
     pub(super) async fn call<T, F>(&self, operation: impl Into<String>, call: F) -> Result<T, VmError>

@@ -58,6 +58,16 @@ pub enum VmError {
         /// Its name.
         network: String,
     },
+    /// The network's bridge was removed from this machine, and libvirt still calls it active.
+    #[error(
+        "the bridge {bridge} of libvirt's network {network} is not there, though libvirt calls the network active"
+    )]
+    NoBridge {
+        /// The network.
+        network: String,
+        /// Its bridge.
+        bridge: String,
+    },
     /// There is no emulator for the architecture.
     #[error("qemu-system-{arch} is not installed, or libvirt does not know of it")]
     NoEmulator {
@@ -167,6 +177,9 @@ impl VmError {
                 "see `virsh net-list --all`; `virsh net-start {network}` starts it; without `network` in the lab file the lab makes one of its own, `pilab`"
             ),
             Self::NoGateway { .. } => "choose a network of mode nat or route with an IPv4 address".to_owned(),
+            Self::NoBridge { network, .. } => format!(
+                "`virsh net-destroy {network} && virsh net-start {network}` makes it anew; machines that hang on it are cut off already"
+            ),
             Self::NoEmulator { arch, .. } => {
                 let package = match arch {
                     Arch::Aarch64 => "qemu-system-arm",

@@ -3,10 +3,10 @@
 use super::capabilities::{self, Accelerator, GuestSupport};
 use super::connection::Connection;
 use super::device::VmDevice;
-use super::domain::{self, NAMESPACE, Owner};
+use super::domain::{NAMESPACE, Owner};
 use super::error::VmError;
 use super::parts::Parts;
-use super::{HostOptions, NETWORK, VmSpec, naming};
+use super::{HostOptions, VmSpec, naming, network};
 use crate::model::device::Arch;
 use crate::support::lock::lock;
 use std::collections::BTreeSet;
@@ -20,11 +20,7 @@ use tokio::sync::Semaphore;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
-use virt::network::Network;
 use virt::sys::{VIR_CONNECT_LIST_DOMAINS_ACTIVE, VIR_DOMAIN_METADATA_ELEMENT};
-
-/// 192.168.x.0/24, for the network that is made here.
-const NETWORK_RANGES: std::ops::RangeInclusive<u8> = 171..=190;
 
 /// The directory of the consoles may be entered by all: QEMU runs as another user. What is made in it is of its own
 /// group: libvirt, as root, makes the sockets for its user and group, and a coordinator need not be root to connect.
@@ -46,14 +42,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// Connects, and starts the network when it is not active; [`NETWORK`] is made when it is missing.
+    /// Connects, and makes the network ready.
     pub async fn connect(options: HostOptions) -> Result<Self, VmError> {
         let connection = Connection::new(&options.uri);
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let system = options.uri.ends_with("/system");
         let qemu_user = system.then(|| capabilities::qemu_user(&passwd)).flatten();
-        let gateway = gateway(&connection, &options.network).await?;
+        let gateway = network::ready(&connection, &options.network).await?;
         make_run_dir(&options.run_dir)
             .map_err(|source| VmError::RunDir { path: options.run_dir.clone(), source })?;
         let (devices, saving) = (Mutex::default(), Arc::new(Semaphore::new(1)));
@@ -185,41 +181,6 @@ pub(super) async fn support(
     Err(VmError::NoEmulator { arch, source: said })
 }
 
-/// The host's address on the network, which is started when it is not active.
-async fn gateway(connection: &Connection, name: &str) -> Result<Ipv4Addr, VmError> {
-    let network = name.to_owned();
-    let read = move |connect: &Connect| {
-        let network = match Network::lookup_by_name(connect, &network) {
-            Err(error) if error.code() == ErrorNumber::NoNetwork && network == NETWORK => {
-                make_network(connect)?
-            }
-            found => found?,
-        };
-        if !network.is_active()? {
-            network.create()?;
-        }
-        network.get_xml_desc(0)
-    };
-    let xml = connection.call("read the network", read).await.map_err(|error| match error {
-        VmError::Call { source, .. } => VmError::Network { network: name.to_owned(), source },
-        other => other,
-    })?;
-    capabilities::gateway(&xml).ok_or_else(|| VmError::NoGateway { network: name.to_owned() })
-}
-
-/// Makes [`NETWORK`], with the first of its address ranges that nobody has here. It is there until the host restarts.
-fn make_network(connect: &Connect) -> Result<Network, Error> {
-    let mut made = Err(Error::last_error());
-    for third in NETWORK_RANGES {
-        made = Network::create_xml(connect, &domain::network(NETWORK, third));
-        if made.is_ok() {
-            break;
-        }
-    }
-    // Another process may have been faster.
-    made.or_else(|error| Network::lookup_by_name(connect, NETWORK).map_err(|_| error))
-}
-
 fn make_run_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -285,6 +246,7 @@ pub(super) fn is_gone(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NETWORK;
     use super::*;
     use crate::model::id::DeviceId;
     use rustix::fs::{FlockOperation, flock};

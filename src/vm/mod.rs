@@ -43,6 +43,8 @@ mod host;
 #[cfg(feature = "vm")]
 mod look;
 #[cfg(feature = "vm")]
+mod network;
+#[cfg(feature = "vm")]
 mod parts;
 #[cfg(feature = "vm")]
 mod wake;
@@ -89,7 +91,7 @@ pub struct HostOptions {
     pub uri: String,
     /// The libvirt network that guests are on. Its gateway is the coordinator's address for them.
     pub network: String,
-    /// Where console sockets lie: made with mode 0711 when missing. Short: a socket's path has at most
+    /// Where console sockets lie: made with mode 2711 when missing. Short: a socket's path has at most
     /// [`naming::MAX_SOCKET_PATH`] bytes.
     pub run_dir: PathBuf,
     /// Tells this coordinator's domains from those of others on the host.

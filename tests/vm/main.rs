@@ -6,6 +6,7 @@ mod damage;
 mod guest;
 mod image;
 mod lifecycle;
+mod network;
 mod pilab;
 mod remote;
 mod runs;
