@@ -7,7 +7,7 @@ use super::steps::GRACE;
 use crate::device::ports::BootOffer;
 use crate::device::{BootRequest, TicketRequest};
 use crate::model::boot::BootAttempt;
-use crate::model::identity::{IDENTITY_VERSION, Identity, file};
+use crate::model::identity::{IDENTITY_VERSION, Identity, Mark, file};
 use crate::model::run::{Fault, FaultKind};
 use crate::plan::warm::Start;
 use crate::support::chain::Chain;
@@ -86,6 +86,7 @@ impl Session {
         let (device, nats_url, creds) = (seat.id().clone(), seat.gate.url(), credentials.creds.clone());
         let authorized = client_key.public;
         let host_key_public = host_key.public.clone();
+        let mark = Mark::from_random(rand::random());
         let files = move |attempt| {
             let identity = Identity { version: IDENTITY_VERSION, device, attempt, nats_url };
             // A struct of strings and numbers always has a JSON form.
@@ -95,6 +96,7 @@ impl Session {
                 (file::NATS_CREDS.to_owned(), creds.into_bytes()),
                 (file::SSH_HOST_KEY.to_owned(), host_key.private.into_bytes()),
                 (file::AUTHORIZED_KEYS.to_owned(), format!("{}\n", authorized.trim()).into_bytes()),
+                (file::MARK.to_owned(), format!("{mark}\n").into_bytes()),
             ]
         };
         let offer = BootOffer {
@@ -112,6 +114,7 @@ impl Session {
             window: self.boot_timeout,
             host_key_public,
             client_key_private: client_key.private,
+            mark,
             files: Box::new(files),
         };
         let request = BootRequest { image_id: image.id.clone(), offer, ticket: Some(ticket) };

@@ -1,22 +1,33 @@
 //! Serial cables that lead to another board than the lab file says.
 //!
-//! Each boot of an image of ours says on its console which device it is, as its ticket told it. What a console means that shows
-//! another device's name, `plan::cables` decides: the name alone proves nothing, for whoever holds a device can print any.
-//! Both are quarantined until somebody has looked.
+//! Each boot of an image of ours says on its console which device it is, and the mark that its ticket brought it. A name proves
+//! nothing, for whoever holds a device can print any, and whoever reads a console can print what it has said. But nobody knows a
+//! board's mark before a console has said it: one that is said first by another console than the board's own shows whose that
+//! console is. Both are quarantined until somebody has looked.
 
 use super::lending::Lending;
-use crate::console::Stages;
 use crate::device::DeviceHandle;
 use crate::model::boot::BootStage;
 use crate::model::device::Backend;
 use crate::model::event::Event;
 use crate::model::health::Health;
 use crate::model::id::DeviceId;
-use crate::plan::cables::{Named, Ruling, judge};
+use crate::model::identity::Mark;
 use crate::support::chain::Chain;
-use crate::support::clock;
+use crate::support::lock::lock;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::timeout;
+
+/// How long what a console shows may take until it is known here.
+const LAG: Duration = Duration::from_secs(10);
+
+/// Who a console says that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Said {
+    device: DeviceId,
+    mark: Mark,
+}
 
 /// Whether it is a board: other devices have no serial cable.
 pub(super) fn has_cable(device: &DeviceHandle) -> bool {
@@ -31,25 +42,27 @@ pub(super) async fn watch(lending: Arc<Lending>, device: DeviceHandle) {
         let ticket = {
             let stages = stages.borrow_and_update();
             let ticket = stages.get(BootStage::Ticket).filter(|ticket| Some(ticket.offset) != seen);
-            ticket.map(|ticket| (ticket.offset, stages.attempt, shown(&ticket.line)))
+            ticket.map(|ticket| (ticket.offset, stages.attempt, said(&ticket.line)))
         };
-        if let Some((offset, attempt, shown)) = ticket {
+        if let Some((offset, attempt, said)) = ticket {
             seen = Some(offset);
-            if let Some(shown) = shown.filter(|shown| *shown != own)
-                && is_of(&lending, &shown).await
-            {
-                let crossed = Event::CablesCrossed { shows: shown.to_string() };
-                if let Err(error) = device.journal().event(attempt, crossed).await {
-                    tracing::warn!(device = %own, error = %Chain(&error), "the journal was not written");
+            match said {
+                Some(said) if said.device == own => {
+                    lock(&lending.straight).insert(own.clone(), said.mark);
                 }
-                let cause = format!("its console shows {shown}: serial cables are crossed");
-                quarantine(&lending, &own, cause).await;
-                quarantine(
-                    &lending,
-                    &shown,
-                    format!("the console of {own} shows it: serial cables are crossed"),
-                )
-                .await;
+                Some(said) if is_of(&lending, &said).await => {
+                    let shown = said.device;
+                    let crossed = Event::CablesCrossed { shows: shown.to_string() };
+                    if let Err(error) = device.journal().event(attempt, crossed).await {
+                        tracing::warn!(device = %own, error = %Chain(&error), "the journal was not written");
+                    }
+                    let cause = format!("its console shows {shown}: serial cables are crossed");
+                    quarantine(&lending, &own, cause).await;
+                    let cause = format!("the console of {own} shows it: serial cables are crossed");
+                    quarantine(&lending, &shown, cause).await;
+                }
+                // It prints what it likes.
+                _ => {}
             }
         }
         if stages.changed().await.is_err() {
@@ -58,43 +71,32 @@ pub(super) async fn watch(lending: Arc<Lending>, device: DeviceHandle) {
     }
 }
 
-/// The device that the line of [`BootStage::Ticket`] names, if it names one.
-fn shown(line: &str) -> Option<DeviceId> {
-    let (_, name) = line.split_once("pilab: ticket ok ")?;
-    DeviceId::new(name.split_whitespace().next()?).ok()
+/// What the line of [`BootStage::Ticket`] says, if it says who it is.
+fn said(line: &str) -> Option<Said> {
+    let (_, words) = line.split_once("pilab: ticket ok ")?;
+    let mut words = words.split_whitespace();
+    Some(Said { device: DeviceId::new(words.next()?).ok()?, mark: words.next()?.parse().ok()? })
 }
 
-/// Whose name a console shows.
-fn names(stages: &Stages) -> Option<DeviceId> {
-    shown(&stages.get(BootStage::Ticket)?.line)
-}
-
-/// Whether a console that shows this device now is the device's.
-async fn is_of(lending: &Lending, id: &DeviceId) -> bool {
-    let line_ns = clock::stamp().boot_ns;
-    let Some(device) = lending.device(id).filter(|device| has_cable(&device.handle)) else { return false };
-    let (mut state, mut stages) = (device.handle.state(), device.handle.console().stages());
-    loop {
-        let ticket_ns = state.borrow_and_update().arrived_at.map(|at| at.boot_ns);
-        let shows = names(&stages.borrow_and_update());
-        let named = Named { id, ticket_ns, shows: shows.as_ref() };
-        let left = match judge(line_ns, &named, clock::stamp().boot_ns) {
-            Ruling::Crossed => return true,
-            Ruling::Straight => return false,
-            Ruling::Look(left) => left,
-        };
-        let more = async {
-            // Losing either loses nothing: both are looked at again.
-            tokio::select! {
-                changed = state.changed() => changed.is_ok(),
-                changed = stages.changed() => changed.is_ok(),
-            }
-        };
-        // A device that is gone has no console to be crossed with.
-        if timeout(left, more).await == Ok(false) {
-            return false;
-        }
+/// Whether another console that says this is the console of the device that it names.
+async fn is_of(lending: &Lending, says: &Said) -> bool {
+    let Some(named) = lending.device(&says.device).filter(|named| has_cable(&named.handle)) else {
+        return false;
+    };
+    if named.handle.state().borrow().mark != Some(says.mark) {
+        return false;
     }
+    // What is read along is read before it is looked through: who prints at once what the other's console shows is quicker.
+    let mut stages = named.handle.console().stages();
+    let own = stages.wait_for(|now| now.get(BootStage::Ticket).is_some());
+    let own = match timeout(LAG, own).await {
+        Ok(Ok(now)) => now.get(BootStage::Ticket).and_then(|ticket| said(&ticket.line)),
+        // A device that is gone has no console to be crossed with.
+        Ok(Err(_)) => return false,
+        Err(_) => None,
+    };
+    // It may have booted again meanwhile.
+    own.as_ref() != Some(says) && lock(&lending.straight).get(&says.device) != Some(&says.mark)
 }
 
 async fn quarantine(lending: &Lending, id: &DeviceId, cause: String) {
@@ -109,14 +111,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_names_a_device_or_none() {
-        let name = |line| shown(line).map(|id| id.to_string());
-        assert_eq!(name("pilab: ticket ok rack-pi-2").as_deref(), Some("rack-pi-2"));
-        assert_eq!(name("[    3.1] pilab: ticket ok rack-pi-2  ").as_deref(), Some("rack-pi-2"));
-        for line in
-            ["pilab: ticket ok", "pilab: ticket ok ", "pilab: ticket ok ../x", "pilab: network 10.0.0.1"]
-        {
-            assert_eq!(name(line), None, "{line:?}");
+    fn a_line_says_who_it_is_or_nothing() {
+        let of = |line| said(line).map(|said| (said.device.to_string(), said.mark.to_string()));
+        let whole = Some(("rack-pi-2".to_owned(), "00000000000000af".to_owned()));
+        assert_eq!(of("pilab: ticket ok rack-pi-2 00000000000000af"), whole);
+        assert_eq!(of("[    3.1] pilab: ticket ok rack-pi-2 00000000000000af  "), whole);
+        for line in [
+            "pilab: ticket ok",
+            "pilab: ticket ok rack-pi-2",
+            "pilab: ticket ok rack-pi-2 af",
+            "pilab: ticket ok ../x 00000000000000af",
+            "pilab: network 10.0.0.1",
+        ] {
+            assert_eq!(of(line), None, "{line:?}");
         }
     }
 }

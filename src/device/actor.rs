@@ -13,7 +13,6 @@ use crate::model::event::Event;
 use crate::model::lease::FencingToken;
 use crate::model::power::{PowerReading, PowerState};
 use crate::support::chain::Chain;
-use crate::support::clock;
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -143,7 +142,8 @@ impl Actor {
     /// What its ticket brings the device, and what opens it then.
     fn grant(&mut self, attempt: BootAttempt, ticket: TicketRequest) -> TicketGrant {
         self.client_key = Some(ticket.client_key_private);
-        self.state.send_modify(|state| state.host_key = Some(ticket.host_key_public));
+        let (key, mark) = (Some(ticket.host_key_public), Some(ticket.mark));
+        self.state.send_modify(|state| (state.host_key, state.mark) = (key, mark));
         let (fate, watched) = watch::channel(TicketFate::Pending);
         self.fate = Some(watched);
         TicketGrant {
@@ -256,8 +256,7 @@ impl Actor {
         if let Some(way) = way {
             self.keeper.keep(way).await;
         }
-        let now = clock::stamp();
-        self.state.send_modify(|state| (state.address, state.arrived_at) = (Some(address), Some(now)));
+        self.state.send_modify(|state| state.address = Some(address));
     }
 
     /// Whatever was reached in this attempt is no more: commands end, the address is unknown.
@@ -268,7 +267,7 @@ impl Actor {
         self.client_key = None;
         self.fate = None;
         self.state.send_modify(|state| {
-            (state.address, state.arrived_at, state.host_key, state.powered_on_at) = Default::default();
+            (state.address, state.host_key, state.mark, state.powered_on_at) = Default::default();
         });
     }
 

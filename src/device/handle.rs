@@ -8,6 +8,7 @@ use crate::journal::{Intent, JournalError, JournalHandle};
 use crate::model::boot::BootAttempt;
 use crate::model::device::Device;
 use crate::model::id::DeviceId;
+use crate::model::identity::Mark;
 use crate::model::lease::{Fenced, FencingToken};
 use crate::model::power::{PowerReading, PowerState, Wear};
 use crate::model::time::Stamp;
@@ -29,10 +30,10 @@ pub struct DeviceState {
     pub attempt: BootAttempt,
     /// Where the device is, once it has exchanged its ticket.
     pub address: Option<IpAddr>,
-    /// When it did; none where that was before this process.
-    pub arrived_at: Option<Stamp>,
     /// The SSH host key that its ticket brought it, OpenSSH public key format; none where nobody knows it.
     pub host_key: Option<String>,
+    /// The mark of this boot attempt's ticket; none where nobody knows it.
+    pub mark: Option<Mark>,
     /// When power was about to be switched on in this attempt; none when it is off, or was on before
     /// this process.
     pub powered_on_at: Option<Stamp>,
@@ -61,6 +62,8 @@ pub struct TicketRequest {
     pub host_key_public: String,
     /// The key that the ticket's files authorise, OpenSSH private key format.
     pub client_key_private: String,
+    /// The mark that the ticket's files carry.
+    pub mark: Mark,
     /// The files of the ticket's answer.
     pub files: FilesOf,
 }

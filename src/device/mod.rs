@@ -88,8 +88,8 @@ pub fn spawn(parts: DeviceParts, tracker: &TaskTracker, token: CancellationToken
         wear: parts.journal.recovered().wear,
         attempt: parts.journal.recovered().attempt,
         address: None,
-        arrived_at: None,
         host_key: None,
+        mark: None,
         powered_on_at: None,
     });
     let fence = DeviceFence::new(parts.term.clone());

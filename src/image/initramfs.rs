@@ -97,7 +97,7 @@ mod tests {
     fn init_says_the_stages_that_the_console_knows() {
         let init = include_str!("../../firmware/initramfs/init");
         for stage in
-            ["say initramfs", "say \"network $ip\"", "say \"ticket ok $device\"", "pilab: switch-root"]
+            ["say initramfs", "say \"network $ip\"", "say \"ticket ok $device $(cat", "pilab: switch-root"]
         {
             assert!(init.contains(stage), "{stage}");
         }

@@ -2,7 +2,6 @@
 
 pub mod backoff;
 pub mod boot;
-pub mod cables;
 pub mod compare;
 pub mod enroll;
 pub mod fallback;

@@ -1,12 +1,12 @@
 //! Consoles that show another device than the one they are wired to.
 
 use crate::journal::{read_all, records};
-use crate::nats::{LOCALHOST, SOON};
+use crate::nats::SOON;
 use crate::support::fake_lab::FakeLab;
-use pilab::device::ports::TicketFate;
 use pilab::journal::{Entry, Since};
 use pilab::model::device::{Capability, Model};
 use pilab::model::event::Event;
+use pilab::model::identity::{Mark, file};
 use pilab::wire::lending::{DEVICES, POWER};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -21,41 +21,55 @@ async fn health(lab: &FakeLab, id: &str) -> (String, String) {
     (row["health"].as_str().unwrap().to_owned(), row["reason"].as_str().unwrap().to_owned())
 }
 
+/// What the console of a device says that has exchanged the ticket of its current boot attempt.
+fn says(lab: &FakeLab, id: &str) -> String {
+    let files = lab.devices[id].world.lock().files.clone();
+    let (_, mark) = files.into_iter().find(|(name, _)| name == file::MARK).unwrap();
+    format!("pilab: ticket ok {id} {}", String::from_utf8(mark).unwrap().trim())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn boards_whose_cables_are_crossed_are_quarantined_and_a_name_alone_proves_nothing() {
+async fn boards_whose_cables_are_crossed_are_quarantined_and_what_anybody_can_print_proves_nothing() {
     let lab =
         FakeLab::start(&[(ONE, Model::Pi4B), (TWO, Model::Pi5)], &[Capability::Boot, Capability::Image])
             .await;
-    let mut line = lab.devices[ONE].rig.plug().await;
-
-    // Whoever holds the first prints the second's name, which is up and shows it on its own console.
-    let cycle = |device: &str| json!({"device": device, "act": "cycle", "force": null});
-    let ticket = || {
-        let fate = TicketFate::Redeemed { address: LOCALHOST };
-        lab.devices[TWO].world.lock().fate.as_ref().unwrap().send_replace(fate);
-    };
-    let mut other = lab.devices[TWO].rig.plug().await;
+    let (mut line, mut other) = (lab.devices[ONE].rig.plug().await, lab.devices[TWO].rig.plug().await);
     lab.reserve("l1", TWO).await;
     lab.reserve("l2", ONE).await;
-    lab.ask::<Value>(POWER, &cycle(TWO)).await;
-    ticket();
-    other.write_all(b"pilab: ticket ok lab-pi-2\r\n").await.unwrap();
-    read_until(&lab, TWO, is_line("lab-pi-2")).await;
-    line.write_all(b"pilab: ticket ok lab-pi-2\r\n").await.unwrap();
-    read_until(&lab, ONE, is_line("lab-pi-2")).await;
+    let cycle = |device: &str| json!({"device": device, "act": "cycle", "force": null});
 
-    // Then the cables are crossed. One line is judged after the other, so this tells what the first came to, too.
+    // Whoever holds the first prints the second's name, while that one's own console is silent.
+    lab.ask::<Value>(POWER, &cycle(TWO)).await;
+    let shown = says(&lab, TWO);
+    for forged in [
+        format!("pilab: ticket ok {TWO}"),
+        format!("pilab: ticket ok {TWO} {}", Mark::from_random(1)),
+        shown.clone(),
+    ] {
+        if forged == shown {
+            // What the second's own console shows can be read by all.
+            other.write_all(format!("{shown}\r\n").as_bytes()).await.unwrap();
+            read_until(&lab, TWO, is_line(&shown)).await;
+        }
+        lab.ask::<Value>(POWER, &cycle(ONE)).await;
+        line.write_all(format!("{forged}\r\n").as_bytes()).await.unwrap();
+        read_until(&lab, ONE, is_line(&forged)).await;
+    }
+
+    // Then the cables are crossed. One line is judged after the other, so this tells what the others came to, too.
     for device in [ONE, TWO] {
         lab.ask::<Value>(POWER, &cycle(device)).await;
     }
-    ticket();
+    let twos = says(&lab, TWO);
+    line.write_all(format!("{twos}\r\n").as_bytes()).await.unwrap();
+    // What another says would quarantine both as well, with other reasons.
     other.write_all(b"pilab: ticket ok lab-pi-1\r\n").await.unwrap();
-    line.write_all(b"pilab: ticket ok lab-pi-2\r\n").await.unwrap();
     let crossed = Event::CablesCrossed { shows: TWO.to_owned() };
     let seen = read_until(&lab, ONE, |event| *event == crossed).await;
-    let before = seen.iter().take_while(|event| **event != crossed);
-    let lines = before.filter(|event| is_line("lab-pi-2")(event)).count();
-    assert_eq!(lines, 2, "the name alone proves nothing: {seen:?}");
+    let last = seen.iter().rfind(|event| matches!(event, Event::Stage { .. }));
+    assert!(last.is_some_and(is_line(&twos)), "{seen:?}");
+    let told = seen.iter().filter(|event| matches!(event, Event::CablesCrossed { .. })).count();
+    assert_eq!(told, 1, "what anybody can print proves nothing: {seen:?}");
     let both = async {
         loop {
             let (one, two) = (health(&lab, ONE).await, health(&lab, TWO).await);
@@ -72,8 +86,7 @@ async fn boards_whose_cables_are_crossed_are_quarantined_and_a_name_alone_proves
     lab.stop().await;
 }
 
-fn is_line(shows: &str) -> impl Fn(&Event) -> bool {
-    let text = format!("pilab: ticket ok {shows}");
+fn is_line(text: &str) -> impl Fn(&Event) -> bool {
     move |event| matches!(event, Event::Stage { line, .. } if *line == text)
 }
 

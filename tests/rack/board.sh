@@ -53,7 +53,7 @@ until code=$(exchange) && [ "$code" = 200 ]; do
 done
 mkdir -p identity
 tar -x -f identity.tar -C identity
-say "pilab: ticket ok $(sed -n 's/.*"device" *: *"\([a-z0-9-]*\)".*/\1/p' identity/identity.json)"
+say "pilab: ticket ok $(sed -n 's/.*"device" *: *"\([a-z0-9-]*\)".*/\1/p' identity/identity.json) $(cat identity/mark)"
 for layer in $layers; do
 	n=0
 	until layer "${layer%%:*}"; do

@@ -15,6 +15,7 @@ use pilab::model::boot::BootAttempt;
 use pilab::model::device::{Backend, Device, Model};
 use pilab::model::event::Event;
 use pilab::model::id::DeviceId;
+use pilab::model::identity::Mark;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::{PowerReading, PowerState};
 use pilab::support::term::Term;
@@ -114,6 +115,7 @@ fn request(layer: &Path) -> BootRequest {
             window: Duration::from_secs(60),
             host_key_public: "host".to_owned(),
             client_key_private: "client".to_owned(),
+            mark: Mark::from_random(1),
             files: Box::new(|attempt| vec![("identity.json".to_owned(), attempt.to_string().into_bytes())]),
         }),
     }

@@ -9,6 +9,7 @@ use pilab::device::ports::{
 use pilab::device::{self, BootRequest, DeviceHandle, DeviceParts, Stagger, TicketRequest};
 use pilab::model::device::{Backend, Device, Model};
 use pilab::model::id::DeviceId;
+use pilab::model::identity::Mark;
 use pilab::model::lease::FencingToken;
 use pilab::model::power::{PowerReading, PowerState};
 use pilab::support::term::{Nanos, Term};
@@ -323,6 +324,7 @@ fn request() -> BootRequest {
             window: Duration::from_secs(60),
             host_key_public: String::new(),
             client_key_private: String::new(),
+            mark: Mark::from_random(1),
             files: Box::new(|_| Vec::new()),
         }),
     }
