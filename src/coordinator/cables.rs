@@ -14,7 +14,6 @@ use crate::model::health::Health;
 use crate::model::id::DeviceId;
 use crate::model::identity::Mark;
 use crate::support::chain::Chain;
-use crate::support::lock::lock;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -46,23 +45,18 @@ pub(super) async fn watch(lending: Arc<Lending>, device: DeviceHandle) {
         };
         if let Some((offset, attempt, said)) = ticket {
             seen = Some(offset);
-            match said {
-                Some(said) if said.device == own => {
-                    lock(&lending.straight).insert(own.clone(), said.mark);
+            if let Some(said) = said.filter(|said| said.device != own)
+                && is_of(&lending, &said).await
+            {
+                let shown = said.device;
+                let crossed = Event::CablesCrossed { shows: shown.to_string() };
+                if let Err(error) = device.journal().event(attempt, crossed).await {
+                    tracing::warn!(device = %own, error = %Chain(&error), "the journal was not written");
                 }
-                Some(said) if is_of(&lending, &said).await => {
-                    let shown = said.device;
-                    let crossed = Event::CablesCrossed { shows: shown.to_string() };
-                    if let Err(error) = device.journal().event(attempt, crossed).await {
-                        tracing::warn!(device = %own, error = %Chain(&error), "the journal was not written");
-                    }
-                    let cause = format!("its console shows {shown}: serial cables are crossed");
-                    quarantine(&lending, &own, cause).await;
-                    let cause = format!("the console of {own} shows it: serial cables are crossed");
-                    quarantine(&lending, &shown, cause).await;
-                }
-                // It prints what it likes.
-                _ => {}
+                let cause = format!("its console shows {shown}: serial cables are crossed");
+                quarantine(&lending, &own, cause).await;
+                let cause = format!("the console of {own} shows it: serial cables are crossed");
+                quarantine(&lending, &shown, cause).await;
             }
         }
         if stages.changed().await.is_err() {
@@ -83,7 +77,8 @@ async fn is_of(lending: &Lending, says: &Said) -> bool {
     let Some(named) = lending.device(&says.device).filter(|named| has_cable(&named.handle)) else {
         return false;
     };
-    if named.handle.state().borrow().mark != Some(says.mark) {
+    let was_given_it = || named.handle.state().borrow().mark == Some(says.mark);
+    if !was_given_it() {
         return false;
     }
     // What is read along is read before it is looked through: who prints at once what the other's console shows is quicker.
@@ -95,8 +90,8 @@ async fn is_of(lending: &Lending, says: &Said) -> bool {
         Ok(Err(_)) => return false,
         Err(_) => None,
     };
-    // It may have booted again meanwhile.
-    own.as_ref() != Some(says) && lock(&lending.straight).get(&says.device) != Some(&says.mark)
+    // Booted anew meanwhile, its console shows that boot: nobody knows then what it has shown of this one.
+    own.as_ref() != Some(says) && was_given_it()
 }
 
 async fn quarantine(lending: &Lending, id: &DeviceId, cause: String) {

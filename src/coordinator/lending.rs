@@ -17,7 +17,6 @@ use super::uploads::Uploads;
 use crate::model::device::Device;
 use crate::model::health::Health;
 use crate::model::id::{DeviceId, LeaseId, UserName};
-use crate::model::identity::Mark;
 use crate::model::lease::{Lease, LeaseRequest, LeaseToken, Purpose};
 use crate::model::scenario::Need;
 use crate::plan::lease::{Caller, Refusal};
@@ -63,8 +62,6 @@ pub(super) struct Lending {
     /// Devices that were ended and could not be made anew yet: there is nothing of them to clean. No await happens under
     /// this lock.
     pub(super) unmade: Mutex<BTreeSet<DeviceId>>,
-    /// Whose console has said its own mark, and which. No await happens under this lock.
-    pub(super) straight: Mutex<BTreeMap<DeviceId, Mark>>,
     /// Held while the lab file is read anew, and while a device is made anew.
     pub(super) reloading: tokio::sync::Mutex<()>,
     pub(super) waits: Waits,
@@ -112,7 +109,6 @@ impl Lending {
             devices,
             pending,
             unmade: Mutex::default(),
-            straight: Mutex::default(),
             reloading,
             waits: Waits::default(),
             tunnels,
